@@ -1,0 +1,18 @@
+"""Sparse linear algebra for PyTorch that composes with every ``torch.func`` transform."""
+
+from tsgu_func.matrix import SparseMatrix
+from tsgu_func.pattern import SparsityPattern
+from tsgu_func.primitive import Primitive
+from tsgu_func.sparse_matmul import sparse_mm
+from tsgu_func.sparse_solve import sparse_generic_solve
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Primitive",
+    "SparseMatrix",
+    "SparsityPattern",
+    "__version__",
+    "sparse_generic_solve",
+    "sparse_mm",
+]

@@ -1,0 +1,52 @@
+"""Batches of matrices and of right-hand sides that broadcast, brought down to one axis or none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from tsgu_func.matrix import SparseMatrix
+from tsgu_func.pattern import SparsityPattern
+
+__all__ = ["over_batches"]
+
+
+def over_batches(
+    function: Callable[[SparsityPattern, Tensor, Tensor], Tensor], A: SparseMatrix, B: Tensor
+) -> Tensor:
+    """Apply a function of a pattern, values (nnz,) or (b, nnz) and columns (m, p) or (b, m, p).
+
+    Axes of the batch that A lacks become columns of one call, the others one leading axis; nothing
+    is repeated in memory along the former.
+
+    Parameters
+    ----------
+    function : callable
+        Treats the columns of its last argument one by one; returns (n, p) or (b, n, p).
+    A : SparseMatrix, shape (*batch_A, n, m)
+    B : Tensor, shape (m,) or (*batch_B, m, p)
+
+    Returns
+    -------
+    Tensor, shape (*batch, n, p), or (*batch_A, n) for a vector
+    """
+    if B.ndim == 1:
+        return over_batches(function, A, B.unsqueeze(-1)).squeeze(-1)
+    batch = torch.broadcast_shapes(A.shape[:-2], B.shape[:-2])
+    if not batch:
+        return function(A.pattern, A.values, B)
+    k, p = len(batch), B.shape[-1]
+    sizes = (1,) * (k - A.ndim + 2) + tuple(A.shape[:-2])
+    own = [i for i in range(k) if sizes[i] != 1]
+    free = [i for i in range(k) if sizes[i] == 1]
+    # Order the axes as (own, rows, free, columns), the first and the last two groups as one axis.
+    order = [*own, k, *free, k + 1]
+    B = B.expand(*batch, *B.shape[-2:]).permute(order).flatten(len(own) + 1)
+    values = A.values.reshape(*(sizes[i] for i in own), A.nnz)
+    if own:
+        values, B = values.flatten(0, -2), B.flatten(0, -3)
+    C = function(A.pattern, values, B)
+    C = C.reshape(*(batch[i] for i in own), C.shape[-2], *(batch[i] for i in free), p)
+    return C.permute([order.index(axis) for axis in range(k + 2)])

@@ -1,0 +1,154 @@
+"""Checks of arguments, made before any kernel runs.
+
+Each message says what was given, what was expected and how to mend it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsgu_func.convert import dense_axes
+from tsgu_func.matrix import SparseMatrix
+
+_SPARSE = (torch.sparse_coo, torch.sparse_csr)
+_SOLVABLE = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+
+
+def describe(x: Any) -> str:
+    """Name what was given."""
+    if isinstance(x, Tensor):
+        return f"a {str(x.layout).removeprefix('torch.')} tensor of shape {tuple(x.shape)}"
+    if isinstance(x, SparseMatrix):
+        return f"a SparseMatrix of shape {tuple(x.shape)}"
+    return f"{type(x).__name__}"
+
+
+def dense(name: str, x: Any, error: type[Exception] = ValueError) -> None:
+    """Check that x is a dense tensor."""
+    if not isinstance(x, Tensor) or x.layout != torch.strided:
+        raise error(f"{name} is a dense tensor; got {describe(x)}")
+
+
+def sparse(name: str, x: Any, error: type[Exception] = ValueError) -> None:
+    """Check that x is a torch sparse tensor of a layout that the specification takes."""
+    if not isinstance(x, Tensor):
+        raise error(f"{name} is a SparseMatrix or a sparse COO or CSR tensor; got {describe(x)}")
+    if x.layout not in _SPARSE:
+        hint = (
+            "SparseMatrix.from_dense(A) makes a sparse matrix"
+            if x.layout == torch.strided
+            else "A.to_sparse_csr() or SparseMatrix.from_torch(A) converts it"
+        )
+        raise error(f"{name} is a SparseMatrix or sparse COO or CSR; got {describe(x)}; {hint}")
+
+
+def dtypes(A: SparseMatrix | Tensor, B: Tensor) -> None:
+    """Check that both are of one floating or complex dtype, up to what autocast will cast."""
+    for name, x in (("A", A.dtype), ("B", B.dtype)):
+        if not (x.is_floating_point or x.is_complex):
+            raise ValueError(f"{name} is floating-point or complex; got {x}: convert it first")
+    if A.dtype == B.dtype:
+        return
+    casts = torch.is_autocast_enabled(A.device.type)
+    narrow = all(d.is_floating_point and d != torch.float64 for d in (A.dtype, B.dtype))
+    if not (casts and narrow):
+        raise ValueError(
+            f"A and B have one dtype; got {A.dtype} and {B.dtype}: convert one with .to"
+        )
+
+
+def devices(A: SparseMatrix | Tensor, B: Tensor) -> None:
+    """Check that both are on one device."""
+    if A.device != B.device:
+        raise ValueError(f"A and B are on one device; got {A.device} and {B.device}: move one")
+
+
+def matmul(A: SparseMatrix, B: Any) -> None:
+    """Check the factors of ``A @ B``."""
+    dense("B", B)
+    if B.ndim == 0:
+        raise ValueError("B is a vector (m,) or a matrix (*batch, m, p); got a number")
+    dtypes(A, B)
+    devices(A, B)
+    inner(A, B)
+    if B.ndim > 2:
+        batches(A, B)
+
+
+def batches(A: SparseMatrix, B: Tensor) -> None:
+    """Check that the batches of A and B broadcast."""
+    try:
+        torch.broadcast_shapes(A.shape[:-2], B.shape[:-2])
+    except RuntimeError:
+        raise ValueError(
+            f"the batches of A and B broadcast; got {tuple(A.shape[:-2])} and "
+            f"{tuple(B.shape[:-2])}, from A {tuple(A.shape)} and B {tuple(B.shape)}"
+        ) from None
+
+
+def torch_matmul(A: Any, B: Any) -> None:
+    """Check the factors of ``A @ B`` for a torch sparse tensor A."""
+    sparse("A", A)
+    dense("B", B)
+    same_rank(A, B)
+    dtypes(A, B)
+    devices(A, B)
+    inner(A, B)
+
+
+def solve(A: Any, B: Any) -> None:
+    """Check the matrix and the right-hand side of ``A X = B``."""
+    if not isinstance(A, SparseMatrix):
+        sparse("A", A, TypeError)
+    dense("B", B, TypeError)
+    if A.ndim < 2 or A.shape[-2] != A.shape[-1]:
+        raise ValueError(f"A is square; got shape {tuple(A.shape)}")
+    if B.ndim == 0:
+        raise ValueError("B is a vector (n,) or a matrix (*batch, n, p); got a number")
+    if not isinstance(A, SparseMatrix):
+        if A.ndim == 3 or B.ndim > 2:
+            same_rank(A, B)
+        elif axes := dense_axes(A):
+            raise ValueError(f"A has no dense axes; got {axes} in shape {tuple(A.shape)}")
+    for name, x in (("A", A.dtype), ("B", B.dtype)):
+        if x not in _SOLVABLE and not torch.is_autocast_enabled(A.device.type):
+            raise ValueError(f"{name} is float32, float64 or complex to be solved with; got {x}")
+    if B.dtype.is_complex and not A.dtype.is_complex:
+        raise ValueError(f"B is {B.dtype} but A is {A.dtype}: convert A with .to({B.dtype})")
+    devices(A, B)
+    inner(A, B)
+    if isinstance(A, SparseMatrix) and B.ndim > 2:
+        batches(A, B)
+
+
+def finite(name: str, x: Tensor) -> None:
+    """Check that no value is infinite or not a number."""
+    good = torch.isfinite(x)
+    if not bool(good.all()):
+        place = tuple(int(i) for i in (~good).nonzero()[0])
+        raise ValueError(f"{name} holds a value that is not finite: {x[place]} at {place}")
+
+
+def inner(A: SparseMatrix | Tensor, B: Tensor) -> None:
+    """Check that A has as many columns as B has rows."""
+    rows = B.shape[0] if B.ndim == 1 else B.shape[-2]
+    if rows != A.shape[-1]:
+        raise ValueError(
+            f"A has as many columns as B has rows; got A {tuple(A.shape)} and B {tuple(B.shape)}"
+        )
+
+
+def same_rank(A: Tensor, B: Tensor) -> None:
+    """Check that torch sparse A and dense B are both matrices, or batches of one size."""
+    if A.ndim not in (2, 3) or A.ndim != B.ndim:
+        raise ValueError(
+            f"A and B are both matrices or both batches of matrices (three axes); got A "
+            f"{tuple(A.shape)} and B {tuple(B.shape)}"
+        )
+    if axes := dense_axes(A):
+        raise ValueError(f"A has no dense axes; got {axes} in shape {tuple(A.shape)}")
+    if A.ndim == 3 and A.shape[0] != B.shape[0]:
+        raise ValueError(f"A and B have one batch size; got {A.shape[0]} and {B.shape[0]}")

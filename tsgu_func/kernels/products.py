@@ -1,0 +1,165 @@
+"""The two products of a sparse matrix: with a matrix, and of two matrices at its entries.
+
+    spmm:   C = S B or Sᵀ B                    O(nnz p) time, O(n p) memory
+    sddmm:  v_k = X[row_k] . Y[col_k]          O(nnz p) time, O(nnz) memory
+
+Data comes with one leading batch axis or without.  On the CPU, MKL is faster for a few columns and
+the compiled loops for many, for complex numbers and for batches (a factor of two to four each way
+at 10 entries a row); elsewhere PyTorch's CSR products do the work, a batch as one block-diagonal
+matrix.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tsgu_func.kernels import threads
+from tsgu_func.kernels.structure import Structure, index_dtype
+
+__all__ = ["csr_tensor", "sddmm", "spmm"]
+
+# Up to this many columns MKL wins.
+_NARROW = {torch.float32: 8, torch.float64: 8, torch.complex64: 2, torch.complex128: 2}
+# Less work than this is done before another thread has started.
+_WORTH_A_THREAD = 1 << 15
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def spmm(structure: Structure, values: Tensor, B: Tensor, *, transpose: bool = False) -> Tensor:
+    """Multiply, with values (nnz,) or (b, nnz) and B (m, p) or (b, m, p)."""
+    if values.dtype in _HALF:
+        wide = spmm(structure, values.float(), B.float(), transpose=transpose)
+        return wide.to(values.dtype)
+    oriented, order = structure.oriented(transpose)
+    if order is not None:
+        values = values.index_select(-1, order)
+    if B.device.type != "cpu":
+        return _spmm_torch(oriented, values, B)
+    if values.ndim == 1 and B.shape[-1] <= _NARROW.get(B.dtype, 0) and _has_mkl():
+        return _spmm_torch(oriented, values, B)
+    return _spmm_loops(oriented, values, B)
+
+
+def sddmm(structure: Structure, X: Tensor, Y: Tensor) -> Tensor:
+    """Dot rows of X (n, p) or (b, n, p) with rows of Y, at the stored entries."""
+    if X.dtype in _HALF:
+        return sddmm(structure, X.float(), Y.float()).to(X.dtype)
+    if X.device.type != "cpu":
+        return _sddmm_torch(structure, X, Y)
+    return _sddmm_loops(structure, X, Y)
+
+
+def csr_tensor(structure: Structure, values: Tensor) -> Tensor:
+    """View a structure and values (nnz,) as a ``torch.sparse_csr`` tensor."""
+    _silence_beta_notice()
+    size = (structure.rows, structure.cols)
+    return torch.sparse_csr_tensor(
+        structure.crow, structure.col, values, size, check_invariants=False
+    )
+
+
+@functools.cache
+def _silence_beta_notice() -> None:
+    """Create a first CSR tensor: PyTorch says once a process that their support is in beta."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.sparse_csr_tensor([0, 0], [], [], (1, 1), check_invariants=False)
+
+
+@functools.cache
+def _has_mkl() -> bool:
+    return torch.backends.mkl.is_available()
+
+
+# ----------------------------------------------------------------------------------- the CPU
+
+
+def _spmm_loops(s: Structure, values: Tensor, B: Tensor) -> Tensor:
+    from tsgu_func.kernels import loops
+
+    v, right = _batched(values, 1), _batched(B, 2)
+    out = B.new_empty(*B.shape[:-2], s.rows, B.shape[-1])
+    o, (crow, col) = _batched(out, 2), _indices(s)
+    if o.size:
+        _run(
+            s,
+            len(o),
+            o.shape[-1],
+            lambda first, last: loops.product(crow, col, v, right, o, first, last),
+        )
+    return out
+
+
+def _sddmm_loops(s: Structure, X: Tensor, Y: Tensor) -> Tensor:
+    from tsgu_func.kernels import loops
+
+    p = X.shape[-1]
+    out = X.new_zeros(*X.shape[:-2], s.nnz)
+    left, right, o = _batched(X, 2), _batched(Y, 2), _batched(out, 1)
+    crow, col = _indices(s)
+    if p and o.size:
+        _run(
+            s,
+            len(o),
+            p,
+            lambda first, last: loops.sampled(crow, col, left, right, o, first, last),
+        )
+    return out
+
+
+def _batched(x: Tensor, rank: int) -> np.ndarray:
+    """Give x one batch axis, of length 1 where all members are the same memory."""
+    if x.ndim == rank:
+        x = x.unsqueeze(0)
+    elif x.shape[0] > 1 and x.stride(0) == 0:
+        x = x[:1]
+    return x.contiguous().numpy()
+
+
+def _indices(s: Structure) -> tuple[np.ndarray, np.ndarray]:
+    return s.crow.numpy(), s.col.numpy()
+
+
+def _run(s: Structure, batch: int, p: int, loop: Callable[[int, int], None]) -> None:
+    """Run a loop over the rows of all members, cut so that the parts have equal work."""
+    parts = min(threads.workers(), 1 + batch * s.nnz * p // _WORTH_A_THREAD)
+    member, entry = np.divmod(np.linspace(0, batch * s.nnz, parts + 1)[1:-1], max(s.nnz, 1))
+    inner = member * s.rows + np.searchsorted(s.crow.numpy(), entry)
+    threads.run_parts(loop, [0, *inner.astype(np.int64), batch * s.rows])
+
+
+# ------------------------------------------------------------------------------ other devices
+
+
+def _spmm_torch(s: Structure, values: Tensor, B: Tensor) -> Tensor:
+    if B.ndim == 2:
+        return csr_tensor(s, values) @ B
+    blocks = block_diagonal(s, B.shape[0])
+    product = csr_tensor(blocks, values.flatten()) @ B.flatten(0, 1)
+    return product.unflatten(0, (B.shape[0], s.rows))
+
+
+def _sddmm_torch(s: Structure, X: Tensor, Y: Tensor) -> Tensor:
+    if X.ndim == 2:
+        at = csr_tensor(s, X.new_zeros(s.nnz))
+        return torch.sparse.sampled_addmm(at, X, Y.mT, beta=0.0).values()
+    blocks = block_diagonal(s, X.shape[0])
+    at = csr_tensor(blocks, X.new_zeros(blocks.nnz))
+    product = torch.sparse.sampled_addmm(at, X.flatten(0, 1), Y.flatten(0, 1).mT, beta=0.0)
+    return product.values().unflatten(0, (X.shape[0], s.nnz))
+
+
+def block_diagonal(s: Structure, count: int) -> Structure:
+    """Repeat a structure `count` times along the diagonal."""
+    rows, cols, nnz = s.rows * count, s.cols * count, s.nnz * count
+    dtype = index_dtype(rows, cols, nnz)
+    member = torch.arange(count, dtype=dtype, device=s.col.device).unsqueeze(1)
+    crow = (s.crow[:-1].to(dtype) + member * s.nnz).flatten()
+    col = (s.col.to(dtype) + member * s.cols).flatten()
+    return Structure(torch.cat([crow, crow.new_full((1,), nnz)]), col, cols)

@@ -1,0 +1,110 @@
+"""Factors are kept as long as the values that they belong to, and found again by content.
+
+A backward pass, a second right-hand side, a line search that returns to a point: all ask for a
+factor of values seen before.  What they hand over need not be the same tensor (a compiled graph
+may compute it anew), so a factor is found by comparing values, O(nnz) and exact: values that were
+changed in place simply do not match.  A factor goes when the memory of its values goes, or when
+the store exceeds its bound, oldest first.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tsgu_func.kernels.stored import StoredMatrix
+from tsgu_func.solvers.base import Solver
+
+__all__ = ["CacheInfo", "cache_info", "clear_cache", "prepared"]
+
+_BOUND = 2**31  # bytes
+
+
+class CacheInfo(NamedTuple):
+    """What the store of factors holds and has done."""
+
+    hits: int
+    misses: int
+    entries: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class _Entry:
+    solver: Solver
+    structure: weakref.ref[Any]
+    source: int  # address of the user's values
+    values: Tensor  # a copy of them: the store does not keep the user's memory alive
+    state: Any
+
+    @property
+    def bytes(self) -> int:
+        return self.values.nbytes + getattr(self.state, "bytes", 0)
+
+    def matches(self, solver: Solver, A: StoredMatrix) -> bool:
+        same = self.belongs(solver, A) and self.values.dtype == A.dtype
+        return same and torch.equal(self.values, A.values)
+
+    def belongs(self, solver: Solver, A: StoredMatrix) -> bool:
+        return self.solver == solver and self.structure() is A.structure
+
+
+_entries: OrderedDict[int, _Entry] = OrderedDict()
+_lock = threading.RLock()
+_counts = {"hits": 0, "misses": 0, "key": 0}
+
+
+def prepared(solver: Solver, A: StoredMatrix) -> Any:
+    """Return ``solver.init`` of the stored matrix, kept from before if its values are the same."""
+    stored = StoredMatrix(A.structure, A.values)
+    with _lock:
+        candidates = list(_entries.items())
+    for key, entry in reversed(candidates):
+        if entry.matches(solver, stored):
+            with _lock:
+                _counts["hits"] += 1
+                if key in _entries:
+                    _entries.move_to_end(key)
+            return entry.state
+    copy = StoredMatrix(A.structure, A.values.clone())
+    state = solver.init(copy)
+    source = A.values.data_ptr()
+    entry = _Entry(solver, weakref.ref(A.structure), source, copy.values, state)
+    stale = [k for k, e in candidates if e.belongs(solver, A) and e.source == source]
+    _keep(A.values, entry, stale)
+    return state
+
+
+def _keep(values: Tensor, entry: _Entry, stale: list[int]) -> None:
+    """Store an entry in the place of those whose values were changed in place."""
+    with _lock:
+        _counts["misses"] += 1
+        _counts["key"] += 1
+        key = _counts["key"]
+        for old in stale:
+            _entries.pop(old, None)
+        _entries[key] = entry
+        while len(_entries) > 1 and sum(e.bytes for e in _entries.values()) > _BOUND:
+            _entries.popitem(last=False)
+    # The storage, not the tensor: a kernel sees a tensor object of its own.
+    weakref.finalize(values.untyped_storage(), _entries.pop, key, None).atexit = False
+
+
+def cache_info() -> CacheInfo:
+    """Return how many factors are kept, their size in bytes, and how often one was found."""
+    with _lock:
+        size = sum(e.bytes for e in _entries.values())
+        return CacheInfo(_counts["hits"], _counts["misses"], len(_entries), size)
+
+
+def clear_cache() -> None:
+    """Drop all factors."""
+    with _lock:
+        _entries.clear()
+        _counts.update(hits=0, misses=0)

@@ -1,0 +1,163 @@
+"""Solvers by name, so that an op can carry one in its schema.
+
+An op of ``torch.library`` takes tensors, numbers and strings.  So a solve op names its solver by a
+key.  The key of a `Solver` is its `repr`: readable in a graph, and the same in every process.
+A user's function gets a number; it lives as long as something that may still call it does.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from tsgu_func.kernels.stored import StoredMatrix
+from tsgu_func.solvers.base import SolveError, Solver
+from tsgu_func.solvers.factors import prepared
+
+__all__ = [
+    "Handle",
+    "adjoint_key",
+    "handle_of",
+    "pin",
+    "register_function",
+    "register_solver",
+    "root_of",
+]
+
+
+class Handle(Protocol):
+    """What a key stands for."""
+
+    key: str
+
+    def solve(self, A: StoredMatrix, B: Tensor) -> Tensor:
+        """Solve ``A X = B`` for B (n, p) or (b, n, p)."""
+        ...
+
+    def adjoint(self) -> Handle:
+        """Return what solves with ``Aᴴ``, when it is handed ``Aᴴ``."""
+        ...
+
+
+@dataclass(frozen=True)
+class SolverHandle:
+    """A `Solver`: one state serves the matrix, its transpose and its conjugate."""
+
+    solver: Solver
+
+    @property
+    def key(self) -> str:
+        """The key: the solver as it prints."""
+        return repr(self.solver)
+
+    def solve(self, A: StoredMatrix, B: Tensor) -> Tensor:
+        """Solve with the factor of the stored values, member by member."""
+        if B.ndim == 3:
+            pairs = zip(A.members(), B, strict=True)
+            return torch.stack([self.solve(member, b) for member, b in pairs])
+        state = prepared(self.solver, A)
+        state = self.solver.transpose(state) if A.transpose else state
+        state = self.solver.conj(state) if A.conjugate else state
+        return self.solver.compute(state, B).value
+
+    def adjoint(self) -> SolverHandle:
+        """Return itself: the state is transposed, not the solver."""
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class FunctionHandle:
+    """A user's ``solve(A, B, **options)``, and what he gave for the transposed system."""
+
+    function: Callable[..., Tensor]
+    transposed: Callable[..., Tensor] | None
+    options: dict[str, Any]
+    vector: bool
+    adjoints: bool = False
+    key: str = field(default_factory=lambda: f"function:{next(_numbers)}")
+
+    def solve(self, A: StoredMatrix, B: Tensor) -> Tensor:
+        """Call the function: all columns at once, the members of a batch one by one."""
+        takes_batches = getattr(self.function, "takes_batches", False)
+        if B.ndim == 3 and not takes_batches:
+            pairs = zip(A.members(), B, strict=True)
+            return torch.stack([self.solve(member, b) for member, b in pairs])
+        right = B.squeeze(-1) if self.vector and B.shape[-1] == 1 and B.ndim == 2 else B
+        if self.adjoints and self.transposed is not None:
+            # Handed Aᴴ, to be solved by what takes M and solves with Mᵀ: M is conj(A).
+            X = self.transposed(A.T.to_csr(), right, **self.options)
+        else:
+            X = self.function(A if takes_batches else A.to_csr(), right, **self.options)
+        if not isinstance(X, Tensor) or X.shape != right.shape or X.dtype != B.dtype:
+            got = f"{tuple(X.shape)}, {X.dtype}" if isinstance(X, Tensor) else type(X).__name__
+            raise SolveError(
+                f"a solver returns X with the shape and dtype of B, {tuple(right.shape)}, "
+                f"{B.dtype}; got {got}"
+            )
+        # A function may hand back its argument, or a view; an op must not.
+        return X.reshape(B.shape).clone(memory_format=torch.contiguous_format)
+
+    def adjoint(self) -> FunctionHandle:
+        """Return the same functions in the other role, under a key of its own."""
+        key = self.key.removesuffix(_ADJOINT) if self.adjoints else self.key + _ADJOINT
+        return replace(self, adjoints=not self.adjoints, key=key)
+
+
+_ADJOINT = "*"  # ends the key of an adjoint
+_numbers = itertools.count()
+_living: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+_pinned: dict[str, Any] = {}
+
+
+def _register(handle: Any) -> Any:
+    _living[handle.key] = handle
+    return handle
+
+
+def register_solver(solver: Solver) -> SolverHandle:
+    """Return the handle of a solver, which is kept for good: solvers are few and small."""
+    return pin(_register(SolverHandle(solver)))
+
+
+def register_function(
+    function: Callable[..., Tensor],
+    transposed: Callable[..., Tensor] | None,
+    options: dict[str, Any],
+    vector: bool,
+) -> FunctionHandle:
+    """Return the handle of a function, which lives as long as it is held."""
+    return _register(FunctionHandle(function, transposed, options, vector))
+
+
+def pin(handle: Any) -> Any:
+    """Keep a handle for good, because a compiled graph refers to its key."""
+    return _pinned.setdefault(handle.key, handle)
+
+
+def handle_of(key: str) -> Any:
+    """Return what a key stands for."""
+    if key.endswith(_ADJOINT):
+        return handle_of(key.removesuffix(_ADJOINT)).adjoint()
+    try:
+        return _pinned[key] if key in _pinned else _living[key]
+    except KeyError:
+        raise KeyError(
+            f"no solver is registered as {key!r} in this process: a graph that was saved elsewhere "
+            f"needs the same solver here, and a user's function cannot be saved in a graph"
+        ) from None
+
+
+def root_of(key: str) -> Any:
+    """Return what must be kept alive for a key, and that of its adjoint, to stay valid."""
+    return handle_of(key.removesuffix(_ADJOINT))
+
+
+def adjoint_key(key: str) -> str:
+    """Return the key of the adjoint."""
+    return handle_of(key).adjoint().key
