@@ -1,13 +1,14 @@
 """The sparse matrix of this library: a pattern, and values that transforms see.
 
-To PyTorch a `SparseMatrix` is a pytree whose only leaf is `values`.  So ``torch.func.grad(loss)(A)``
-is a `SparseMatrix` with the pattern of ``A``, and ``vmap`` maps over a batch of values.
+To PyTorch a `SparseMatrix` is a pytree whose only leaf is `values`.  So the gradient
+``torch.func.grad(loss)(A)`` is a `SparseMatrix` with the pattern of ``A``, and ``vmap`` maps over a
+batch of values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import optree
 import torch
@@ -264,7 +265,7 @@ class SparseMatrix:
         """The transpose of each member; it shares indices and values."""
         return self._of(self.pattern.T, self.values)
 
-    mT = T
+    mT = T  # noqa: N815 - torch's name for it
 
     @property
     def mH(self) -> SparseMatrix:
@@ -323,20 +324,17 @@ class SparseMatrix:
 
     def __mul__(self, factor: complex | Tensor) -> SparseMatrix:
         """Scale by a number, or each member by its own: a tensor with the shape of the batch."""
-        if isinstance(factor, Tensor):
-            factor = factor.unsqueeze(-1)
-        elif not isinstance(factor, (int, float, complex)):
-            return NotImplemented
-        return type(self)(self.pattern, self.values * factor)
+        scale = _per_member(factor)
+        return NotImplemented if scale is None else self._scaled(self.values * scale)
 
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: complex | Tensor) -> SparseMatrix:
-        if isinstance(divisor, Tensor):
-            divisor = divisor.unsqueeze(-1)
-        elif not isinstance(divisor, (int, float, complex)):
-            return NotImplemented
-        return type(self)(self.pattern, self.values / divisor)
+        scale = _per_member(divisor)
+        return NotImplemented if scale is None else self._scaled(self.values / scale)
+
+    def _scaled(self, values: Tensor) -> SparseMatrix:
+        return type(self)(self.pattern, values)
 
     # ------------------------------------------------------------------------------- the batch
 
@@ -369,6 +367,13 @@ class SparseMatrix:
             f"SparseMatrix(shape={tuple(self.shape)}, nnz={self.nnz}, dtype={v.dtype}, "
             f"device='{v.device}'{grad})"
         )
+
+
+def _per_member(factor: Any) -> Any:
+    """Line a factor of each member up with its values; None for what is no factor."""
+    if isinstance(factor, Tensor):
+        return factor.unsqueeze(-1)
+    return factor if isinstance(factor, (int, float, complex)) else None
 
 
 def _kind(x: Any) -> str:
@@ -404,14 +409,18 @@ def _unflatten(children: Any, pattern: SparsityPattern) -> SparseMatrix:
     return SparseMatrix._of(pattern, values)
 
 
+def _flatten_with_keys(A: SparseMatrix) -> tuple[list[tuple[Any, Any]], SparsityPattern]:
+    return [(torch_pytree.GetAttrKey("values"), A.values)], A.pattern
+
+
 torch_pytree.register_pytree_node(
     SparseMatrix,
     _flatten,
     _unflatten,
     serialized_type_name="tsgu_func.SparseMatrix",
-    flatten_with_keys_fn=lambda A: ([(torch_pytree.GetAttrKey("values"), A.values)], A.pattern),
+    flatten_with_keys_fn=_flatten_with_keys,
 )
-optree.register_pytree_node(
+cast(Any, optree.register_pytree_node)(
     SparseMatrix,
     lambda A: ((A.values,), A.pattern, ("values",)),
     lambda pattern, children: _unflatten(children, pattern),

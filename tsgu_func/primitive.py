@@ -3,8 +3,8 @@
 A :class:`Primitive` is a ``torch.library`` op whose autograd kernel is ours.  One definition gives
 the op eager reverse and forward mode, all of ``torch.func``, ``vmap``, ``torch.compile``,
 ``torch.export`` and autocast, to any order of differentiation.  PyTorch's own two ways do not:
-``torch.library.custom_op`` with ``register_autograd`` raises under ``torch.func.grad`` and returns a
-zero tangent under ``jvp``, and ``autograd.Function`` returns zeros for forward over forward.
+``torch.library.custom_op`` with ``register_autograd`` raises under ``torch.func.grad`` and returns
+a zero tangent under ``jvp``, and ``autograd.Function`` returns zeros for forward over forward.
 
 How it works.  The kernel on the ``Autograd`` dispatch key applies a *single-level* autograd
 function: one that records at exactly one level of the functorch stack and then redispatches to the
@@ -32,12 +32,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, _C
+from torch import _C, Tensor
+from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
 from torch._functorch.autograd_function import enable_single_level_autograd_function
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction
+
+from tsgu_func.folding import Fold
 
 __all__ = ["Primitive", "is_batched", "is_wrapped", "outside_transforms", "unwrapped"]
 
@@ -116,7 +119,7 @@ class Primitive:
         self._jvps: dict[str, _Joint] = {}
         self._batch: Callable[..., Any] | None = None
         self._retain: Rule | None = None
-        self._Arguments = namedtuple("Arguments", self.arguments)  # noqa: PYI024
+        self._Arguments = namedtuple("Arguments", self.arguments)
         self._function = _single_level_function(self)
         self._lib.impl(name, self._autograd, "Autograd", with_keyset=True)
         torch.library.register_vmap(self.name, self._vmap, lib=self._lib)
@@ -253,7 +256,7 @@ class Primitive:
             An argument in whose last axis, and in the last axis of the output, entries do not
             interact (right-hand sides).  A batch of it alone becomes more columns of one call.
         """
-        self._batch = _Fold(self, ranks, columns)
+        self._batch = Fold(self.name, self.op, self.arguments, ranks, columns)
 
     def _vmap(self, info: Any, in_dims: Sequence[int | None], *args: Any) -> Any:
         if self._batch is None:
@@ -308,66 +311,6 @@ class _LinearRule:
     def __call__(self, *, tangent: Tensor, **others: Any) -> Any:
         given = {self.argument: tangent, **others}
         return self.primitive.op(*(given[name] for name in self.primitive.arguments))
-
-
-class _Fold:
-    """The batching rule that `Primitive.fold` derives."""
-
-    def __init__(self, primitive: Primitive, ranks: dict[str, int], columns: str | None) -> None:
-        for name in (*ranks, *([columns] if columns else [])):
-            if name not in primitive.arguments or name not in ranks:
-                raise ValueError(f"{primitive.name}: fold names {name!r}, which has no rank here")
-        self.primitive, self.ranks, self.columns = primitive, ranks, columns
-
-    def __call__(self, size: int, dims: Any, args: Any) -> Any:
-        given, dims = args._asdict(), dims._asdict()
-        mapped = {n: given[n].movedim(d, 0) for n, d in dims.items() if d is not None}
-        if wrong := [name for name in mapped if name not in self.ranks]:
-            raise NotImplementedError(
-                f"{self.primitive.name} cannot be mapped over its argument {wrong[0]!r}, only over "
-                f"{tuple(self.ranks)}"
-            )
-        if all(rank == 0 for rank in self.ranks.values()):
-            return self._elementwise(given, mapped)
-        if list(mapped) == [self.columns]:
-            return self._as_columns(size, given, mapped[self.columns])
-        return self._as_leading_axis(size, given, mapped)
-
-    def _call(self, given: dict[str, Any], split: Callable[[Tensor], Tensor], dim: int) -> Any:
-        out = self.primitive.op(*given.values())
-        if isinstance(out, Tensor):
-            return split(out), dim
-        return tuple(split(o) for o in out), (dim,) * len(out)
-
-    def _elementwise(self, given: dict[str, Any], mapped: dict[str, Tensor]) -> Any:
-        """Align the mapped axes in front of the longest argument: broadcasting does the rest."""
-        rank = max(x.ndim - (n in mapped) for n, x in given.items() if n in self.ranks)
-        for name, x in mapped.items():
-            given[name] = x.reshape(x.shape[0], *(1,) * (rank + 1 - x.ndim), *x.shape[1:])
-        return self._call(given, lambda out: out, 0)
-
-    def _as_columns(self, size: int, given: dict[str, Any], x: Tensor) -> Any:
-        """(size, ..., m, p) -> (..., m, size * p), and back in the output."""
-        given[str(self.columns)] = x.movedim(0, -2).flatten(-2)
-        return self._call(given, lambda out: out.unflatten(-1, (size, x.shape[-1])), -2)
-
-    def _as_leading_axis(self, size: int, given: dict[str, Any], mapped: dict[str, Tensor]) -> Any:
-        """(size, batch, ...) -> (size * batch, ...); what lacks one of the two is expanded."""
-        ranks = self.ranks
-        inner = [x.shape[-1 - ranks[n]] for n, x in mapped.items() if x.ndim == ranks[n] + 2]
-        inner += [
-            given[n].shape[0] for n in ranks if n not in mapped and given[n].ndim == ranks[n] + 1
-        ]
-        for name, rank in ranks.items():
-            x = mapped.get(name, given[name])
-            if name not in mapped:
-                x = x.expand(size, *x.shape)
-            if inner and x.ndim == rank + 1:
-                x = x.unsqueeze(1).expand(size, inner[0], *x.shape[1:])
-            given[name] = x.flatten(0, 1) if inner else x
-        if inner:
-            return self._call(given, lambda out: out.unflatten(0, (size, inner[0])), 0)
-        return self._call(given, lambda out: out, 0)
 
 
 @contextlib.contextmanager
@@ -482,20 +425,20 @@ def outside_transforms() -> contextlib.AbstractContextManager[Any]:
 
 def is_batched(x: Tensor) -> bool:
     """Whether ``vmap`` maps over x, at any level."""
-    while _C._functorch.is_functorch_wrapped_tensor(x):
-        if _C._functorch.is_batchedtensor(x):
+    while _functorch.is_functorch_wrapped_tensor(x):
+        if _functorch.is_batchedtensor(x):
             return True
-        x = _C._functorch.get_unwrapped(x)
+        x = _functorch.get_unwrapped(x)
     return False
 
 
 def is_wrapped(x: Tensor) -> bool:
     """Whether x is an argument of a ``torch.func`` transform, or computed from one."""
-    return _C._functorch.is_functorch_wrapped_tensor(x)
+    return _functorch.is_functorch_wrapped_tensor(x)
 
 
 def unwrapped(x: Tensor) -> Tensor:
     """Return the tensor under all wrappers of ``torch.func``; its derivatives are lost."""
-    while _C._functorch.is_functorch_wrapped_tensor(x):
-        x = _C._functorch.get_unwrapped(x)
+    while _functorch.is_functorch_wrapped_tensor(x):
+        x = _functorch.get_unwrapped(x)
     return x

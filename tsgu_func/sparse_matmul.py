@@ -14,7 +14,6 @@ Both ops take compressed rows of a *stored* matrix S; ``transpose`` says that A 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from tsgu_func import check
@@ -143,13 +142,14 @@ def sparse_mm(A: SparseMatrix | Tensor, B: Tensor) -> Tensor:
     >>> sparse_mm(A, torch.ones(3, 1))
     tensor([[3.],
             [3.]])
-    >>> A.requires_grad_(True).is_sparse
-    True
+    >>> A = A.requires_grad_()
     >>> sparse_mm(A, torch.ones(3, 1)).sum().backward()
-    >>> A.grad.values()
-    tensor([1., 1., 1.])
+    >>> A.grad.to_dense()
+    tensor([[1., 0., 1.],
+            [0., 1., 0.]])
     >>> S = SparseMatrix.from_torch(A.detach())
-    >>> torch.func.hessian(lambda v: sparse_mm(S.with_values(v), torch.ones(3)).pow(2).sum())(S.values)
+    >>> energy = lambda values: sparse_mm(S.with_values(values), torch.ones(3)).square().sum()
+    >>> torch.func.hessian(energy)(S.values)
     tensor([[2., 2., 0.],
             [2., 2., 0.],
             [0., 0., 2.]])

@@ -36,7 +36,7 @@ def product(crow, col, values, B, out, first, last):
 
 @_compile
 def sampled(crow, col, X, Y, out, first, last):
-    """out[i, k] = X[i, row_k] . Y[i, col_k], for X (b or 1, n, p), Y (b or 1, m, p), out (b, nnz) = 0."""
+    """out[i, k] += X[i, row_k] . Y[i, col_k], X (b or 1, n, p), Y (b or 1, m, p), out (b, nnz)."""
     n, p = X.shape[1], X.shape[2]
     for r in range(first, last):
         batch, i = divmod(r, n)

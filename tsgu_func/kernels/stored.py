@@ -1,4 +1,4 @@
-"""A stored matrix as solvers see it: compressed rows, values, and how the matrix is read off them."""
+"""A stored matrix as solvers see it: compressed rows, values, and how to read them."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ __all__ = ["SuperLU"]
 
 @dataclass(frozen=True)
 class _Factor:
-    """A factorization of Sᵀ (SciPy's takes columns, we store rows), and the matrix that it solves."""
+    """A factor of Sᵀ (SciPy's takes columns, we store rows), and the matrix to solve with."""
 
     lu: Any
     A: StoredMatrix

@@ -36,6 +36,9 @@ class LinearCGSettings(NamedTuple):
     cg_tolerance: float = 1e-5
 
 
+_SETTINGS = LinearCGSettings()
+
+
 class CGInfo(NamedTuple):
     """How `linear_cg` ended.
 
@@ -61,7 +64,7 @@ def linear_cg(
     max_iter: int | None = None,
     initial_guess: Tensor | None = None,
     preconditioner: Callable[[Tensor], Tensor] | None = None,
-    settings: LinearCGSettings = LinearCGSettings(),
+    settings: LinearCGSettings = _SETTINGS,
     return_info: bool = False,
 ) -> Any:
     r"""Solve :math:`A X = B` for a Hermitian positive definite A by conjugate gradients.
@@ -125,8 +128,8 @@ def linear_cg(
     if not bool(info.converged.all()):
         raise SolveError(
             f"conjugate gradients did not converge: after {info.iterations} iterations the worst "
-            f"relative residual is {float(info.residual.max()):.1e}, above the tolerance {tol:.1e}; "
-            f"allow more iterations, precondition, or loosen the tolerance"
+            f"relative residual is {float(info.residual.max()):.1e}, above the tolerance "
+            f"{tol:.1e}; allow more iterations, precondition, or loosen the tolerance"
         )
     return X
 
