@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import threading
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -42,11 +43,22 @@ from torch.autograd.function import _SingleLevelFunction
 
 from tsgu_func.folding import Fold
 
-__all__ = ["Primitive", "is_batched", "is_wrapped", "outside_transforms", "unwrapped"]
+__all__ = [
+    "Primitive",
+    "constant_when_traced",
+    "is_batched",
+    "is_tracing",
+    "is_wrapped",
+    "outside_transforms",
+    "unwrapped",
+]
 
 _libraries: dict[str, torch.library.Library] = {}
 # Names a rule may ask for beside the arguments of its op.
 _GIVEN = frozenset({"ct", "cts", "tangent", "tangents", "out", "outs", "needs"})
+_PROXY = _C._TorchDispatchModeKey.PROXY  # pyright: ignore[reportAttributeAccessIssue]
+_LAZY = (_C.DispatchKey.Conjugate, _C.DispatchKey.Negative, _C.DispatchKey.ZeroTensor)
+_traced = threading.local()  # whether this thread runs a kernel only to trace a graph
 Rule = Callable[..., Any]
 
 
@@ -119,6 +131,7 @@ class Primitive:
         self._jvps: dict[str, _Joint] = {}
         self._batch: Callable[..., Any] | None = None
         self._retain: Rule | None = None
+        self._fake: Rule = self._no_fake
         self._Arguments = namedtuple("Arguments", self.arguments)
         self._function = _single_level_function(self)
         self._lib.impl(name, self._autograd, "Autograd", with_keyset=True)
@@ -142,17 +155,39 @@ class Primitive:
         """
 
         def detached(*args: Any) -> Any:
-            plain = (a.detach() if isinstance(a, Tensor) else a for a in args)
-            with torch.no_grad():
-                return function(*plain)
+            plain = [a.detach() if isinstance(a, Tensor) else a for a in args]
+            with torch.no_grad(), _lazy_views():
+                try:
+                    return function(*plain)
+                except (ValueError, torch.linalg.LinAlgError):
+                    if not getattr(_traced, "active", False):
+                        raise
+                    return self._unknown(plain)
 
         self._lib.impl(self.op._schema.name, detached, "CompositeExplicitAutograd")
         return function
 
+    def _unknown(self, args: Sequence[Any]) -> Any:
+        """Return outputs full of NaN.
+
+        What runs while a graph is traced may be placeholders (``torch.func.linearize`` hands over
+        uninitialized memory), and nobody sees what comes out.  A kernel that refuses such values
+        must not end the trace; it will judge the real ones when the graph runs.
+        """
+        outs = self._fake(*args)
+        several = (outs,) if self._single else outs
+        for out in several:
+            out.fill_(torch.nan if out.is_floating_point() or out.is_complex() else 0)
+        return outs
+
     def fake(self, function: Rule) -> Rule:
         """Register the shape rule: outputs with the right shape, dtype and device, without data."""
+        self._fake = function
         torch.library.register_fake(self.name, function, lib=self._lib)
         return function
+
+    def _no_fake(self, *args: Any) -> Any:
+        raise NotImplementedError(f"{self.name} has no shape rule; register one with `fake`")
 
     def autocast(self, policy: str) -> None:
         """Say what autocast does with floating-point arguments.
@@ -270,7 +305,13 @@ class Primitive:
 
     def _below(self, keyset: Any, args: Sequence[Any]) -> Any:
         with _C._AutoDispatchBelowAutograd():
-            return self.op.redispatch(keyset & _C._after_autograd_keyset, *args)
+            if _C._get_dispatch_mode(_PROXY) is None:
+                return self.op.redispatch(keyset & _C._after_autograd_keyset, *args)
+            _traced.active = True
+            try:
+                return self.op.redispatch(keyset & _C._after_autograd_keyset, *args)
+            finally:
+                _traced.active = False
 
     def _autograd(self, keyset: Any, *args: Any) -> Any:
         recording = (
@@ -311,6 +352,22 @@ class _LinearRule:
     def __call__(self, *, tangent: Tensor, **others: Any) -> Any:
         given = {self.argument: tangent, **others}
         return self.primitive.op(*(given[name] for name in self.primitive.arguments))
+
+
+@contextlib.contextmanager
+def _lazy_views() -> Iterator[None]:
+    """Let lazy conjugation and negation mean what they say, inside a kernel.
+
+    While a graph is traced, a kernel is called from ``__torch_dispatch__``, where PyTorch has
+    switched off the dispatch keys that resolve them: ``x.conj() * y`` would silently be ``x * y``.
+    """
+    if not _C._dispatch_tls_is_dispatch_key_excluded(_LAZY[0]):
+        yield
+        return
+    with _C._PreserveDispatchKeyGuard():
+        for key in _LAZY:
+            _C._dispatch_tls_set_dispatch_key_excluded(key, False)
+        yield
 
 
 @contextlib.contextmanager
@@ -413,14 +470,34 @@ def _plus(x: Tensor | None, y: Tensor | None) -> Tensor | None:
 
 
 def outside_transforms() -> contextlib.AbstractContextManager[Any]:
-    """Run a block as if no ``torch.func`` transform were active.
+    """Run a block as if no ``torch.func`` transform were active, and nothing traced.
 
     Reading the parts of a closed-over CSR tensor under a transform raises "Sparse CSR tensors do
-    not have strides"; in here it works.  Eager autograd goes on recording.
+    not have strides"; in here it works, and indices can be looked at.  Eager autograd goes on.
     """
-    if not _C._are_functorch_transforms_active():
-        return contextlib.nullcontext()
-    return temporarily_clear_interpreter_stack()
+    stack = contextlib.ExitStack()
+    if _C._are_functorch_transforms_active():
+        stack.enter_context(temporarily_clear_interpreter_stack())
+    if is_tracing():
+        # Imported here: it brings SymPy along.
+        from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
+
+        stack.enter_context(disable_proxy_modes_tracing())
+    return stack
+
+
+def is_tracing() -> bool:
+    """Whether what runs is recorded as a graph: by the compiler, ``make_fx`` or ``linearize``."""
+    return torch.compiler.is_compiling() or _C._get_dispatch_mode(_PROXY) is not None
+
+
+def constant_when_traced(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let the compiler call a function while it traces, and take the result as a constant.
+
+    What ``torch.compiler.assume_constant_result`` does, without importing the compiler (a second).
+    """
+    function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+    return function
 
 
 def is_batched(x: Tensor) -> bool:

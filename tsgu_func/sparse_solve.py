@@ -32,7 +32,7 @@ from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import structure_of
 from tsgu_func.matrix import SparseMatrix
 from tsgu_func.pattern import SparsityPattern
-from tsgu_func.primitive import Primitive
+from tsgu_func.primitive import Primitive, constant_when_traced, is_tracing
 from tsgu_func.solvers import Solver, SuperLU, registry
 from tsgu_func.sparse_matmul import sddmm, spmm
 
@@ -68,10 +68,11 @@ def _(needs, ct, out, values, crow, col, cols, transpose, conjugate, solver):
     )
     if not needs[0]:
         return None, W
-    # As in spmm: what is at (i, j) in S is at (j, i) in its transpose.
-    X, Y = (out.conj(), W) if transpose else (W, out.conj())
-    gradient = -sddmm(X, Y, crow, col, cols)
-    return gradient.conj() if conjugate else gradient, W
+    # The cotangent of conj(S) is the conjugate of that of S; and as in spmm, what is at (i, j) in S
+    # is at (j, i) in its transpose.
+    X, Y = (W.conj(), out) if conjugate else (W, out.conj())
+    X, Y = (Y, X) if transpose else (X, Y)
+    return -sddmm(X, Y, crow, col, cols), W
 
 
 @generic_solve.jvp("values", "B")
@@ -176,6 +177,8 @@ def sparse_generic_solve(
     if torch.compiler.is_compiling():
         return _by_key(A, B, _constant_key(solver, transpose_solve, kwargs, B.ndim == 1))
     handle = _handle(solver, transpose_solve, kwargs, B.ndim == 1)
+    if is_tracing():  # the graph will hold the key, and nothing else of it
+        registry.pin(handle)
     return _by_key(A, B, handle.key)
 
 
@@ -206,7 +209,7 @@ def _handle(solve: Any, transpose_solve: Any, kwargs: dict[str, Any], vector: bo
     return registry.register_solver(solve)
 
 
-@torch.compiler.assume_constant_result
+@constant_when_traced
 def _constant_key(solve: Any, transpose_solve: Any, kwargs: dict[str, Any], vector: bool) -> str:
     """Return a key that stays valid: the compiled graph holds it, and nothing else."""
     return registry.pin(_handle(solve, transpose_solve, kwargs, vector)).key

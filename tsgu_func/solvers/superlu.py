@@ -119,8 +119,9 @@ def _backward_error(state: _Factor, X: Tensor, B: Tensor) -> float:
     if not B.numel():
         return 0.0
     residual, x, b = ((y.abs().amax(0)) for y in (B - state.A @ X, X, B))
-    scale = state.norm * x + b
-    return float((residual / torch.where(scale == 0, 1, scale)).max())
+    # Below this scale, rounding is absolute: numbers that small have no digits to lose.
+    least = torch.finfo(residual.dtype).tiny / torch.finfo(residual.dtype).eps
+    return float((residual / (state.norm * x + b).clamp_min(least)).max())
 
 
 def _accuracy(B: Tensor) -> float:

@@ -1,0 +1,35 @@
+"""Settings of the whole suite: Hypothesis profiles, threads, a seed for every test."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+_COMMON = {
+    "deadline": None,
+    "print_blob": True,
+    "suppress_health_check": [HealthCheck.too_slow],
+}
+settings.register_profile("dev", max_examples=25, **_COMMON)
+settings.register_profile("ci", max_examples=100, derandomize=True, database=None, **_COMMON)
+settings.register_profile("nightly", max_examples=1000, **_COMMON)
+# Choose another with --hypothesis-profile.
+settings.load_profile("dev")
+
+# Two test processes share two cores; tests of threading set their own number.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler():
+    yield
+    torch.compiler.reset()
+
+
+@pytest.fixture(params=[torch.float64, torch.complex128], ids=["f64", "c128"])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    return request.param

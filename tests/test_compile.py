@@ -1,0 +1,152 @@
+"""The table of transforms inside ``torch.compile(fullgraph=True)``, export and make_fx."""
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.testing import assert_close
+
+from tests.cases import COL, ROW, SHAPE, as_reals, case_named, matrix, randn
+from tests.cases import COMPILED as NAMES
+from tests.transforms import COMPILED, bent, leaves, scalar
+from tsgu_func import SparseMatrix, sparse_generic_solve, sparse_mm
+from tsgu_func.utils import linear_cg
+
+CLOSE = {"rtol": 1e-10, "atol": 1e-10}
+
+
+def compiled(function, **options):
+    return torch.compile(function, fullgraph=True, **{"backend": "aot_eager"} | options)
+
+
+# Complex numbers enter the compiler as pairs of reals: fewer cells will do.
+COMPLEX = ("value", "grad", "fr", "rfr", "jacfwd jacfwd", "vmap grad")
+CELLS = [(cell, torch.float64) for cell in COMPILED]
+CELLS += [(cell, torch.complex128) for cell in COMPLEX]
+
+
+@pytest.mark.parametrize(("cell", "dtype"), CELLS, ids=lambda x: str(x).removeprefix("torch."))
+@pytest.mark.parametrize("name", NAMES)
+def test_transform_inside(name, cell, dtype):
+    case = as_reals(case_named(name, dtype))
+    run = COMPILED[cell]
+    result = compiled(lambda *x: run(case.function, x))(*case.args)
+    assert_close(result, run(case.reference, case.args), **CLOSE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_backward_outside(name, dtype):
+    case = as_reals(case_named(name, dtype))
+    x = leaves(case.args)
+    result = torch.autograd.grad(compiled(scalar(case.function))(*x), x)
+    assert_close(result, torch.autograd.grad(scalar(case.reference)(*x), x), **CLOSE)
+
+
+@pytest.mark.parametrize("cell", ["value", "grad", "f", "hessian"])
+@pytest.mark.parametrize("name", ["sparse_mm matrix", "sparse_generic_solve SuperLU"])
+def test_inductor(name, cell):
+    case = case_named(name, torch.float64)
+    run = COMPILED[cell]
+    result = compiled(lambda *x: run(case.function, x), backend="inductor")(*case.args)
+    assert_close(result, run(case.reference, case.args), **CLOSE)
+
+
+def test_inductor_backward():
+    case = case_named("sparse_generic_solve SuperLU", torch.float64)
+    x = leaves(case.args)
+    result = torch.autograd.grad(compiled(scalar(case.function), backend="inductor")(*x), x)
+    assert_close(result, torch.autograd.grad(scalar(case.reference)(*x), x), **CLOSE)
+
+
+def test_dynamic_shapes_compile_once():
+    A = matrix(ROW, COL, SHAPE, torch.float64)
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    f = torch.compile(sparse_mm, fullgraph=True, dynamic=True, backend=counter)
+    for p in (2, 3, 5):
+        B = randn(4, p, dtype=torch.float64).requires_grad_()
+        out = f(A, B)
+        assert_close(out, A.to_dense() @ B)
+        ones = torch.ones(4, p, dtype=torch.float64)
+        assert_close(torch.autograd.grad(out.sum(), B)[0], A.to_dense().mT @ ones)
+    assert counter.frame_count == 1
+
+
+def test_other_patterns_give_their_own_result():
+    f = compiled(lambda A, B: sparse_mm(A, B))
+    B = randn(4, 2, dtype=torch.float64)
+    for shift in range(4):
+        row = [(i + shift) % 4 for i in ROW]
+        A = matrix(row, COL, SHAPE, torch.float64)
+        assert_close(f(A, B), A.to_dense() @ B)
+
+
+def test_matrix_as_argument_result_and_gradient():
+    A = matrix(ROW, COL, SHAPE, torch.float64)
+    B = randn(4, 2, dtype=torch.float64)
+    doubled = compiled(lambda A: A + A * 2.0)(A)
+    assert isinstance(doubled, SparseMatrix)
+    assert doubled.pattern == A.pattern
+    assert_close(doubled.values, 3 * A.values)
+    loss = lambda A: sparse_mm(A, B).square().sum()  # noqa: E731
+    gradient = compiled(torch.func.grad(loss))(A)
+    assert gradient.pattern == A.pattern
+    assert_close(gradient.values, torch.func.grad(loss)(A).values)
+
+
+def test_a_solve_is_one_node_and_a_function_survives_its_graph():
+    A = matrix([0, 0, 1], [0, 1, 1], (2, 2), torch.float64)
+    b = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    def run(b):
+        return sparse_generic_solve(
+            A, b, solve=lambda A, B: torch.linalg.solve(A.to_dense(), B), transpose_solve=None
+        )
+
+    out = torch.compile(run, fullgraph=True, backend=keep)(b)
+    calls = [n for n in graphs[0].graph.nodes if "generic_solve" in str(n.target)]
+    assert len(calls) == 1
+    assert_close(A.to_dense() @ out, b)
+    out.sum().backward()
+    assert_close(A.to_dense().mT @ b.grad, torch.ones(2, dtype=torch.float64))
+
+
+def test_linear_cg_with_settings():
+    A = SparseMatrix.from_dense(torch.tensor([[4.0, 1.0], [1.0, 3.0]]))
+    solve = compiled(lambda b: sparse_generic_solve(A, b, solve=linear_cg, tolerance=1e-6))
+    b = torch.tensor([1.0, 2.0])
+    assert_close(A @ solve(b), b)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_make_fx(name, dtype):
+    case = as_reals(case_named(name, dtype))
+    graph = make_fx(bent(case.function))(*case.args)
+    assert_close(graph(*case.args), bent(case.reference)(*case.args), **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["sparse_mm matrix", "sparse_generic_solve SuperLU"])
+def test_export(name):
+    case = case_named(name, torch.float64)
+
+    class Module(torch.nn.Module):
+        def forward(self, *args):
+            return torch.sin(case.function(*args))
+
+    program = torch.export.export(Module(), case.args)
+    assert_close(program.module()(*case.args), torch.sin(case.reference(*case.args)), **CLOSE)
+    names = [str(n.target) for n in program.graph.nodes]
+    assert sum("tsgu_func" in n for n in names) == 1
+
+
+def test_export_takes_a_matrix():
+    class Module(torch.nn.Module):
+        def forward(self, A, B):
+            return sparse_mm(A, B)
+
+    A, B = matrix(ROW, COL, SHAPE, torch.float64), randn(4, 2, dtype=torch.float64)
+    program = torch.export.export(Module(), (A, B))
+    assert_close(program.module()(A, B), A.to_dense() @ B)

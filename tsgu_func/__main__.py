@@ -1,0 +1,127 @@
+"""Command line: ``python -m tsgu_func COMMAND``."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from typing import NamedTuple, NoReturn
+
+import torch
+
+import tsgu_func
+from tsgu_func.demo import options as demo
+
+__all__ = ["main"]
+
+# Packages that not every installation has, and the extra that brings them.
+_OPTIONAL = {"matplotlib": "demo", "rich": "demo"}
+
+
+class Command(NamedTuple):
+    """What can be asked for.
+
+    Whatever is heavy or optional is imported by `run`, not by the module that declares it.
+    """
+
+    summary: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (--help explains)\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code: 0, or 2 if it cannot be done as asked."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _COMMANDS[options.command].run(options)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _OPTIONAL:
+            raise
+        print(
+            f"tsgu_func {options.command}: error: {package} is not installed: "
+            f'pip install "tsgu_func[{_OPTIONAL[package]}]"',
+            file=sys.stderr,
+        )
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="tsgu_func", description=tsgu_func.__doc__)
+    parser.add_argument("--version", action="version", version=f"tsgu_func {tsgu_func.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, command in _COMMANDS.items():
+        own = commands.add_parser(name, help=command.summary, description=command.summary)
+        command.add_arguments(own)
+    return parser
+
+
+# ---------------------------------------------------------------------------------------- info
+
+
+def _no_arguments(parser: argparse.ArgumentParser) -> None:
+    """Leave the parser as it is."""
+
+
+def _info(options: argparse.Namespace) -> int:
+    """Print what a report of a problem should contain."""
+    parts = {"Versions": _versions(), "Devices": _devices(), "Kernels": _kernels()}
+    for title, rows in parts.items():
+        print(title)
+        for name, text in rows.items():
+            print(f"  {name:<18} {text}")
+    return 0
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "numpy", "scipy", "numba", "optree")
+    return {
+        "tsgu_func": tsgu_func.__version__,
+        "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        **{name: metadata.version(name) for name in packages},
+    }
+
+
+def _devices() -> dict[str, str]:
+    devices = {"CPU": f"{torch.get_num_threads()} threads"}
+    for i in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(i)
+        devices[f"cuda:{i}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    return devices
+
+
+def _kernels() -> dict[str, str]:
+    """Say which code does the work; `tsgu_func.kernels.products` is where that is decided."""
+    loops = "loops compiled by Numba"
+    if torch.backends.mkl.is_available():
+        product = f"MKL for few columns, {loops} for many, complex numbers and batches"
+    else:
+        product = f"{loops} (MKL, for few columns, is not available)"
+    kernels = {
+        "A @ B": product,
+        "gradient of A": f"{loops} (sampled products)",
+        "direct solve": "SuperLU, through SciPy",
+    }
+    if torch.cuda.is_available():
+        kernels["products on CUDA"] = "cuSPARSE, through PyTorch"
+    return kernels
+
+
+# -------------------------------------------------------------------------------- the commands
+
+_COMMANDS = {
+    "demo": Command("denoise an image without a clean one", demo.add_arguments, demo.run),
+    "info": Command("show versions, devices and kernels", _no_arguments, _info),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
