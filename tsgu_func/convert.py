@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.pattern import Assembly, SparsityPattern, assemble_coo, assemble_csr
-from tsgu_func.primitive import is_batched, is_wrapped, outside_transforms, unwrapped
+from tsgu_func.primitive import is_batched, outside_transforms, unwrapped
 
 __all__ = ["BlockMatrix", "blocks_from_torch", "from_torch"]
 
@@ -73,11 +73,12 @@ def blocks_from_torch(A: Tensor) -> BlockMatrix:
 
 
 def dense_axes(A: Tensor) -> int:
-    """Return the number of dense axes of a sparse tensor, if it can be read at all here."""
+    """Return the number of dense axes of a sparse tensor, if it can be read at all here.
+
+    COO tensors may be arguments of ``torch.func.grad``; CSR ones PyTorch refuses by itself.
+    """
     if is_batched(A):
         raise ValueError(f"PyTorch cannot map over a sparse tensor: {_INSTEAD}")
-    if is_wrapped(A) and A.layout != torch.sparse_coo:
-        raise ValueError(f"torch.func cannot differentiate a {A.layout} argument: {_INSTEAD}")
     with outside_transforms():
         return A.dense_dim()
 

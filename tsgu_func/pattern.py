@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels.structure import Structure, index_dtype, register
+from tsgu_func.primitive import outside_transforms, unwrapped
 
 __all__ = ["Assembly", "SparsityPattern"]
 
@@ -53,17 +54,15 @@ class SparsityPattern:
     transposed: bool
 
     def __init__(self, crow: Tensor, col: Tensor, shape: tuple[int, int]) -> None:
-        rows, cols = check_shape(shape)
-        check_crow(crow, rows, col)
-        check_index("col", col, cols)
-        structure = _owned(crow, col, cols)
-        if (k := _first_disorder(structure)) is not None:
-            raise ValueError(
-                f"columns increase within a row, but col[{k}] = {int(col[k])} does not exceed "
-                f"col[{k - 1}] = {int(col[k - 1])} in row {int(structure.row[k])}; "
-                f"SparseMatrix.from_csr sorts them and sums duplicates"
-            )
-        self.structure, self.transposed = register(structure), False
+        with outside_transforms():
+            structure = _checked(crow, col, shape)
+            if (k := _first_disorder(structure)) is not None:
+                raise ValueError(
+                    f"columns increase within a row, but col[{k}] = {int(structure.col[k])} does "
+                    f"not exceed col[{k - 1}] = {int(structure.col[k - 1])} in row "
+                    f"{int(structure.row[k])}; SparseMatrix.from_csr sorts them and sums duplicates"
+                )
+            self.structure, self.transposed = register(structure), False
 
     @classmethod
     def of_structure(cls, structure: Structure, transposed: bool = False) -> SparsityPattern:
@@ -104,7 +103,8 @@ class SparsityPattern:
         # A traced region must not fill the store of derived pieces, so there it is computed.
         s = self.structure
         if not torch.compiler.is_compiling():
-            return s.row
+            with outside_transforms():
+                return s.row
         index = torch.arange(s.rows, dtype=s.crow.dtype, device=s.crow.device)
         return torch.repeat_interleave(index, s.crow.diff(), output_size=s.nnz)
 
@@ -142,7 +142,8 @@ class SparsityPattern:
         if torch.device(device) == self.device:
             return self
         s = self.structure
-        moved = register(Structure(s.crow.to(device), s.col.to(device), s.cols))
+        with outside_transforms():
+            moved = register(Structure(s.crow.to(device), s.col.to(device), s.cols))
         return SparsityPattern.of_structure(moved, self.transposed)
 
     def __copy__(self) -> SparsityPattern:
@@ -191,21 +192,24 @@ class Assembly(NamedTuple):
 
 def assemble_coo(row: Tensor, col: Tensor, shape: tuple[int, int]) -> Assembly:
     """Sort entries by row and column, and find duplicates.  O(nnz log nnz) time."""
-    rows, cols = check_shape(shape)
-    check_index("row", row, rows)
-    check_index("col", col, cols)
-    if row.shape != col.shape:
-        raise ValueError(f"row and col have the same length; got {len(row)} and {len(col)}")
-    if row.device != col.device:
-        raise ValueError(f"row and col are on one device; got {row.device} and {col.device}")
-    row, col = row.detach().long(), col.detach().long()
-    order = None
+    with outside_transforms():
+        rows, cols = check_shape(shape)
+        check_index("row", row, rows)
+        check_index("col", col, cols)
+        if row.shape != col.shape:
+            raise ValueError(f"row and col have the same length; got {len(row)} and {len(col)}")
+        if row.device != col.device:
+            raise ValueError(f"row and col are on one device; got {row.device} and {col.device}")
+        return _assemble(_plain(row).long(), _plain(col).long(), rows, cols)
+
+
+def _assemble(row: Tensor, col: Tensor, rows: int, cols: int) -> Assembly:
+    order = slot = None
     if not _sorted(row, col):
         order = _lexicographic_order(row, col, rows, cols)
         row, col = row[order], col[order]
     new = torch.ones_like(row, dtype=torch.bool)
     new[1:] = (row[1:] != row[:-1]) | (col[1:] != col[:-1])
-    slot = None
     if not bool(new.all()):
         slot = new.cumsum(0) - 1
         row, col = row[new], col[new]
@@ -217,19 +221,29 @@ def assemble_coo(row: Tensor, col: Tensor, shape: tuple[int, int]) -> Assembly:
 
 def assemble_csr(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> Assembly:
     """Check compressed rows; sort columns and find duplicates where there are any."""
+    with outside_transforms():
+        structure = _checked(crow, col, shape)
+        if _first_disorder(structure) is None:
+            return Assembly(SparsityPattern.of_structure(register(structure)), None, None)
+        return assemble_coo(structure.row, structure.col, shape)
+
+
+def _checked(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> Structure:
     rows, cols = check_shape(shape)
     check_crow(crow, rows, col)
     check_index("col", col, cols)
-    structure = _owned(crow, col, cols)
-    if _first_disorder(structure) is None:
-        return Assembly(SparsityPattern.of_structure(register(structure)), None, None)
-    return assemble_coo(structure.row, structure.col, shape)
+    return _owned(_plain(crow), _plain(col), cols)
+
+
+def _plain(index: Tensor) -> Tensor:
+    """Take off what transforms have wrapped around an index that was made under them."""
+    return unwrapped(index).detach()
 
 
 def _owned(crow: Tensor, col: Tensor, cols: int) -> Structure:
     """Copy indices to tensors that nobody else can modify."""
     dtype = index_dtype(crow.shape[0] - 1, cols, col.shape[0])
-    crow, col = (x.detach().to(dtype, copy=True).contiguous() for x in (crow, col))
+    crow, col = (x.to(dtype, copy=True).contiguous() for x in (crow, col))
     return Structure(crow, col, cols)
 
 

@@ -48,7 +48,6 @@ __all__ = [
     "constant_when_traced",
     "is_batched",
     "is_tracing",
-    "is_wrapped",
     "outside_transforms",
     "unwrapped",
 ]
@@ -470,12 +469,15 @@ def _plus(x: Tensor | None, y: Tensor | None) -> Tensor | None:
 
 
 def outside_transforms() -> contextlib.AbstractContextManager[Any]:
-    """Run a block as if no ``torch.func`` transform were active, and nothing traced.
+    """Run a block as if no ``torch.func`` transform were active, and nothing traced or inferred.
+
+    What is made in here can be kept: it belongs to no level, graph or mode that may end.
 
     Reading the parts of a closed-over CSR tensor under a transform raises "Sparse CSR tensors do
     not have strides"; in here it works, and indices can be looked at.  Eager autograd goes on.
     """
     stack = contextlib.ExitStack()
+    stack.enter_context(torch.inference_mode(False))
     if _C._are_functorch_transforms_active():
         stack.enter_context(temporarily_clear_interpreter_stack())
     if is_tracing():
@@ -507,11 +509,6 @@ def is_batched(x: Tensor) -> bool:
             return True
         x = _functorch.get_unwrapped(x)
     return False
-
-
-def is_wrapped(x: Tensor) -> bool:
-    """Whether x is an argument of a ``torch.func`` transform, or computed from one."""
-    return _functorch.is_functorch_wrapped_tensor(x)
 
 
 def unwrapped(x: Tensor) -> Tensor:

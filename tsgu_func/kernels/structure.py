@@ -60,7 +60,8 @@ class Structure:
             return self._derived[key]
         except KeyError:
             pass
-        with self._lock:
+        # What is kept must be of use outside of an inference mode that happens to be on.
+        with self._lock, torch.inference_mode(False):
             if key not in self._derived:
                 self._derived[key] = make(self)
             return self._derived[key]

@@ -18,6 +18,10 @@ from tsgu_func.solvers.base import Solution, SolveError, relative_residual
 
 __all__ = ["SuperLU"]
 
+# A backward stable solution leaves a residual of about eps |A| |X|, relative to |B|: where that is
+# no small part of B, the condition number has reached 1 / eps.
+_USELESS = 0.1
+
 
 @dataclass(frozen=True)
 class _Factor:
@@ -74,7 +78,13 @@ class SuperLU:
                     f"the matrix is singular to working precision: SuperLU left a backward error "
                     f"of {error:.1e}"
                 )
-        return Solution(X, 0, relative_residual(state.A, X, B))
+        residual = relative_residual(state.A, X, B)
+        if B.numel() and not float(residual.max()) <= _USELESS:
+            raise SolveError(
+                f"the matrix is singular to working precision: the best solution leaves a relative "
+                f"residual of {float(residual.max()):.1e}"
+            )
+        return Solution(X, 0, residual)
 
     def transpose(self, state: _Factor) -> _Factor:
         """Return the same factor, for the transpose."""

@@ -1,0 +1,99 @@
+"""Kernels, each path by itself: compiled loops, PyTorch's CSR, threads."""
+
+import os
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from tests.cases import matrix, randn
+from tsgu_func.kernels import products, threads
+from tsgu_func.kernels.structure import Structure
+
+KINDS = [torch.float32, torch.float64, torch.complex64, torch.complex128]
+
+
+@pytest.fixture
+def large():
+    generator = torch.Generator().manual_seed(0)
+    row, col = torch.randint(0, 900, (2, 20_000), generator=generator)
+    return matrix(row, col, (900, 901), torch.float64)
+
+
+@pytest.fixture
+def four_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("p", [1, 7])
+@pytest.mark.parametrize("batch", [None, 3])
+def test_paths_agree(large, four_threads, kind, p, batch):
+    A = large.to(kind)
+    lead = () if batch is None else (batch,)
+    values = randn(*lead, A.nnz, dtype=kind)
+    B, X = randn(*lead, 901, p, dtype=kind), randn(*lead, 900, p, dtype=kind)
+    s = A.pattern.structure
+    D = A.with_values(values).to_dense()
+    close = {"rtol": 1e-4, "atol": 1e-3} if kind.itemsize <= 8 and kind != torch.float64 else {}
+    for path in (products._spmm_loops, products._spmm_torch):
+        assert_close(path(s, values, B), D @ B, **close)
+    row, col = A.pattern.row.long(), A.pattern.col.long()
+    for path in (products._sddmm_loops, products._sddmm_torch):
+        assert_close(path(s, X, B), (X @ B.mT)[..., row, col], **close)
+
+
+def test_shared_member_is_not_copied(large):
+    s, B = large.pattern.structure, randn(901, 3, dtype=torch.float64)
+    values = randn(4, large.nnz, dtype=torch.float64)
+    shared = B.expand(4, 901, 3)
+    assert products._batched(shared, 2).shape == (1, 901, 3)
+    assert_close(products.spmm(s, values, shared), large.with_values(values).to_dense() @ B)
+
+
+def test_repeatable(large, four_threads):
+    s, B = large.pattern.structure, randn(901, 33, dtype=torch.float64)
+    runs = [products.spmm(s, large.values, B, transpose=False) for _ in range(3)]
+    assert all(torch.equal(r, runs[0]) for r in runs)
+
+
+def test_transpose_without_scipy(large):
+    """Other devices sort; the result is that of the counting sort."""
+    s = large.pattern.structure
+    order = torch.argsort(s.col, stable=True)
+    crow, col, position = s.transpose.structure.crow, s.transpose.structure.col, s.transpose.order
+    assert torch.equal(position.long(), order)
+    assert torch.equal(col, s.row[order])
+    assert torch.equal(crow[1:].long(), torch.bincount(s.col, minlength=901).cumsum(0))
+
+
+def test_empty_parts(four_threads):
+    empty = Structure(torch.zeros(1, dtype=torch.int32), torch.zeros(0, dtype=torch.int32), 3)
+    assert products.spmm(empty, torch.zeros(0), torch.ones(3, 2)).shape == (0, 2)
+    assert products.spmm(empty, torch.zeros(0), torch.ones(0, 2), transpose=True).shape == (3, 2)
+    assert products.sddmm(empty, torch.ones(0, 2), torch.ones(3, 2)).shape == (0,)
+
+
+def test_error_in_a_part_is_raised(four_threads):
+    def loop(first, last):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        threads.run_parts(loop, [0, 1, 2])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_pool_works_after_a_fork(large, four_threads):
+    s, B = large.pattern.structure, randn(901, 33, dtype=torch.float64)
+    products.spmm(s, large.values, B)
+    child = os.fork()
+    if child == 0:
+        torch.set_num_threads(1)  # PyTorch's own pool does not survive a fork either
+        done = []
+        threads.run_parts(lambda a, b: done.append(a), [0, 1, 2])
+        os._exit(0 if sorted(done) == [0, 1] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

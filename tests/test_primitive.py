@@ -1,0 +1,166 @@
+"""Primitive as public API: what users may define, and what they are told when a rule is missing."""
+
+import pytest
+import torch
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
+from torch.testing import assert_close
+
+from tsgu_func import Primitive
+
+
+def cube() -> Primitive:
+    p = Primitive("tests::cube(Tensor x) -> Tensor")
+    p.kernel(lambda x: torch.from_numpy(x.numpy() ** 3))
+    p.fake(lambda x: torch.empty_like(x))
+    return p
+
+
+@pytest.fixture(scope="module")
+def bare():
+    return cube()
+
+
+X = torch.tensor([1.0, 2.0], dtype=torch.float64)
+
+
+def test_value_needs_no_rules(bare):
+    assert_close(bare(X), X**3)
+    assert "tests::cube" in repr(bare)
+
+
+@pytest.mark.parametrize(
+    ("use", "rule"),
+    [
+        (lambda f: grad(lambda x: f(x).sum())(X), "vjp"),
+        (lambda f: f(X.clone().requires_grad_()).sum().backward(), "vjp"),
+        (lambda f: jvp(f, (X,), (X,)), "jvp"),
+        (lambda f: vmap(f)(X), "batching"),
+        (lambda f: jacfwd(f)(X), "batching|jvp"),
+    ],
+)
+def test_missing_rule_is_named(bare, use, rule):
+    with pytest.raises(NotImplementedError, match=rf"tests::cube .*({rule}) rule"):
+        use(bare)
+
+
+def test_definitions_are_checked(bare):
+    with pytest.raises(ValueError, match="namespace"):
+        Primitive("op(Tensor x) -> Tensor")
+    with pytest.raises(ValueError, match=r"\['ct'\] name what rules are given"):
+        Primitive("tests::clash(Tensor ct) -> Tensor")
+    with pytest.raises(ValueError, match="no argument 'y'"):
+        bare.vjp("y")
+    with pytest.raises(ValueError, match="asks for 'z'"):
+        bare.vjp("x")(lambda ct, z: ct)
+    with pytest.raises(ValueError, match="fold names 'y'"):
+        bare.fold(y=0)
+    with pytest.raises(ValueError, match="'lower' or 'float32'"):
+        bare.autocast("double")
+
+
+@pytest.fixture(scope="module")
+def polar():
+    """x, y -> (x y, x / y, how often y is negative): several outputs, one without a derivative."""
+    p = Primitive("tests::polar(Tensor x, Tensor y, int shift) -> (Tensor, Tensor, Tensor)")
+
+    @p.kernel
+    def _(x, y, shift):
+        return x * y + shift, x / y, (y < 0).sum(-1)
+
+    @p.fake
+    def _(x, y, shift):
+        return torch.empty_like(x), torch.empty_like(x), x.new_empty(x.shape[:-1], dtype=torch.long)
+
+    @p.vjp("x", "y")
+    def _(needs, cts, outs, x, y):
+        product, quotient = (torch.zeros_like(x) if c is None else c for c in cts[:2])
+        dx = product * y + quotient / y if needs[0] else None
+        return dx, (product * x - quotient * x / y / y if needs[1] else None)
+
+    @p.jvp("x")
+    def _(tangent, y):
+        return tangent * y, tangent / y, None
+
+    @p.jvp("y")
+    def _(tangent, x, y):
+        return tangent * x, -tangent * x / y / y, None
+
+    @p.batch
+    def _(size, dims, args):
+        x, y = (
+            a.expand(size, *a.shape) if d is None else a.movedim(d, 0)
+            for a, d in zip(args[:2], dims[:2], strict=True)
+        )
+        return p(x, y, args.shift), (0, 0, 0)
+
+    return p
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda f: jacrev(f, (0, 1))(X, X + 1),
+        lambda f: jacfwd(f, (0, 1))(X, X + 1),
+        lambda f: jacfwd(jacfwd(f, (0, 1)), (0, 1))(X, X + 1),
+        lambda f: hessian(lambda x, y: f(x, y).sin().sum(), (0, 1))(X, X + 1),
+        lambda f: vmap(grad(lambda x, y: f(x, y).sum()), (None, 0))(X, torch.stack([X, X + 1])),
+    ],
+)
+def test_several_outputs(polar, which, transform):
+    reference = (lambda x, y: x * y + 3, lambda x, y: x / y)[which]
+    assert_close(transform(lambda x, y: polar(x, y, 3)[which]), transform(reference))
+
+
+def test_output_without_derivative(polar):
+    product, _, count = polar(X.clone().requires_grad_(), -X, 0)
+    assert product.requires_grad
+    assert not count.requires_grad
+    assert count.item() == 2
+
+
+def test_elementwise_fold_broadcasts():
+    p = Primitive("tests::hypot(Tensor x, Tensor y) -> Tensor")
+    p.kernel(torch.hypot)
+    p.fake(lambda x, y: torch.empty(torch.broadcast_shapes(x.shape, y.shape), dtype=x.dtype))
+    p.fold(x=0, y=0)
+    x, y = torch.rand(3, 4), torch.rand(5, 3)
+    assert_close(vmap(p, (0, 1))(x[:, 0], y), torch.hypot(x[:, :1], y.mT))
+    assert_close(vmap(vmap(p, (0, None)), (None, 0))(x[0], y[0]), torch.hypot(x[0], y[:1].mT))
+
+
+def test_batched_index_is_refused():
+    from tests.cases import COL, ROW, SHAPE, matrix
+    from tsgu_func.sparse_matmul import spmm
+
+    A = matrix(ROW, COL, SHAPE, torch.float64)
+    s = A.pattern.structure
+    with pytest.raises(NotImplementedError, match="cannot be mapped over its argument 'col'"):
+        vmap(lambda col: spmm(A.values, torch.ones(4, 1).double(), s.crow, col, 4, False))(
+            torch.stack([s.col, s.col])
+        )
+
+
+def test_namesake_schema_is_refused_by_torch(bare):
+    with pytest.raises(RuntimeError, match="cube"):
+        cube()
+
+
+def test_user_solver_graph_has_no_dead_reference_cycle(bare):
+    import gc
+    import weakref
+
+    x = X.clone().requires_grad_()
+    p = Primitive("tests::keep(Tensor x) -> Tensor")
+    p.kernel(lambda x: x.exp())
+    p.fake(torch.empty_like)
+    p.vjp("x")(lambda ct, out: ct * out)
+    gc.disable()
+    try:
+        out = p(x)
+        node = weakref.ref(out.grad_fn)
+        assert_close(torch.autograd.grad(out.sum(), x)[0], X.exp())
+        del out
+        assert node() is None
+    finally:
+        gc.enable()
