@@ -1,5 +1,7 @@
 """Settings of the whole suite: Hypothesis profiles, threads, a seed for every test."""
 
+import os
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -13,7 +15,7 @@ settings.register_profile("dev", max_examples=25, **_COMMON)
 settings.register_profile("ci", max_examples=100, derandomize=True, database=None, **_COMMON)
 settings.register_profile("nightly", max_examples=1000, **_COMMON)
 # Choose another with --hypothesis-profile.
-settings.load_profile("dev")
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 # Two test processes share two cores; tests of threading set their own number.
 torch.set_num_threads(1)

@@ -138,7 +138,7 @@ def test_dense_solve_forward_over_forward():
 
     def along(t, order):
         """Differentiate t -> A(t)⁻¹ b, for A(t) = A + t D with D = A.sin()."""
-        f = lambda t: torch.linalg.solve(A + t * A.sin(), b)  # noqa: E731
+        f = lambda t: torch.linalg.solve(A + t * A.sin(), b)
         for _ in range(order):
             f = (lambda g: lambda t: jvp(g, (t,), (torch.ones_like(t),))[1])(f)
         return f(t)

@@ -162,7 +162,7 @@ def test_algebra_is_differentiable(A):
     if A.dtype.is_complex:
         A = A.with_values(A.values.real)
     B = matrix([0, 3], [1, 0], SHAPE, A.dtype)
-    f = lambda v: (A.with_values(v) * 3.0 + B.T - A.with_values(v).T).to_dense().pow(3).sum()  # noqa: E731
+    f = lambda v: (A.with_values(v) * 3.0 + B.T - A.with_values(v).T).to_dense().pow(3).sum()
     D = A.to_dense()
     expected = grad(lambda D: (D * 3 + B.to_dense().mT - D.mT).pow(3).sum())(D)
     row, col = A.pattern.row.long(), A.pattern.col.long()

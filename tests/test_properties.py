@@ -94,7 +94,7 @@ def test_map_is_the_stack(e, p, seed):
 def test_gradient_of_a_sum_over_a_batch(e, seed):
     A = SparseMatrix.from_coo(e.row, e.col, e.values, e.shape)
     B = numbers((3, e.shape[1], 2), e.values.dtype, seed)
-    loss = lambda A, B: sparse_mm(A, B).abs().square().sum()  # noqa: E731
+    loss = lambda A, B: sparse_mm(A, B).abs().square().sum()
     each = [torch.func.grad(loss)(A, b).values for b in B]
     assert_close(torch.func.grad(loss)(A, B).values, torch.stack(each).sum(0))
 

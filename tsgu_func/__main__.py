@@ -12,6 +12,7 @@ from typing import NamedTuple, NoReturn
 import torch
 
 import tsgu_func
+from tsgu_func import bench
 from tsgu_func.demo import options as demo
 
 __all__ = ["main"]
@@ -56,7 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="tsgu_func", description=tsgu_func.__doc__)
+    parser = _Parser(
+        prog="tsgu_func",
+        description="Sparse linear algebra for PyTorch, under every torch.func transform.",
+    )
     parser.add_argument("--version", action="version", version=f"tsgu_func {tsgu_func.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, command in _COMMANDS.items():
@@ -119,6 +123,7 @@ def _kernels() -> dict[str, str]:
 # -------------------------------------------------------------------------------- the commands
 
 _COMMANDS = {
+    "bench": Command("measure speed against other packages", bench.add_arguments, bench.run),
     "demo": Command("denoise an image without a clean one", demo.add_arguments, demo.run),
     "info": Command("show versions, devices and kernels", _no_arguments, _info),
 }

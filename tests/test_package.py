@@ -1,0 +1,72 @@
+"""The package as a whole: a light import, the command line."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("numba", "scipy", "matplotlib", "hypothesis", "rich", "sympy", "torch._dynamo")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tsgu_func", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_import_is_light():
+    program = (
+        "import torch, sys, json; before = set(sys.modules); import tsgu_func;"
+        f"print(json.dumps([m for m in {HEAVY} if m in sys.modules and m not in before]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert json.loads(done.stdout) == []
+
+
+def test_help_and_version():
+    done = run("--help")
+    assert done.returncode == 0
+    for command in ("demo", "info", "bench"):
+        assert command in done.stdout
+    assert run("--version").stdout.startswith("tsgu_func 0.")
+    assert run("nonsense").returncode == 2
+
+
+def test_info():
+    done = run("info")
+    assert done.returncode == 0
+    for word in ("torch", "numpy", "scipy", "numba", "optree", "CPU", "SuperLU"):
+        assert word in done.stdout
+
+
+def test_bench_runs():
+    done = run("bench", "mm", "--rows", "50", "--columns", "2", "--repeats", "2")
+    assert done.returncode == 0, done.stderr
+    assert "forward+backward" in done.stdout
+
+
+def test_demo_writes_its_figure(tmp_path):
+    out = tmp_path / "figure.png"
+    done = run("demo", "--quick", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert out.stat().st_size > 10_000
+    assert "PSNR" in done.stdout
+    assert "SSIM" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--noise", "-1"),
+        ("--size", "2"),
+        ("--input", "missing.png"),
+        ("--input", __file__),
+        ("--out", "no/such/folder/figure.png", "--quick"),
+    ],
+)
+def test_demo_refuses_in_one_line(arguments):
+    done = run("demo", *arguments)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "error" in done.stderr

@@ -1,0 +1,1 @@
+"""A demonstration on real data: denoise an image without a clean reference."""
