@@ -164,3 +164,11 @@ def test_user_solver_graph_has_no_dead_reference_cycle(bare):
         assert node() is None
     finally:
         gc.enable()
+
+
+def test_kernel_of_one_device():
+    p = Primitive("tests::where(Tensor x) -> Tensor")
+    p.kernel(lambda x: x + 1)
+    p.kernel_on("cpu")(lambda x: x + 2)
+    p.fake(torch.empty_like)
+    assert_close(p(X), X + 2)

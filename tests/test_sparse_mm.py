@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from tests.cases import COL, ROW, SHAPE, matrix, randn
 from tsgu_func import SparseMatrix, sparse_mm
 from tsgu_func.convert import clear_patterns, from_torch
+from tsgu_func.sparse_matmul import SparseMatMul
 
 
 @pytest.fixture
@@ -274,3 +275,15 @@ def test_memory_of_the_gradient_is_that_of_the_pattern():
     gradient = torch.func.grad(lambda A, B: (A @ B).square().sum())(A, torch.ones(n, 2))
     assert gradient.pattern == A.pattern
     assert_close(gradient.values, torch.full((n,), 4.0))
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_function_class(A, layout):
+    T, B = sparse(A, layout).requires_grad_(), randn(4, 2, dtype=A.dtype)
+    SparseMatMul.apply(T, B).abs().sum().backward()
+    assert T.grad.layout == layout
+    closed = sparse(A, layout)
+    D = A.to_dense()
+    twice = lambda f: torch.func.jvp(lambda X: torch.func.jvp(f, (X,), (B,))[1], (B,), (B,))[1]
+    ours = twice(lambda X: SparseMatMul.apply(closed, X).sin())
+    assert_close(ours, twice(lambda X: (D @ X).sin()))

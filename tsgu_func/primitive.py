@@ -42,6 +42,7 @@ from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction
 
 from tsgu_func.folding import Fold
+from tsgu_func.rules import GIVEN, Joint, LinearRule, Rule
 
 __all__ = [
     "Primitive",
@@ -53,12 +54,9 @@ __all__ = [
 ]
 
 _libraries: dict[str, torch.library.Library] = {}
-# Names a rule may ask for beside the arguments of its op.
-_GIVEN = frozenset({"ct", "cts", "tangent", "tangents", "out", "outs", "needs"})
 _PROXY = _C._TorchDispatchModeKey.PROXY  # pyright: ignore[reportAttributeAccessIssue]
 _LAZY = (_C.DispatchKey.Conjugate, _C.DispatchKey.Negative, _C.DispatchKey.ZeroTensor)
 _traced = threading.local()  # whether this thread runs a kernel only to trace a graph
-Rule = Callable[..., Any]
 
 
 class Primitive:
@@ -123,11 +121,11 @@ class Primitive:
         self.op = getattr(getattr(torch.ops, namespace), name).default
         self.arguments: tuple[str, ...] = tuple(a.name for a in self.op._schema.arguments)
         self._tensors = tuple(str(a.type).startswith("Tensor") for a in self.op._schema.arguments)
-        if clash := _GIVEN.intersection(self.arguments):
+        if clash := GIVEN.intersection(self.arguments):
             raise ValueError(f"{self.name}: {sorted(clash)} name what rules are given; rename them")
         self._single = len(self.op._schema.returns) == 1
-        self._vjps: dict[str, _Joint] = {}
-        self._jvps: dict[str, _Joint] = {}
+        self._vjps: dict[str, Joint] = {}
+        self._jvps: dict[str, Joint] = {}
         self._batch: Callable[..., Any] | None = None
         self._retain: Rule | None = None
         self._fake: Rule = self._no_fake
@@ -147,12 +145,18 @@ class Primitive:
     # ------------------------------------------------------------------ what the op computes
 
     def kernel(self, function: Rule) -> Rule:
-        """Register what computes the value, for every device.
+        """Register what computes the value, on every device that has no kernel of its own.
 
         The kernel gets plain tensors, detached and without lazy conjugation, and must return new
         ones.
         """
+        return self._register_kernel("CompositeExplicitAutograd", function)
 
+    def kernel_on(self, device: str) -> Callable[[Rule], Rule]:
+        """Register the kernel of one type of device, as in ``@op.kernel_on("cuda")``."""
+        return lambda function: self._register_kernel(device.upper(), function)
+
+    def _register_kernel(self, key: str, function: Rule) -> Rule:
         def detached(*args: Any) -> Any:
             plain = [a.detach() if isinstance(a, Tensor) else a for a in args]
             with torch.no_grad(), _lazy_views():
@@ -163,7 +167,7 @@ class Primitive:
                         raise
                     return self._unknown(plain)
 
-        self._lib.impl(self.op._schema.name, detached, "CompositeExplicitAutograd")
+        self._lib.impl(self.op._schema.name, detached, key)
         return function
 
     def _unknown(self, args: Sequence[Any]) -> Any:
@@ -235,7 +239,7 @@ class Primitive:
     def linear_in(self, *arguments: str) -> None:
         """Derive the jvp of arguments in each of which the op is linear."""
         for name in arguments:
-            self._joint(self._jvps, (name,))(_LinearRule(self, name))
+            self._joint(self._jvps, (name,))(LinearRule(self.op, self.arguments, name))
 
     def retain(self, function: Rule) -> Rule:
         """Say what must stay alive as long as a derivative may still be taken.
@@ -246,18 +250,18 @@ class Primitive:
         self._retain = function
         return function
 
-    def _joint(self, table: dict[str, _Joint], arguments: Sequence[str]) -> Callable[[Rule], Rule]:
+    def _joint(self, table: dict[str, Joint], arguments: Sequence[str]) -> Callable[[Rule], Rule]:
         for name in arguments:
             if name not in self.arguments:
                 raise ValueError(f"{self.name} has no argument {name!r}, only {self.arguments}")
 
         def register(rule: Rule) -> Rule:
-            joint = _Joint(tuple(arguments), rule)
+            joint = Joint(tuple(arguments), rule)
             for name in joint.uses:
-                if name not in _GIVEN and name not in self.arguments:
+                if name not in GIVEN and name not in self.arguments:
                     raise ValueError(
                         f"{self.name}: a rule asks for {name!r}, which is neither an argument "
-                        f"{self.arguments} nor one of {sorted(_GIVEN)}"
+                        f"{self.arguments} nor one of {sorted(GIVEN)}"
                     )
             table.update(dict.fromkeys(arguments, joint))
             return rule
@@ -330,29 +334,6 @@ class Primitive:
         )
 
 
-class _Joint:
-    """A rule, the arguments that it serves and the names that it asks for."""
-
-    def __init__(self, arguments: tuple[str, ...], rule: Rule) -> None:
-        self.arguments, self.rule = arguments, rule
-        self.uses = getattr(rule, "uses", None) or tuple(inspect.signature(rule).parameters)
-
-    def __call__(self, given: dict[str, Any]) -> Any:
-        return self.rule(**{name: given[name] for name in self.uses})
-
-
-class _LinearRule:
-    """The jvp of an op in an argument in which it is linear: the op, at the tangent."""
-
-    def __init__(self, primitive: Primitive, argument: str) -> None:
-        self.primitive, self.argument = primitive, argument
-        self.uses = ("tangent", *(n for n in primitive.arguments if n != argument))
-
-    def __call__(self, *, tangent: Tensor, **others: Any) -> Any:
-        given = {self.argument: tangent, **others}
-        return self.primitive.op(*(given[name] for name in self.primitive.arguments))
-
-
 @contextlib.contextmanager
 def _lazy_views() -> Iterator[None]:
     """Let lazy conjugation and negation mean what they say, inside a kernel.
@@ -384,7 +365,7 @@ def _single_level_function(primitive: Primitive) -> Any:
     names, tensors = primitive.arguments, primitive._tensors
 
     def keep(ctx: Any, args: Sequence[Any], outs: Sequence[Tensor]) -> None:
-        def used(table: dict[str, _Joint], wanted: Sequence[str]) -> tuple[str, ...]:
+        def used(table: dict[str, Joint], wanted: Sequence[str]) -> tuple[str, ...]:
             return tuple(dict.fromkeys(n for a in wanted if a in table for n in table[a].uses))
 
         def tensors_for(uses: Sequence[str]) -> list[Tensor]:

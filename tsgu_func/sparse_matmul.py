@@ -14,6 +14,7 @@ Both ops take compressed rows of a *stored* matrix S; ``transpose`` says that A 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from tsgu_func import check
@@ -25,7 +26,7 @@ from tsgu_func.matrix import SparseMatrix
 from tsgu_func.pattern import SparsityPattern
 from tsgu_func.primitive import Primitive
 
-__all__ = ["sddmm", "sparse_mm", "spmm"]
+__all__ = ["SparseMatMul", "sddmm", "sparse_mm", "spmm"]
 
 # ------------------------------------------------------------------------------------- spmm
 
@@ -168,3 +169,29 @@ def sparse_mm(A: SparseMatrix | Tensor, B: Tensor) -> Tensor:
 def _mm(pattern: SparsityPattern, values: Tensor, B: Tensor) -> Tensor:
     s = pattern.structure
     return spmm(values, B, s.crow, s.col, s.cols, pattern.transposed)
+
+
+class SparseMatMul(torch.autograd.Function):
+    """`sparse_mm` for code that calls ``SparseMatMul.apply(A, B)``.
+
+    The derivatives are those of the primitives, so `apply` goes straight to them: recorded as an
+    ``autograd.Function``, the product would be zero under forward over forward.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tsgu_func.sparse_matmul import SparseMatMul
+    >>> SparseMatMul.apply(torch.eye(2).to_sparse_csr(), torch.ones(2, 1))
+    tensor([[1.],
+            [1.]])
+    """
+
+    @staticmethod
+    def forward(A: SparseMatrix | Tensor, B: Tensor) -> Tensor:  # pyright: ignore
+        """Multiply."""
+        return sparse_mm(A, B)
+
+    @classmethod
+    def apply(cls, A: SparseMatrix | Tensor, B: Tensor) -> Tensor:  # pyright: ignore
+        """Multiply, differentiably under every transform."""
+        return cls.forward(A, B)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -96,7 +96,11 @@ def _bar(
     down: float,
 ) -> None:
     """Put a colour bar as wide as the panel below it; a panel is so many inches across and down."""
-    size = {"fraction": _THICK / down, "aspect": across / _THICK, "pad": _GAP / down}
+    size: dict[str, Any] = {
+        "fraction": _THICK / down,
+        "aspect": across / _THICK,
+        "pad": _GAP / down,
+    }
     bar = figure.colorbar(image, ax=ax, location="bottom", extend=extend, **size)
     bar.set_label(label, fontsize=_SMALL, labelpad=2)
     bar.ax.tick_params(labelsize=_SMALL)
