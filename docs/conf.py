@@ -9,3 +9,5 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphin
 html_theme = "furo"
 exclude_patterns = ["_build"]
 default_role = "code"
+# "shape" in a docstring is a word, not one of the properties of that name.
+suppress_warnings = ["ref.python"]

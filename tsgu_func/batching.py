@@ -25,12 +25,12 @@ def over_batches(
     ----------
     function : callable
         Treats the columns of its last argument one by one; returns (n, p) or (b, n, p).
-    A : SparseMatrix, shape (*batch_A, n, m)
-    B : Tensor, shape (m,) or (*batch_B, m, p)
+    A : SparseMatrix, shape ``(*batch_A, n, m)``
+    B : Tensor, shape (m,) or ``(*batch_B, m, p)``
 
     Returns
     -------
-    Tensor, shape (*batch, n, p), or (*batch_A, n) for a vector
+    Tensor, shape ``(*batch, n, p)``, or ``(*batch_A, n)`` for a vector
     """
     if B.ndim == 1:
         return over_batches(function, A, B.unsqueeze(-1)).squeeze(-1)

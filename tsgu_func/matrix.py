@@ -31,7 +31,7 @@ class SparseMatrix:
     ----------
     pattern : SparsityPattern
         Where entries are stored: shape (n, m), `nnz` of them.
-    values : Tensor, shape (*batch, nnz)
+    values : Tensor, shape ``(*batch, nnz)``
         The entries, in the order of the pattern.
 
     Raises
@@ -96,7 +96,7 @@ class SparseMatrix:
         Parameters
         ----------
         row, col : Tensor or sequence of int, shape (entries,)
-        values : Tensor, shape (*batch, entries)
+        values : Tensor, shape ``(*batch, entries)``
         shape : (int, int)
         """
         row, col = _indices(row, values), _indices(col, values)
@@ -112,7 +112,7 @@ class SparseMatrix:
         ----------
         crow : Tensor or sequence of int, shape (n + 1,)
         col : Tensor or sequence of int, shape (entries,)
-        values : Tensor, shape (*batch, entries)
+        values : Tensor, shape ``(*batch, entries)``
         shape : (int, int)
         """
         crow, col = _indices(crow, values), _indices(col, values)
@@ -147,7 +147,7 @@ class SparseMatrix:
 
     @classmethod
     def from_dense(cls, A: Tensor) -> SparseMatrix:
-        """Store the non-zero entries of a dense matrix (*batch, n, m).
+        """Store the non-zero entries of a dense matrix ``(*batch, n, m)``.
 
         A batch shares one pattern: the places that are non-zero in any member.
         """
@@ -160,7 +160,7 @@ class SparseMatrix:
         return cls.from_coo(row, col, A[..., row, col], (A.shape[-2], A.shape[-1]))
 
     def with_values(self, values: Tensor) -> SparseMatrix:
-        """Return a matrix with the same pattern and other values (*batch, nnz)."""
+        """Return a matrix with the same pattern and other values ``(*batch, nnz)``."""
         return type(self)(self.pattern, values)
 
     # ------------------------------------------------------------------------------ attributes
@@ -218,7 +218,7 @@ class SparseMatrix:
     # ------------------------------------------------------------------------------ conversion
 
     def to_dense(self) -> Tensor:
-        """Return the matrix (*batch, n, m) with zeros filled in: O(n m) memory, differentiable."""
+        """Return the matrix ``(*batch, n, m)`` with zeros filled in: O(n m) memory."""
         n, m = self.pattern.shape
         place = self.pattern.row.long() * m + self.pattern.col
         zeros = self.values.new_zeros(*self.values.shape[:-1], n * m)
@@ -277,7 +277,7 @@ class SparseMatrix:
         return self._of(self.pattern, self.values.conj())
 
     def diagonal(self) -> Tensor:
-        """Return the main diagonal (*batch, min(n, m)), with zeros where nothing is stored."""
+        """Return the main diagonal ``(*batch, min(n, m)``), with zeros where nothing is stored."""
         row, col = self.pattern.row, self.pattern.col
         zeros = self.values.new_zeros(*self.values.shape[:-1], min(self.pattern.shape))
         # Entries off the diagonal add nothing, at any place that exists: traceable as it is.

@@ -66,13 +66,15 @@ class Primitive:
     of the names below.  Only what the rules at hand ask for is kept for the derivative, so memory
     and in-place checks are as tight as for PyTorch's own ops.
 
-    ========== ================================================================================
-    ``ct``     cotangent of the output (``cts``: a tuple, for several outputs; ``None`` is zero)
-    ``tangent``  tangent of the rule's argument; ``tangents``: a tuple, for a rule of several
-               arguments (``None`` is zero)
-    ``out``    the output (``outs``: a tuple, for several outputs)
-    ``needs``  for a vjp rule of several arguments: which of them are asked for
-    ========== ================================================================================
+    ``ct``
+        cotangent of the output; ``cts``: a tuple, for several outputs (``None`` is zero)
+    ``tangent``
+        tangent of the rule's argument; ``tangents``: a tuple, for a rule of several arguments
+        (``None`` is zero)
+    ``out``
+        the output; ``outs``: a tuple, for several outputs
+    ``needs``
+        for a vjp rule of several arguments: which of them are asked for
 
     Parameters
     ----------

@@ -102,17 +102,17 @@ def sparse_mm(A: SparseMatrix | Tensor, B: Tensor) -> Tensor:
 
     Parameters
     ----------
-    A : SparseMatrix (*batch, n, m), or sparse COO or CSR Tensor (n, m) or (b, n, m)
+    A : SparseMatrix ``(*batch, n, m)``, or sparse COO or CSR Tensor (n, m) or (b, n, m)
         float16, bfloat16, float32, float64, complex64 or complex128.  The members of a sparse
         tensor's batch may store different entries.
     B : Tensor, dense, shape (m, p) or (b, m, p)
-        Of the dtype and on the device of `A`.  For a SparseMatrix also (m,), or (*batch, m, p)
+        Of the dtype and on the device of `A`.  For a SparseMatrix also (m,), or ``(*batch, m, p)``
         with batches that broadcast.
 
     Returns
     -------
     Tensor
-        ``A @ B``, dense: (n, p), (b, n, p), (*batch, n, p); or (*batch, n) for a vector.
+        ``A @ B``, dense: (n, p), (b, n, p), ``(*batch, n, p)``; or ``(*batch, n)`` for a vector.
 
     Raises
     ------

@@ -107,10 +107,10 @@ def sparse_generic_solve(
 
     Parameters
     ----------
-    A : SparseMatrix (*batch, n, n), or sparse COO or CSR Tensor (n, n) or (b, n, n)
+    A : SparseMatrix ``(*batch, n, n)``, or sparse COO or CSR Tensor (n, n) or (b, n, n)
         Square and non-singular; float32, float64, complex64 or complex128.
     B : Tensor, dense, shape (n,) or (n, p)
-        Of the dtype and on the device of `A`.  With a batch of matrices, (*batch, n, p).
+        Of the dtype and on the device of `A`.  With a batch of matrices, ``(*batch, n, p)``.
     solve : callable or Solver, optional
         ``solve(A, B, **kwargs) -> X``, which gets `A` as a ``torch.sparse_csr`` tensor, or a
         `Solver`.  It need not be differentiable.  Default: ``SuperLU()``.

@@ -56,7 +56,7 @@ def block_diag(matrices: Sequence[SparseMatrix]) -> SparseMatrix:
 
 
 def block_split(X: Tensor, matrices: Sequence[SparseMatrix]) -> tuple[Tensor, ...]:
-    """Split the rows of X (sum n_i,) or (*batch, sum n_i, p) as `block_diag` packed them."""
+    """Split the rows of X (sum n_i,) or ``(*batch, sum n_i, p)`` as `block_diag` packed them."""
     sizes = [A.shape[0] for A in matrices]
     axis = 0 if X.ndim == 1 else -2
     if X.shape[axis] != sum(sizes):

@@ -73,7 +73,7 @@ def linear_cg(
     ----------
     matmul_closure : matrix or callable
         A: a tensor (dense or sparse), a SparseMatrix, or a function ``X -> A X``.
-    rhs : Tensor, shape (n,), (n, p) or (*batch, n, p)
+    rhs : Tensor, shape (n,), (n, p) or ``(*batch, n, p)``
         B.  float32, float64, complex64 or complex128.
     tolerance : float, optional
         Relative residual at which a column has converged; default ``settings.cg_tolerance``.
