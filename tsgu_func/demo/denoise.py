@@ -124,7 +124,7 @@ def denoise(grid: Grid, theta: Tensor, y: Tensor) -> Tensor:
 
     Examples
     --------
-    With weight 1, a constant image stays as it is, and noise is averaged:
+    A constant image stays as it is:
 
     >>> grid, theta = make_grid(2, 2), start(1, 1.0)
     >>> denoise(grid, theta, torch.ones(4, dtype=torch.float64)).round(decimals=9)

@@ -4,8 +4,8 @@
     sddmm:  v_k = X[row_k] . Y[col_k]          O(nnz p) time, O(nnz) memory
 
 Data comes with one leading batch axis or without.  On the CPU, MKL is faster for a few columns and
-the compiled loops for many, for complex numbers and for batches (a factor of two to four each way
-at 10 entries a row); elsewhere PyTorch's CSR products do the work, a batch as one block-diagonal
+the compiled loops for many, sooner so for complex numbers (each by a factor of up to two or three);
+elsewhere PyTorch's CSR products do the work, a batch as one block-diagonal
 matrix.
 """
 
@@ -25,7 +25,7 @@ from tsgu_func.kernels.structure import Structure, index_dtype
 __all__ = ["csr_tensor", "sddmm", "spmm"]
 
 # Up to this many columns MKL wins.
-_NARROW = {torch.float32: 8, torch.float64: 8, torch.complex64: 2, torch.complex128: 2}
+_NARROW = {torch.float32: 48, torch.float64: 24, torch.complex64: 8, torch.complex128: 8}
 # Less work than this is done before another thread has started.
 _WORTH_A_THREAD = 1 << 15
 _HALF = (torch.float16, torch.bfloat16)

@@ -57,7 +57,7 @@ class Solver(Protocol):
         ...
 
 
-def relative_residual(A: StoredMatrix, X: Tensor, B: Tensor) -> Tensor:
-    """Return |B - A X| / |B| per column; |A X| where the column of B vanishes."""
+def relative_residual(R: Tensor, B: Tensor) -> Tensor:
+    """Return |R| / |B| per column, for a residual R; |R| where the column of B vanishes."""
     scale = torch.linalg.vector_norm(B, dim=-2)
-    return torch.linalg.vector_norm(B - A @ X, dim=-2) / torch.where(scale == 0, 1, scale)
+    return torch.linalg.vector_norm(R, dim=-2) / torch.where(scale == 0, 1, scale)
