@@ -162,6 +162,18 @@ def test_vmap_of_sparse():
     vmap(lambda A: A.values())(stack)
 
 
+@pytest.mark.xfail(strict=True, reason="the compiler refuses sparse tensors", raises=Exception)
+def test_compiled_sparse():
+    csr = torch.eye(2, dtype=torch.float64).to_sparse_csr()
+    torch.compile(lambda x: csr @ x, fullgraph=True, backend="eager")(X.unsqueeze(1))
+
+
+@pytest.mark.xfail(strict=True, reason="legacy vmap fails on lazy conj", raises=RuntimeError)
+def test_legacy_vmap_of_conj():
+    x = torch.tensor([1 + 2j], requires_grad=True)
+    torch.autograd.functional.jacobian(torch.conj, x, vectorize=True, strategy="forward-mode")
+
+
 @pytest.mark.xfail(
     strict=True, reason="lazy conj is ignored in __torch_dispatch__", raises=AssertionError
 )

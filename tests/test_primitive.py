@@ -146,7 +146,7 @@ def test_namesake_schema_is_refused_by_torch(bare):
         cube()
 
 
-def test_user_solver_graph_has_no_dead_reference_cycle(bare):
+def test_a_saved_output_makes_no_reference_cycle():
     import gc
     import weakref
 

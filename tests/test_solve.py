@@ -325,6 +325,7 @@ def test_cg_uses_its_arguments():
     x = sparse_generic_solve(A, b)
     assert linear_cg(A, b, initial_guess=x, tolerance=1e-8, return_info=True)[1].iterations == 0
     assert torch.equal(linear_cg(A, 0 * b), 0 * b)
+    assert torch.equal(linear_cg(A, 0 * b, initial_guess=b), 0 * b)
 
 
 def test_cg_says_when_it_fails():
@@ -341,6 +342,7 @@ def test_cg_says_when_it_fails():
         (lambda: linear_cg(A, b * torch.nan), "rhs holds a value that is not finite"),
         (lambda: linear_cg(A, b.long()), "floating|dtype"),
         (lambda: linear_cg(A, b, tolerance=-1.0), "not negative"),
+        (lambda: linear_cg(A, b, tolerance=float("inf")), "finite"),
         (lambda: linear_cg(A, b, initial_guess=b[:3]), "shape of rhs"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -62,9 +62,8 @@ _traced = threading.local()  # whether this thread runs a kernel only to trace a
 class Primitive:
     """An op with a kernel, a shape rule, derivative rules and a batching rule.
 
-    Rules ask for what they use **by name**: a parameter of a rule is an argument of the op, or one
-    of the names below.  Only what the rules at hand ask for is kept for the derivative, so memory
-    and in-place checks are as tight as for PyTorch's own ops.
+    Rules ask for what they use **by name**: arguments of the op, or what is named below.  Only
+    that is kept for the derivative, so memory and in-place checks are as tight as in PyTorch.
 
     ``ct``
         cotangent of the output; ``cts``: a tuple, for several outputs (``None`` is zero)

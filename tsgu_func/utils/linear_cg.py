@@ -138,7 +138,8 @@ def _iterate(
     multiply: Any, B: Tensor, X: Tensor | None, precondition: Any, tol: float, limit: int
 ) -> tuple[Tensor, CGInfo]:
     scale = torch.linalg.vector_norm(B, dim=-2, keepdim=True)
-    scale = torch.where(scale == 0, torch.ones_like(scale), scale)
+    empty = scale == 0
+    scale = torch.where(empty, torch.ones_like(scale), scale)
 
     def residual(X: Tensor) -> tuple[Tensor, Tensor]:
         R = B - multiply(X)
@@ -148,6 +149,7 @@ def _iterate(
         X, R = torch.zeros_like(B), B
         error = torch.linalg.vector_norm(R, dim=-2, keepdim=True) / scale
     else:
+        X = torch.where(empty, torch.zeros_like(X), X)  # the solution for nothing is known
         R, error = residual(X)
     steps = 0
     for _ in range(_RESTARTS):
@@ -226,8 +228,10 @@ def _check(rhs: Any, start: Any, tol: float, limit: int) -> None:
         raise ValueError(
             f"initial_guess has the shape of rhs, {tuple(rhs.shape)}; got {tuple(start.shape)}"
         )
-    if not tol >= 0 or limit < 0:
-        raise ValueError(f"tolerance and iterations are not negative; got {tol} and {limit}")
+    if not 0 <= tol < float("inf") or limit < 0:
+        raise ValueError(
+            f"tolerance and iterations are finite and not negative; got {tol} and {limit}"
+        )
 
 
 _DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
