@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 HEAVY = ("numba", "scipy", "matplotlib", "hypothesis", "rich", "sympy", "torch._dynamo")
@@ -53,6 +54,16 @@ def test_demo_writes_its_figure(tmp_path):
     assert out.stat().st_size > 10_000
     assert "PSNR" in done.stdout
     assert "SSIM" in done.stdout
+
+
+def test_demo_refuses_a_header_that_claims_too_much(tmp_path):
+    path = tmp_path / "huge.npy"
+    with path.open("wb") as file:
+        header = {"descr": "<f8", "fortran_order": False, "shape": (2**24, 2**24)}
+        np.lib.format.write_array_header_1_0(file, header)
+    done = run("demo", "--input", str(path))
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(

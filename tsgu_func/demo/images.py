@@ -78,6 +78,8 @@ def read_image(path: Path) -> Tensor:
         # Pillow's own errors carry no strerror; those of the system do.
         reason = error.strerror or "is damaged, or no image"
         raise InputError(f"{path}: {reason[0].lower()}{reason[1:]}") from error
+    except MemoryError as error:  # a header may claim any shape
+        raise InputError(f"{path}: claims an image that does not fit into memory") from error
 
 
 def _read_png(path: Path) -> np.ndarray:
