@@ -351,6 +351,20 @@ def test_cg_says_when_it_fails():
         linear_cg(A, [1.0])  # pyright: ignore[reportArgumentType]
 
 
+def test_cg_gets_a_batch_whole():
+    A = laplacian(30)
+    batch = A.with_values(torch.stack([A.values, 3 * A.values]))
+    calls = []
+
+    def preconditioner(R):
+        calls.append(tuple(R.shape))
+        return R
+
+    B = randn(2, 30, 2, dtype=torch.float64)
+    sparse_generic_solve(batch, B, solve=linear_cg, preconditioner=preconditioner)
+    assert set(calls) == {(2, 30, 2)}
+
+
 def test_cg_as_the_solver_of_a_batch():
     A = laplacian(30)
     batch = A.with_values(torch.stack([A.values, 3 * A.values]).requires_grad_())

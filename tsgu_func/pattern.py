@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tsgu_func.kernels.structure import Structure, index_dtype, register
+from tsgu_func.kernels.structure import Structure, index_dtype, register, rows_of
 from tsgu_func.primitive import outside_transforms, unwrapped
 
 __all__ = ["Assembly", "SparsityPattern"]
@@ -102,11 +102,10 @@ class SparsityPattern:
     def _along(self) -> Tensor:
         # A traced region must not fill the store of derived pieces, so there it is computed.
         s = self.structure
-        if not torch.compiler.is_compiling():
-            with outside_transforms():
-                return s.row
-        index = torch.arange(s.rows, dtype=s.crow.dtype, device=s.crow.device)
-        return torch.repeat_interleave(index, s.crow.diff(), output_size=s.nnz)
+        if torch.compiler.is_compiling():
+            return rows_of(s)
+        with outside_transforms():
+            return s.row
 
     @property
     def T(self) -> SparsityPattern:

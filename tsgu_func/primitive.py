@@ -16,11 +16,8 @@ next.  Three details make every nesting come out:
 3. ``jvp`` first takes this level's tangent off what was saved; otherwise the rule, which is written
    in differentiable ops, would differentiate itself.
 
-A rule may call only ops that have rules themselves: primitives and PyTorch's ops.  That is what
-makes derivatives of every order come out.
-
-This is the only module that touches private names of PyTorch.  ``tests/test_canaries.py`` holds a
-test for each of them.
+A rule calls only ops that have rules: primitives and PyTorch's.  So every order comes out.
+This is the only module with private names of PyTorch; tests/test_canaries.py tests each of them.
 """
 
 from __future__ import annotations
@@ -117,7 +114,9 @@ class Primitive:
             )
         name = signature.partition("(")[0].strip()
         self.name = f"{namespace}::{name}"
-        self._lib = _libraries.setdefault(namespace, torch.library.Library(namespace, "FRAGMENT"))
+        if namespace not in _libraries:
+            _libraries[namespace] = torch.library.Library(namespace, "FRAGMENT")
+        self._lib = _libraries[namespace]
         self._lib.define(signature)
         self.op = getattr(getattr(torch.ops, namespace), name).default
         self.arguments: tuple[str, ...] = tuple(a.name for a in self.op._schema.arguments)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["Structure", "Transpose", "index_dtype", "register", "structure_of"]
+__all__ = ["Structure", "Transpose", "index_dtype", "register", "rows_of", "structure_of"]
 
 T = TypeVar("T")
 _FITS_INT32 = 2**31 - 1
@@ -69,7 +69,7 @@ class Structure:
     @property
     def row(self) -> Tensor:
         """Row of each entry."""
-        return self.derive("row", _rows)
+        return self.derive("row", rows_of)
 
     @property
     def transpose(self) -> Transpose:
@@ -81,7 +81,8 @@ class Structure:
         return self.transpose if transpose else (self, None)
 
 
-def _rows(s: Structure) -> Tensor:
+def rows_of(s: Structure) -> Tensor:
+    """Expand where rows start to the row of each entry."""
     index = torch.arange(s.rows, dtype=s.crow.dtype, device=s.crow.device)
     return torch.repeat_interleave(index, s.crow.diff(), output_size=s.nnz)
 

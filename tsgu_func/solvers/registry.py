@@ -83,17 +83,25 @@ class FunctionHandle:
     key: str = field(default_factory=lambda: f"function:{next(_numbers)}")
 
     def solve(self, A: StoredMatrix, B: Tensor) -> Tensor:
-        """Call the function: all columns at once, the members of a batch one by one."""
-        takes_batches = getattr(self.function, "takes_batches", False)
-        if B.ndim == 3 and not takes_batches:
-            pairs = zip(A.members(), B, strict=True)
-            return torch.stack([self.solve(member, b) for member, b in pairs])
-        right = B.squeeze(-1) if self.vector and B.shape[-1] == 1 and B.ndim == 2 else B
-        if self.adjoints and self.transposed is not None:
-            # Handed Aᴴ, to be solved by what takes M and solves with Mᵀ: M is conj(A).
-            X = self.transposed(A.T.to_csr(), right, **self.options)
+        """Call the function: all columns at once, the members of a batch one by one.
+
+        A function with the attribute `takes_batches` gets a batch as it is: something that
+        multiplies (``A @ X``) and B (b, n, p).
+        """
+        swapped = self.adjoints and self.transposed is not None
+        right = B
+        if B.ndim == 3:
+            if swapped or not getattr(self.function, "takes_batches", False):
+                pairs = zip(A.members(), B, strict=True)
+                return torch.stack([self.solve(member, b) for member, b in pairs])
+            X = self.function(A, B, **self.options)
         else:
-            X = self.function(A if takes_batches else A.to_csr(), right, **self.options)
+            right = B.squeeze(-1) if self.vector and B.shape[-1] == 1 else B
+            if swapped and self.transposed is not None:
+                # Handed Aᴴ, to be solved by what takes M and solves with Mᵀ: M is conj(A).
+                X = self.transposed(A.T.to_csr(), right, **self.options)
+            else:
+                X = self.function(A.to_csr(), right, **self.options)
         if not isinstance(X, Tensor) or X.shape != right.shape or X.dtype != B.dtype:
             got = f"{tuple(X.shape)}, {X.dtype}" if isinstance(X, Tensor) else type(X).__name__
             raise SolveError(

@@ -134,6 +134,10 @@ def linear_cg(
     return X
 
 
+# As the `solve` of an op it gets a batch of matrices whole, and runs one loop for all members.
+linear_cg.takes_batches = True  # pyright: ignore[reportFunctionMemberAccess]
+
+
 def _iterate(
     multiply: Any, B: Tensor, X: Tensor | None, precondition: Any, tol: float, limit: int
 ) -> tuple[Tensor, CGInfo]:
