@@ -22,7 +22,7 @@ from torch import Tensor
 from tsgu_func.kernels import threads
 from tsgu_func.kernels.structure import Structure, index_dtype
 
-__all__ = ["csr_tensor", "sddmm", "spmm"]
+__all__ = ["csr_tensor", "sddmm", "silence_beta_notice", "spmm"]
 
 # Up to this many columns MKL wins.
 _NARROW = {torch.float32: 48, torch.float64: 24, torch.complex64: 8, torch.complex128: 8}
@@ -57,7 +57,7 @@ def sddmm(structure: Structure, X: Tensor, Y: Tensor) -> Tensor:
 
 def csr_tensor(structure: Structure, values: Tensor) -> Tensor:
     """View a structure and values (nnz,) as a ``torch.sparse_csr`` tensor."""
-    _silence_beta_notice()
+    silence_beta_notice()
     size = (structure.rows, structure.cols)
     return torch.sparse_csr_tensor(
         structure.crow, structure.col, values, size, check_invariants=False
@@ -65,7 +65,7 @@ def csr_tensor(structure: Structure, values: Tensor) -> Tensor:
 
 
 @functools.cache
-def _silence_beta_notice() -> None:
+def silence_beta_notice() -> None:
     """Create a first CSR tensor: PyTorch says once a process that their support is in beta."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -44,6 +44,11 @@ class StoredMatrix:
         return replace(self, transpose=not self.transpose)
 
     @property
+    def mH(self) -> StoredMatrix:
+        """The conjugate transpose, sharing everything."""
+        return replace(self, transpose=not self.transpose, conjugate=not self.conjugate)
+
+    @property
     def entries(self) -> Tensor:
         """The values, conjugated if the matrix is."""
         return self.values.conj().resolve_conj() if self.conjugate else self.values

@@ -9,11 +9,30 @@ from torch import Tensor
 
 from tsgu_func.kernels.stored import StoredMatrix
 
-__all__ = ["Solution", "SolveError", "Solver"]
+__all__ = ["ConvergenceError", "Solution", "SolveError", "Solver"]
 
 
 class SolveError(torch.linalg.LinAlgError):
     """A linear system could not be solved: it is singular, or the solver did not converge."""
+
+
+class ConvergenceError(SolveError):
+    """An iterative solver stopped before the residual was as small as asked.
+
+    Attributes
+    ----------
+    iterations : int
+        How many were made.
+    residual : Tensor
+        What the solver judges by, for each column: as a rule the true relative residual.
+    """
+
+    def __init__(self, message: str, iterations: int, residual: Tensor) -> None:
+        super().__init__(message)
+        self.iterations, self.residual = iterations, residual
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.iterations, self.residual)
 
 
 class Solution(NamedTuple):

@@ -7,18 +7,20 @@ decides is computed from the solution at the end, not taken from the recurrence.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from tsgu_func.solvers.base import SolveError
+from tsgu_func.solvers.base import ConvergenceError, SolveError
+from tsgu_func.utils import iteration
+from tsgu_func.utils.iteration import Pass, Reached, System, dot, quotient
 
 __all__ = ["CGInfo", "LinearCGSettings", "linear_cg"]
 
-# A recurrence drifts from the true residual; it is started afresh from there this often.
-_RESTARTS = 5
+_logger = logging.getLogger(__name__)
 
 
 class LinearCGSettings(NamedTuple):
@@ -27,13 +29,23 @@ class LinearCGSettings(NamedTuple):
     Attributes
     ----------
     max_cg_iterations : int
-        Matrix products at most.
-    cg_tolerance : float
-        Residual at which a column has converged, relative to its right-hand side.
+        Iterations at most.
+    max_lanczos_quadrature_iterations : int
+        Size of the tridiagonal matrices at most.
+    cg_tolerance : float, optional
+        Residual at which a column has converged, relative to its right-hand side.  Default: 1e-5
+        in single precision, 1e-10 in double.
+    terminate_cg_by_size : bool
+        Whether to stop after n iterations, which suffice in exact arithmetic.
+    verbose_linalg : bool
+        Whether to log how the solve ended, at level INFO.
     """
 
     max_cg_iterations: int = 1000
-    cg_tolerance: float = 1e-5
+    max_lanczos_quadrature_iterations: int = 20
+    cg_tolerance: float | None = None
+    terminate_cg_by_size: bool = False
+    verbose_linalg: bool = False
 
 
 _SETTINGS = LinearCGSettings()
@@ -45,63 +57,110 @@ class CGInfo(NamedTuple):
     Attributes
     ----------
     iterations : int
-    residual : Tensor
-        True relative residual of each column.
-    converged : Tensor of bool
-        Which columns reached the tolerance.
+    matvecs : int
+        Products with A: one an iteration, and one for each true residual.
+    converged : Tensor of bool, shape ``(*batch, p)``
+        Which columns reached the tolerance; p is 1 for a vector.
+    recursive_relative_residual, true_relative_residual : Tensor, shape ``(*batch, p)``
+        What the recurrence took the residual for, and what it is.
+    tolerance : float
+    reason : str
+        "converged": every column is below the tolerance.  "mean_converged": their mean is.
+        "stopped_updating": all are below `stop_updating_after`.  "max_iter": no iterations left.
+        "recursive_converged": the recurrence converged, the true residual does not follow.
     """
 
     iterations: int
-    residual: Tensor
+    matvecs: int
     converged: Tensor
+    recursive_relative_residual: Tensor
+    true_relative_residual: Tensor
+    tolerance: float
+    reason: str
+
+    @property
+    def residual(self) -> Tensor:
+        """The true relative residual."""
+        return self.true_relative_residual
 
 
 def linear_cg(
     matmul_closure: Any,
     rhs: Tensor,
-    *,
+    n_tridiag: int = 0,
     tolerance: float | None = None,
+    eps: float | None = None,
+    stop_updating_after: float | None = None,
     max_iter: int | None = None,
+    max_tridiag_iter: int | None = None,
     initial_guess: Tensor | None = None,
     preconditioner: Callable[[Tensor], Tensor] | None = None,
     settings: LinearCGSettings = _SETTINGS,
+    convergence_reduction: Literal["all", "mean"] = "all",
+    min_iter: int = 0,
     return_info: bool = False,
+    *,
+    on_failure: Literal["raise", "warn", "ignore"] = "raise",
 ) -> Any:
     r"""Solve :math:`A X = B` for a Hermitian positive definite A by conjugate gradients.
 
     Parameters
     ----------
     matmul_closure : matrix or callable
-        A: a tensor (dense or sparse), a SparseMatrix, or a function ``X -> A X``.
+        A: a tensor (dense or sparse), a SparseMatrix, or a function ``X -> A X``.  A batch of
+        matrices broadcasts with `rhs`.
     rhs : Tensor, shape (n,), (n, p) or ``(*batch, n, p)``
         B.  float32, float64, complex64 or complex128.
+    n_tridiag : int
+        For this many first columns also return the tridiagonal matrix of the Lanczos process.
     tolerance : float, optional
-        Relative residual at which a column has converged; default ``settings.cg_tolerance``.
-    max_iter : int, optional
-        Default ``settings.max_cg_iterations``.
+        Relative residual at which a column has converged; default ``settings.cg_tolerance``.  With
+        0, the number of iterations is what is asked for, and no column counts as failed.
+    eps : float, optional
+        What :math:`p^H A p` and :math:`r^H M^{-1} r` must not fall below, for a right-hand side
+        with a largest entry of 1; default: the smallest normal number.
+    stop_updating_after : float, optional
+        Relative residual at which a column is left alone; default `tolerance`.
+    max_iter, max_tridiag_iter : int, optional
+        Iterations, and size of the tridiagonal matrices, at most; default as in `settings`.
     initial_guess : Tensor, optional
-        Where to start, shape of `rhs`; default zero.
-    preconditioner : callable, optional
+        Where to start, shape of the solution; default zero.
+    preconditioner : matrix or callable, optional
         ``R -> M⁻¹ R`` for a Hermitian positive definite M close to A.
     settings : LinearCGSettings
+    convergence_reduction : {"all", "mean"}
+        Whether every column has to converge, or the mean of their residuals.
+    min_iter : int
+        Iterations at least; a column whose residual has vanished is left alone all the same.
     return_info : bool
         Also return a `CGInfo`, and leave it to the caller to look whether it converged.
+    on_failure : {"raise", "warn", "ignore"}
+        What to do if it did not, without `return_info`.
 
     Returns
     -------
-    Tensor, or (Tensor, CGInfo)
-        X, with the shape of `rhs`.
+    Tensor, or a tuple
+        X, with the shape of `rhs`; with `n_tridiag` the tridiagonal matrices, of shape
+        ``(n_tridiag, *batch, k, k)``; with `return_info` the `CGInfo`.
 
     Raises
     ------
+    ConvergenceError
+        If a column has not converged.
     SolveError
-        If a column has not converged (unless `return_info` is set), or A is not positive definite.
+        If A or the preconditioner is not positive definite, or a product is of no use: not finite,
+        of another shape or dtype.
+    RuntimeError
+        If A or `rhs` requires a gradient.
     ValueError
         If `rhs` or a setting is of no use: no floating dtype, not finite, a negative tolerance.
 
     Notes
     -----
-    One product with A an iteration; O(n p) memory.  Reference: Hestenes and Stiefel, 1952.
+    One product with A an iteration; O(n p) memory.  Derivatives are those of
+    `sparse_generic_solve`; autograd through the iterations is refused.  A tridiagonal matrix whose
+    Krylov space is exhausted before the others' is continued with ones on the diagonal, so that
+    quadrature with its first row is not touched.  Reference: Hestenes and Stiefel, 1952.
 
     Examples
     --------
@@ -111,131 +170,206 @@ def linear_cg(
     >>> linear_cg(A, torch.tensor([1.0, 2.0]))
     tensor([0.0909, 0.6364])
     """
-    tol = settings.cg_tolerance if tolerance is None else tolerance
-    limit = settings.max_cg_iterations if max_iter is None else max_iter
-    _check(rhs, initial_guess, tol, limit)
-    multiply = matmul_closure if _is_function(matmul_closure) else matmul_closure.__matmul__
-    if rhs.ndim == 1:
-        start = None if initial_guess is None else initial_guess.unsqueeze(-1)
-        X, info = _iterate(
-            _on_columns(multiply), rhs.unsqueeze(-1), start, _on_columns(preconditioner), tol, limit
-        )
-        X = X.squeeze(-1)
-    else:
-        X, info = _iterate(multiply, rhs, initial_guess, preconditioner, tol, limit)
-    if return_info:
-        return X, info
-    if not bool(info.converged.all()):
-        raise SolveError(
-            f"conjugate gradients did not converge: after {info.iterations} iterations the worst "
-            f"relative residual is {float(info.residual.max()):.1e}, above the tolerance "
-            f"{tol:.1e}; allow more iterations, precondition, or loosen the tolerance"
-        )
-    return X
+    iteration.check_policy(on_failure)
+    system = iteration.read_system(matmul_closure, rhs, initial_guess)
+    rules = _rules(
+        system, tolerance, eps, stop_updating_after, max_iter, settings, convergence_reduction,
+        min_iter, max_tridiag_iter if n_tridiag else 0,
+    )  # fmt: skip
+    lanczos = _Lanczos(_probes(n_tridiag, system.B.shape[-1]))
+    precondition = iteration.preconditioning(preconditioner, "preconditioner", system.vector)
+    reached = _solve(system, precondition, rules, lanczos)
+    info = _inform(system, reached, rules)
+    if settings.verbose_linalg:
+        _logger.info("%s after %d iterations", info.reason, info.iterations)
+    if not (return_info or rules.tolerance == 0 or rules.met(reached.error)):
+        iteration.fail(on_failure, _failure(info))
+    parts = [system.answer(reached.X)]
+    parts += [lanczos.matrices(system.unit)] if n_tridiag else []
+    parts += [info] if return_info else []
+    return tuple(parts) if len(parts) > 1 else parts[0]
 
 
 # As the `solve` of an op it gets a batch of matrices whole, and runs one loop for all members.
 linear_cg.takes_batches = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
-def _iterate(
-    multiply: Any, B: Tensor, X: Tensor | None, precondition: Any, tol: float, limit: int
-) -> tuple[Tensor, CGInfo]:
-    scale = torch.linalg.vector_norm(B, dim=-2, keepdim=True)
-    empty = scale == 0
-    scale = torch.where(empty, torch.ones_like(scale), scale)
+class _Rules(NamedTuple):
+    """When a column is left alone, and when the loop ends."""
 
-    def residual(X: Tensor) -> tuple[Tensor, Tensor]:
-        R = B - multiply(X)
-        return R, torch.linalg.vector_norm(R, dim=-2, keepdim=True) / scale
+    tolerance: float
+    stop: float
+    eps: float
+    limit: int
+    min_iter: int
+    tridiag: int  # iterations that the tridiagonal matrices need
+    mean: bool
+    floor: float  # the residual of a column that has no digits left to gain in one pass
 
-    if X is None:
-        X, R = torch.zeros_like(B), B
-        error = torch.linalg.vector_norm(R, dim=-2, keepdim=True) / scale
-    else:
-        X = torch.where(empty, torch.zeros_like(X), X)  # the solution for nothing is known
-        R, error = residual(X)
-    steps = 0
-    for _ in range(_RESTARTS):
-        if steps >= limit or not bool((error > tol).any()):
-            break
-        X, used = _recur(multiply, X, R, error, scale, precondition, tol, limit - steps)
-        steps += used
-        before = error
-        R, error = residual(X)
-        if not bool(((error > tol) & (error < before)).any()):
-            break
-    return X, CGInfo(steps, error.squeeze(-2), (error <= tol).squeeze(-2))
+    def met(self, error: Tensor) -> bool:
+        """Say whether residuals are small enough to end."""
+        if self.mean and error.numel():
+            return bool(error.mean() <= self.tolerance)
+        return bool((error <= self.tolerance).all())
+
+    def active(self, error: Tensor, step: int) -> Tensor:
+        """Mask the columns to be updated."""
+        early = step < max(self.min_iter, self.tridiag)
+        return error > (self.floor if early else max(self.stop, self.floor))
+
+    def goes_on(self, error: Tensor, active: Tensor, step: int) -> bool:
+        """Say whether there is another iteration."""
+        if step < self.min_iter:
+            return True
+        return bool(active.any()) and (step < self.tridiag or not self.met(error))
 
 
-def _recur(
-    multiply: Any,
-    X: Tensor,
-    R: Tensor,
-    error: Tensor,
-    scale: Tensor,
-    precondition: Any,
-    tol: float,
-    limit: int,
-) -> tuple[Tensor, int]:
-    """Run the recurrence from X with residual R until no column is active."""
-    active = error > tol
-    Z = R if precondition is None else precondition(R)
-    P, gamma = Z, _dot(R, Z)
-    for step in range(1, limit + 1):
-        Q = multiply(P)
-        curvature = _dot(P, Q)
-        if bool((active & ~(curvature > 0)).any()):
+def _rules(
+    system: System,
+    tolerance: float | None,
+    eps: float | None,
+    stop: float | None,
+    max_iter: int | None,
+    settings: LinearCGSettings,
+    reduction: str,
+    min_iter: int,
+    max_tridiag_iter: int | None,
+) -> _Rules:
+    tolerance = settings.cg_tolerance if tolerance is None else tolerance
+    dtype, n = system.B.dtype, system.B.shape[-2]
+    tolerance = iteration.default_tolerance(dtype) if tolerance is None else tolerance
+    finfo = torch.finfo(dtype)
+    limit = settings.max_cg_iterations if max_iter is None else max_iter
+    stop, eps = tolerance if stop is None else stop, finfo.tiny if eps is None else eps
+    for name, value in (
+        ("tolerance", tolerance), ("stop_updating_after", stop), ("max_iter", limit),
+        ("min_iter", min_iter), ("max_tridiag_iter", max_tridiag_iter or 0),
+    ):  # fmt: skip
+        iteration.check_number(name, value)
+    iteration.check_number("eps", eps, positive=True)
+    if eps < finfo.tiny:
+        raise ValueError(f"eps must be representable in {dtype}, at least {finfo.tiny}; got {eps}")
+    if reduction not in ("all", "mean"):
+        raise ValueError(f"convergence_reduction is 'all' or 'mean'; got {reduction!r}")
+    limit = min(limit, n) if settings.terminate_cg_by_size else limit
+    if max_tridiag_iter is None:
+        max_tridiag_iter = min(settings.max_lanczos_quadrature_iterations, limit)
+    if max_tridiag_iter > limit:
+        raise ValueError(f"max_tridiag_iter is at most max_iter, {limit}; got {max_tridiag_iter}")
+    size = min(max_tridiag_iter, n)
+    mean = reduction == "mean"
+    return _Rules(tolerance, stop, eps, limit, min(min_iter, limit), size, mean, finfo.eps / 10)
+
+
+def _probes(n_tridiag: int, columns: int) -> int:
+    if not 0 <= n_tridiag <= columns:
+        raise ValueError(
+            f"n_tridiag counts columns of rhs, of which there are {columns}; got {n_tridiag}"
+        )
+    return n_tridiag
+
+
+def _solve(system: System, precondition: Any, rules: _Rules, lanczos: _Lanczos) -> Reached:
+    def run(R: Tensor, steps: int) -> Pass:
+        if not steps:
+            # The error falls in the norm of A, even while the residual rises.
+            return _recur(system, R, precondition, rules, lanczos)._replace(trusted=True)
+        rest = rules._replace(limit=rules.limit - steps, min_iter=0, tridiag=0)
+        return _recur(system, R, precondition, rest, _Lanczos(0))
+
+    def unfinished(error: Tensor, steps: int) -> Tensor:
+        if steps < rules.min_iter:
+            return torch.ones_like(error, dtype=torch.bool)
+        if not steps and rules.tridiag:
+            return error > rules.floor
+        return rules.active(error, rules.limit) & (not rules.met(error))
+
+    return iteration.refine(system, run, unfinished, rules.limit)
+
+
+def _recur(system: System, R: Tensor, precondition: Any, rules: _Rules, lanczos: _Lanczos) -> Pass:
+    """Run the recurrence on the scaled residual R."""
+    change = P = torch.zeros_like(R)
+    before = None
+    for step in range(rules.limit):
+        error = system.error(R)
+        active = rules.active(error, step)
+        if not rules.goes_on(error, active, step):
+            return Pass(change, step, error)
+        Z = precondition(R)
+        gamma = dot(R, Z).real
+        beta = torch.zeros_like(gamma) if before is None else quotient(gamma, before, active)
+        P = Z + beta * P
+        Q = system.multiply(P)
+        curvature = dot(P, Q).real
+        _check_definite(system, active, curvature, gamma, rules.eps, Q)
+        alpha = quotient(gamma, curvature, active)
+        change, R, before = change + alpha * P, R - alpha * Q, gamma
+        if step < rules.tridiag:
+            lanczos.record(quotient(curvature, gamma, active), beta, active)
+    return Pass(change, rules.limit, system.error(R))
+
+
+def _check_definite(
+    system: System, active: Tensor, curvature: Tensor, gamma: Tensor, eps: float, Q: Tensor
+) -> None:
+    if not bool((active & ~((curvature >= eps) & (gamma >= eps))).any()):
+        return
+    iteration.check_finite(system.multiply, curvature, Q)
+    for name, value, culprit, way in (
+        ("the preconditioned residual inner product r^T M^-1 r", gamma, "the preconditioner", ""),
+        ("p^T A p", curvature, "A", "; minres and bicgstab ask for less"),
+    ):
+        low = torch.where(active & ~(value >= eps), value, torch.inf)
+        if bool((low < torch.inf).any()) or not bool(torch.isfinite(value).all()):
             raise SolveError(
-                "conjugate gradients broke down: A, or the preconditioner, is not Hermitian "
-                "positive definite (a direction P has Re(Pᴴ A P) <= 0, or is not finite)"
+                f"conjugate gradients broke down: {name} is {float(low.min()):.1e} and must be at "
+                f"least eps = {eps:.1e}: {culprit} is not Hermitian positive definite, up to "
+                f"rounding{way}"
             )
-        alpha = torch.where(active, gamma / curvature, torch.zeros_like(gamma))
-        X, R = X + alpha * P, R - alpha * Q
-        active = active & (torch.linalg.vector_norm(R, dim=-2, keepdim=True) / scale > tol)
-        if not bool(active.any()):
-            return X, step
-        Z = R if precondition is None else precondition(R)
-        before, gamma = gamma, _dot(R, Z)
-        P = Z + torch.where(active, gamma / before, torch.zeros_like(gamma)) * P
-    return X, limit
 
 
-def _dot(X: Tensor, Y: Tensor) -> Tensor:
-    """Return Re(Xᴴ Y) per column."""
-    product = (X.conj() * Y).sum(-2, keepdim=True)
-    return product.real if product.is_complex() else product
+class _Lanczos:
+    """Gather the tridiagonal matrices T of the first columns from the coefficients."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.steps: list[tuple[Tensor, Tensor]] = []
+
+    def record(self, inverse: Tensor, beta: Tensor, active: Tensor) -> None:
+        """Take 1 / alpha and beta of an iteration; a column at rest gets a row of the identity."""
+        inverse = torch.where(active, inverse, 1)
+        self.steps.append((inverse[..., 0, : self.count], beta[..., 0, : self.count]))
+
+    def matrices(self, like: Tensor) -> Tensor:
+        """Return T, shape ``(count, *batch, k, k)``."""
+        if not self.steps:
+            return like.new_ones(self.count, *like.shape[:-2], 1, 1)
+        inverse, beta = (torch.stack(x, -1).movedim(-2, 0) for x in zip(*self.steps, strict=True))
+        coupling = beta[..., 1:] * inverse[..., :-1]
+        diagonal = torch.cat([inverse[..., :1], inverse[..., 1:] + coupling], -1)
+        off = beta[..., 1:].sqrt() * inverse[..., :-1]
+        return diagonal.diag_embed() + off.diag_embed(1) + off.diag_embed(-1)
 
 
-def _is_function(A: Any) -> bool:
-    return callable(A) and not hasattr(A, "__matmul__")
+def _inform(system: System, reached: Reached, rules: _Rules) -> CGInfo:
+    true = reached.error.squeeze(-2)
+    converged = true <= rules.tolerance
+    if bool(converged.all()):
+        reason = "converged"
+    elif rules.met(reached.error):
+        reason = "mean_converged"
+    elif bool((true <= rules.stop).all()):
+        reason = "stopped_updating"
+    else:
+        reason = "max_iter" if reached.steps >= rules.limit else "recursive_converged"
+    calls, recursive = system.multiply.calls, reached.recursive.squeeze(-2)
+    return CGInfo(reached.steps, calls, converged, recursive, true, rules.tolerance, reason)
 
 
-def _on_columns(function: Any) -> Any:
-    if function is None:
-        return None
-    return lambda X: function(X.squeeze(-1)).unsqueeze(-1)
-
-
-def _check(rhs: Any, start: Any, tol: float, limit: int) -> None:
-    if not isinstance(rhs, Tensor):
-        raise TypeError(f"rhs is a tensor; got {type(rhs).__name__}")
-    if rhs.ndim == 0 or rhs.dtype not in _DTYPES:
-        raise ValueError(
-            f"rhs has shape (n,) or (*batch, n, p) and a float32, float64 or complex dtype; "
-            f"got {tuple(rhs.shape)}, {rhs.dtype}"
-        )
-    for name, x in (("rhs", rhs), ("initial_guess", start)):
-        if x is not None and not bool(torch.isfinite(x).all()):
-            raise ValueError(f"{name} holds a value that is not finite")
-    if start is not None and start.shape != rhs.shape:
-        raise ValueError(
-            f"initial_guess has the shape of rhs, {tuple(rhs.shape)}; got {tuple(start.shape)}"
-        )
-    if not 0 <= tol < float("inf") or limit < 0:
-        raise ValueError(
-            f"tolerance and iterations are finite and not negative; got {tol} and {limit}"
-        )
-
-
-_DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+def _failure(info: CGInfo) -> ConvergenceError:
+    advice = "allow more iterations, precondition, or loosen the tolerance"
+    return iteration.unconverged(
+        "conjugate gradients", f"{info.iterations} iterations", info.residual,
+        f"{info.tolerance:.1e}", advice, info.iterations,
+    )  # fmt: skip

@@ -1,0 +1,241 @@
+"""BiCGSTAB for general square systems.
+
+van der Vorst, *Bi-CGSTAB: A Fast and Smoothly Converging Variant of Bi-CG for the Solution of
+Nonsymmetric Linear Systems*, SIAM J. Sci. Stat. Comput. 13(2), 1992.  The preconditioner stands on
+the right of A, so that the residual of the recurrence is that of the system itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tsgu_func.solvers.base import ConvergenceError
+from tsgu_func.utils import iteration
+from tsgu_func.utils.iteration import Pass, Reached, System, column_norms, dot, quotient
+
+__all__ = ["BICGSTABSettings", "bicgstab"]
+
+# Products by default, in multiples of n: two an iteration, n iterations in exact arithmetic.
+_ROUNDS = 10
+
+
+class BICGSTABSettings(NamedTuple):
+    """Settings of `bicgstab`.
+
+    Attributes
+    ----------
+    matvec_max : int, optional
+        Products with A at most, those for the true residual among them; a product with all columns
+        counts once.  Default: 10 n, and 100 at least.
+    abstol : float
+        Norm of the residual at which a column has converged, whatever its right-hand side.
+    reltol : float, optional
+        Norm of the residual at which a column has converged, relative to its right-hand side.
+        Default: 1e-5 in single precision, 1e-6 in double.
+    precon : matrix or callable, optional
+        ``R -> M⁻¹ R`` for an M close to A.
+    logger : logging.Logger
+        Told how a solve ended, at level INFO.
+    """
+
+    matvec_max: int | None = None
+    abstol: float = 0.0
+    reltol: float | None = None
+    precon: Any = None
+    logger: logging.Logger = logging.getLogger(__name__)
+
+
+_SETTINGS = BICGSTABSettings()
+
+
+def bicgstab(
+    matmul_closure: Any,
+    rhs: Tensor,
+    initial_guess: Tensor | None = None,
+    settings: BICGSTABSettings = _SETTINGS,
+    *,
+    on_failure: Literal["raise", "warn", "ignore"] = "raise",
+) -> Tensor:
+    r"""Solve :math:`A X = B` for a square A by BiCGSTAB.
+
+    Parameters
+    ----------
+    matmul_closure : matrix or callable
+        A: a tensor (dense or sparse), a SparseMatrix, or a function ``X -> A X``.  A batch of
+        matrices broadcasts with `rhs`.
+    rhs : Tensor, shape (n,), (n, p) or ``(*batch, n, p)``
+        B.  float32, float64, complex64 or complex128.
+    initial_guess : Tensor, optional
+        Where to start, shape of the solution; default zero.
+    settings : BICGSTABSettings
+    on_failure : {"raise", "warn", "ignore"}
+        What to do if a column has not converged.
+
+    Returns
+    -------
+    Tensor
+        X, with the shape of `rhs`.
+
+    Raises
+    ------
+    ConvergenceError
+        If a column has not converged: its residual is above
+        :math:`\max(\text{abstol}, \text{reltol}\,|B|)`.  The message says if the method broke down.
+    SolveError
+        If a product is of no use: not finite, of another shape or dtype.
+    RuntimeError
+        If A or `rhs` requires a gradient.
+    ValueError
+        If `rhs` or a setting is of no use.
+
+    Notes
+    -----
+    Two products with A an iteration, all columns in one loop; O(n p) memory.  A column for which
+    the recurrence breaks down goes on from its true residual with another shadow vector.
+    Derivatives are those of `sparse_generic_solve`; autograd through the iterations is refused.
+    Reference: van der Vorst, 1992.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tsgu_func.utils import bicgstab
+    >>> A = torch.tensor([[3.0, 1.0], [-2.0, 4.0]])
+    >>> bicgstab(A, torch.tensor([1.0, 2.0]))
+    tensor([0.1429, 0.5714])
+    """
+    iteration.check_policy(on_failure)
+    system = iteration.read_system(matmul_closure, rhs, initial_guess)
+    precondition = iteration.preconditioning(settings.precon, "settings.precon", system.vector)
+    limit = _budget(system, settings)
+    tolerance = _tolerance(system, settings)
+    if limit == 0:
+        reached = _unevaluated(system)
+        reason = "matvec_max=0 returns the initial guess without evaluating the operator"
+    else:
+        reached, broken = _solve(system, precondition, tolerance, limit)
+        reason = _reason(broken & (reached.error > tolerance))
+    products = system.multiply.calls
+    settings.logger.info("residual %s after %d products", reached.error, products)
+    if bool((reached.error > tolerance).any()):
+        iteration.fail(on_failure, _failure(reached, products, settings, reason))
+    return system.answer(reached.X)
+
+
+# As the `solve` of an op it gets a batch of matrices whole, and runs one loop for all members.
+bicgstab.takes_batches = True  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def _budget(system: System, settings: BICGSTABSettings) -> int:
+    if settings.matvec_max is None:
+        return max(_ROUNDS * system.B.shape[-2], 100)
+    if settings.matvec_max < 0:
+        raise ValueError(f"matvec_max must be nonnegative; got {settings.matvec_max}")
+    return settings.matvec_max
+
+
+def _tolerance(system: System, settings: BICGSTABSettings) -> Tensor:
+    """Return the relative residual at which each column has converged."""
+    relative = settings.reltol
+    if relative is None:
+        relative = max(iteration.default_tolerance(system.B.dtype), 1e-6)
+    for name, value in (("abstol", settings.abstol), ("reltol", relative)):
+        iteration.check_number(name, value)
+    return (settings.abstol / system.peak / system.unit).clamp_min(relative)
+
+
+def _unevaluated(system: System) -> Reached:
+    zeros, unknown = torch.zeros_like(system.B), system.start is not None
+    error = torch.where((system.B != 0).any(-2, keepdim=True), torch.inf if unknown else 1.0, 0.0)
+    error = error.to(system.unit.dtype)
+    return Reached(zeros if system.start is None else system.start.clone(), error, error, 0)
+
+
+def _solve(
+    system: System, precondition: Any, tolerance: Tensor, limit: int
+) -> tuple[Reached, Tensor]:
+    broken = torch.zeros_like(tolerance, dtype=torch.bool)
+    passes = 0
+
+    def run(R: Tensor, steps: int) -> Pass:
+        nonlocal broken, passes
+        shadow = R if not passes else _shadow(R, passes)
+        passes += 1
+        # One product is kept for the true residual.
+        budget = limit - system.multiply.calls - 1
+        result = _recur(system, R, shadow, precondition, tolerance, budget)
+        broken = result.broken
+        return result._replace(steps=result.steps + 1)
+
+    calls = 0 if system.start is None else 1
+    reached = iteration.refine(system, run, lambda error, _: error > tolerance, limit - calls)
+    return reached, broken
+
+
+def _shadow(R: Tensor, seed: int) -> Tensor:
+    """Draw another shadow vector, of the size of R and not orthogonal to it."""
+    # By NumPy, because PyTorch refuses random numbers wherever a vmap is active.
+    drawn = torch.from_numpy(np.random.default_rng(seed).standard_normal(R.shape)).to(R)
+    return R + drawn * (column_norms(R) / R.shape[-2] ** 0.5)
+
+
+def _recur(
+    system: System, R: Tensor, shadow: Tensor, precondition: Any, tolerance: Tensor, budget: int
+) -> Pass:
+    """Run the recurrence on the scaled residual R."""
+    change = P = V = torch.zeros_like(R)
+    rho_old = alpha = omega = torch.ones_like(dot(R, R))
+    active = system.error(R) > tolerance
+    broken, used = torch.zeros_like(active), 0
+    while used + 2 <= budget and bool(active.any()):
+        rho = dot(shadow, R)
+        P = R + quotient(rho * alpha, rho_old * omega, active) * (P - omega * V)
+        direction = precondition(P)
+        V = system.multiply(direction)
+        sigma, used = dot(shadow, V), used + 1
+        iteration.check_finite(system.multiply, sigma, V)
+        stuck = active & (_vanishes(rho, shadow, R) | _vanishes(sigma, shadow, V))
+        active, broken = active & ~stuck, broken | stuck
+        alpha = quotient(rho, sigma, active)
+        change, R = change + alpha * direction, R - alpha * V
+        active = active & (system.error(R) > tolerance)
+        if not bool(active.any()):
+            break
+        direction = precondition(R)
+        T = system.multiply(direction)
+        along, used = dot(T, R), used + 1
+        iteration.check_finite(system.multiply, along, T)
+        stuck = active & _vanishes(along, T, R)
+        omega = quotient(along, dot(T, T), active & ~stuck)
+        change, R = change + omega * direction, R - omega * T
+        active = active & ~stuck & (system.error(R) > tolerance)
+        broken, rho_old = broken | stuck, rho
+    return Pass(change, used, system.error(R), broken)
+
+
+def _vanishes(product: Tensor, X: Tensor, Y: Tensor) -> Tensor:
+    """Say whether an inner product of X and Y is no more than rounding."""
+    eps = torch.finfo(X.dtype).eps
+    return product.abs() <= 10 * eps * column_norms(X) * column_norms(Y)
+
+
+def _reason(broken: Tensor) -> str:
+    if not bool(broken.any()):
+        return "allow more products (matvec_max), precondition, or loosen the tolerance"
+    return (
+        "the recurrence broke down, from every shadow vector tried: A may be singular, or "
+        "skew-symmetric; SuperLU() is the solver that asks for nothing"
+    )
+
+
+def _failure(
+    reached: Reached, products: int, settings: BICGSTABSettings, reason: str
+) -> ConvergenceError:
+    asked = f"max(abstol, reltol |B|) / |B| with abstol = {settings.abstol:g}"
+    asked += "" if settings.reltol is None else f" and reltol = {settings.reltol:g}"
+    error, count = reached.error.squeeze(-2), f"{products} products with A"
+    return iteration.unconverged("BiCGSTAB", count, error, asked, reason, products)

@@ -1,0 +1,397 @@
+"""What the iterative solvers share: how they read a system, restart, and say that they failed.
+
+A right-hand side becomes columns ``(*batch, n, p)``, each divided by its largest entry, so that no
+inner product over- or underflows on account of B.  A solver's *pass* runs its recurrence over all
+columns at once, with a mask, and returns a correction; `refine` adds it, computes the true residual
+and starts another pass from there while that helps.  A column that needs nothing gets a correction
+of zero, so it comes out bit for bit as it went in.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tsgu_func.kernels.stored import StoredMatrix
+from tsgu_func.matrix import SparseMatrix
+from tsgu_func.pattern import SparsityPattern
+from tsgu_func.solvers.base import ConvergenceError, SolveError
+
+__all__ = [
+    "Operator",
+    "Pass",
+    "Reached",
+    "System",
+    "adjoint_of",
+    "as_operator",
+    "check_finite",
+    "check_number",
+    "check_policy",
+    "column_norms",
+    "default_tolerance",
+    "dot",
+    "fail",
+    "matrix_shape",
+    "preconditioning",
+    "quotient",
+    "read_system",
+    "refine",
+    "unconverged",
+]
+
+Function = Callable[[Tensor], Tensor]
+
+# A recurrence drifts from the true residual; it is started afresh from there this often.
+_RESTARTS = 5
+_SINGLE = (torch.float32, torch.complex64)
+_DTYPES = (*_SINGLE, torch.float64, torch.complex128)
+_NAMES = ("matmul_closure", "rhs", "initial_guess")  # of the arguments, as messages call them
+
+
+# ------------------------------------------------------------------------------------ operators
+
+
+@dataclass
+class Operator:
+    """``X -> A X`` on columns ``(*batch, n, p)``, which checks what comes out and counts calls."""
+
+    function: Function
+    name: str
+    rows: int | None = None  # of the output; as many as of the input, if not said
+    calls: int = 0
+
+    def __call__(self, X: Tensor) -> Tensor:
+        """Multiply."""
+        self.calls += 1
+        Y = self.function(X)
+        rows = X.shape[-2] if self.rows is None else self.rows
+        expected = (*X.shape[:-2], rows, X.shape[-1])
+        if not isinstance(Y, Tensor) or Y.shape != expected or Y.dtype != X.dtype:
+            got = f"{tuple(Y.shape)}, {Y.dtype}" if isinstance(Y, Tensor) else type(Y).__name__
+            raise SolveError(
+                f"{self.name} output must be a tensor of shape {expected} and {X.dtype} for an "
+                f"argument of shape {tuple(X.shape)}; got {got}"
+            )
+        if Y.requires_grad:
+            raise RuntimeError(
+                "autograd would differentiate the iterations, not the solution: call "
+                "sparse_generic_solve or sparse_generic_lstsq, or solve under torch.no_grad()"
+            )
+        return Y
+
+    def refuse(self, Y: Tensor) -> SolveError:
+        """Return the error that says why a recurrence met a number that is not finite."""
+        if not bool(torch.isfinite(Y).all()):
+            return SolveError(
+                f"{self.name} output holds a value that is not finite (NaN or infinity): A, or "
+                f"the function that multiplies with it, is at fault, or X has overflowed"
+            )
+        return SolveError("the recurrence overflowed: scale A and rhs to numbers of moderate size")
+
+
+def as_operator(A: Any, name: str, vector: bool, rows: int | None = None) -> Operator:
+    """Read a matrix, or a function, as an operator on columns.
+
+    A sparse matrix is brought to compressed rows here, so that no product converts it again.
+    A function gets what the right-hand side is: with `vector`, vectors (n,).
+    """
+    if isinstance(A, StoredMatrix):
+        structure, order = A.structure.oriented(A.transpose)
+        values = A.entries if order is None else A.entries.index_select(-1, order)
+        A = StoredMatrix(structure, values)
+    elif isinstance(A, Tensor) and A.layout != torch.strided:
+        A = _by_rows(SparseMatrix.from_torch(A))
+    elif isinstance(A, SparseMatrix):
+        A = _by_rows(A)
+    return Operator(_multiplier(A, name, vector), name, rows)
+
+
+def _multiplier(A: Any, name: str, vector: bool) -> Function:
+    if hasattr(A, "__matmul__"):
+        return lambda X: A @ X
+    if callable(A):
+        function: Any = A
+        return _on_vectors(function) if vector else function
+    raise SolveError(
+        f"{name} must be a tensor, a SparseMatrix, something else that multiplies with `@`, or a "
+        f"function; got {type(A).__name__}"
+    )
+
+
+def adjoint_of(A: Any) -> Any:
+    """Return Aᴴ for a matrix; None for what has no adjoint to hand out."""
+    if isinstance(A, StoredMatrix):
+        return replace(A.T, conjugate=not A.conjugate)
+    if isinstance(A, Tensor) and A.layout != torch.strided:
+        A = SparseMatrix.from_torch(A)
+    return getattr(A, "mH", None)
+
+
+def preconditioning(M: Any, name: str, vector: bool) -> Function:
+    """Read ``R -> M⁻¹ R``; without one, the identity."""
+    return (lambda R: R) if M is None else as_operator(M, name, vector)
+
+
+def _by_rows(A: SparseMatrix) -> SparseMatrix:
+    if not A.pattern.transposed:
+        return A
+    structure, order = A.pattern.structure.transpose
+    values = A.values.resolve_conj().index_select(-1, order)
+    return SparseMatrix(SparsityPattern.of_structure(structure), values)
+
+
+def _on_vectors(function: Function) -> Function:
+    """Call a function of vectors for each column; one that takes columns only gets them all."""
+    vectors = True
+
+    def call(X: Tensor) -> Tensor:
+        nonlocal vectors
+        if vectors:
+            Y = [function(x) for x in X.unbind(-1)]
+            if all(isinstance(y, Tensor) and y.ndim == X.ndim - 1 for y in Y):
+                return torch.stack(Y, -1)
+            vectors = False
+        return function(X)
+
+    return call
+
+
+# --------------------------------------------------------------------------------- the system
+
+
+@dataclass(frozen=True)
+class System:
+    """``A X = B``: columns, where to start, and the scale in which residuals are measured."""
+
+    multiply: Any
+    B: Tensor
+    start: Tensor | None
+    peak: Tensor  # largest entry of each column
+    unit: Tensor  # norm of each column, divided by its largest entry
+    vector: bool
+
+    def residual(self, X: Tensor) -> Tensor:
+        """Return (B - A X) / peak."""
+        R = (self.B - self.multiply(X)) / self.peak
+        check_finite(self.multiply, R, R)
+        return R
+
+    def error(self, R: Tensor) -> Tensor:
+        """Return the norms of scaled residuals, relative to B."""
+        return column_norms(R) / self.unit
+
+    def answer(self, X: Tensor) -> Tensor:
+        """Give X the shape of the right-hand side."""
+        return X.squeeze(-1) if self.vector else X
+
+
+def read_system(
+    A: Any, rhs: Any, start: Any, *, cols: int | None = None, names: tuple[str, ...] = _NAMES
+) -> System:
+    """Check the arguments of a solver, and bring them to columns; A is square unless `cols`."""
+    _check_rhs(rhs, names[1])
+    vector = rhs.ndim == 1
+    B = rhs.unsqueeze(-1) if vector else rhs
+    rows: int = B.shape[-2]
+    cols = rows if cols is None else cols
+    _check_matrix(A, rhs, (rows, cols), names)
+    batch = torch.broadcast_shapes(_batch_of(A), B.shape[:-2])
+    B = B.expand(*batch, *B.shape[-2:])
+    shape = (*rhs.shape[:-2], cols) if vector else (*rhs.shape[:-2], cols, rhs.shape[-1])
+    start = _read_start(start, rhs, shape, names)
+    if start is not None:
+        start = start.expand(*batch, cols, B.shape[-1])
+    peak = B.abs().amax(-2, keepdim=True) if rows else B.abs().sum(-2, keepdim=True)
+    zero = peak == 0
+    if start is not None:  # the solution for nothing is known
+        start = torch.where(zero, torch.zeros_like(start), start)
+    peak = torch.where(zero, 1, peak.clamp_min(torch.finfo(peak.dtype).tiny))
+    unit = torch.where(zero, 1, column_norms(B / peak))
+    return System(as_operator(A, names[0], vector, rows), B, start, peak, unit, vector)
+
+
+def matrix_shape(A: Any) -> tuple[int, ...] | None:
+    """Return the shape of a matrix, None for a function."""
+    shape = getattr(A, "shape", None)
+    return tuple(shape) if shape is not None and hasattr(A, "__matmul__") else None
+
+
+def _batch_of(A: Any) -> tuple[int, ...]:
+    if isinstance(A, StoredMatrix):
+        return tuple(A.values.shape[:-1])
+    return (matrix_shape(A) or ())[:-2]
+
+
+def _check_rhs(rhs: Any, name: str) -> None:
+    if not isinstance(rhs, Tensor):
+        raise TypeError(f"{name} is a tensor; got {type(rhs).__name__}")
+    if rhs.ndim == 0 or rhs.dtype not in _DTYPES or rhs.layout != torch.strided:
+        raise ValueError(
+            f"{name} is dense, has at least one dimension, as (n,) or (*batch, n, p), and a "
+            f"float32, float64 or complex dtype; got {tuple(rhs.shape)}, {rhs.dtype}, {rhs.layout}"
+        )
+    _check_values(rhs, name)
+
+
+def _check_values(x: Tensor, name: str) -> None:
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError(f"{name} holds a value that is not finite (NaN or infinity)")
+
+
+def _check_matrix(A: Any, rhs: Tensor, shape: tuple[int, int], names: tuple[str, ...]) -> None:
+    given = matrix_shape(A)
+    if given is None:
+        return
+    if len(given) < 2 or given[-2:] != shape:
+        raise ValueError(
+            f"{names[0]} must have shape {shape} for {names[1]} of shape {tuple(rhs.shape)}; "
+            f"got {given}"
+        )
+    dtype = getattr(A, "dtype", rhs.dtype)
+    if dtype != rhs.dtype:
+        raise ValueError(
+            f"{names[0]} and {names[1]} must have one dtype; got {dtype} and {rhs.dtype}: convert "
+            f"one with .to"
+        )
+
+
+def _read_start(start: Any, rhs: Tensor, shape: tuple[int, ...], names: tuple[str, ...]) -> Any:
+    if start is None:
+        return None
+    vector = rhs.ndim == 1
+    if not isinstance(start, Tensor):
+        raise TypeError(f"{names[2]} is a tensor; got {type(start).__name__}")
+    if start.shape != shape and not (vector and start.shape == (*shape, 1)):
+        raise ValueError(
+            f"{names[2]} must have shape {shape}, which goes with the shape of {names[1]}, "
+            f"{tuple(rhs.shape)}; got {tuple(start.shape)}"
+        )
+    if start.dtype != rhs.dtype:
+        raise ValueError(f"{names[2]} must have dtype {rhs.dtype}; got {start.dtype}")
+    _check_values(start, names[2])
+    return start.unsqueeze(-1) if start.ndim == 1 else start
+
+
+# ----------------------------------------------------------------------------------- restarts
+
+
+class Pass(NamedTuple):
+    """One run of a recurrence: a scaled correction, its iterations, the residual it believes in."""
+
+    change: Tensor
+    steps: int
+    error: Tensor
+    broken: Tensor | None = None  # columns that broke down, and deserve another run all the same
+    trusted: bool = False  # whether the correction is one even where the residual rises
+
+
+class Reached(NamedTuple):
+    """A solution, its true relative residual, what the recurrence took it for, and iterations."""
+
+    X: Tensor
+    error: Tensor
+    recursive: Tensor
+    steps: int
+
+
+def refine(
+    system: System,
+    run: Callable[[Tensor, int], Pass],
+    unfinished: Callable[[Tensor, int], Tensor],
+    limit: int,
+) -> Reached:
+    """Run passes from the true residual until no column is unfinished, or none gains by it.
+
+    ``run(R, steps)`` makes a pass; ``unfinished(error, steps)`` masks the columns that need one.
+    """
+    X = torch.zeros_like(system.B) if system.start is None else system.start.clone()
+    R = system.B / system.peak if system.start is None else system.residual(X)
+    error = recursive = system.error(R)
+    steps = 0
+    for _ in range(_RESTARTS):
+        if steps >= limit or not bool(unfinished(error, steps).any()):
+            break
+        change, used, recursive, broken, trusted = run(R, steps)
+        steps += used
+        moved = X + change * system.peak
+        left = system.residual(moved)
+        after = system.error(left)
+        better = after < error
+        taken = better | trusted
+        X, R = torch.where(taken, moved, X), torch.where(taken, left, R)
+        error = torch.where(taken, after, error)
+        promising = better if broken is None else better | broken
+        if not bool((unfinished(error, steps) & promising).any()):
+            break
+    return Reached(X, error, recursive, steps)
+
+
+# ------------------------------------------------------------------------------------ arithmetic
+
+
+def dot(X: Tensor, Y: Tensor) -> Tensor:
+    """Return Xᴴ Y per column."""
+    return (X.conj() * Y).sum(-2, keepdim=True)
+
+
+def column_norms(X: Tensor) -> Tensor:
+    """Return the Euclidean norm of each column."""
+    return torch.linalg.vector_norm(X, dim=-2, keepdim=True)
+
+
+def quotient(a: Tensor, b: Tensor, where: Tensor) -> Tensor:
+    """Divide where a mask is set; zero elsewhere, whatever stands there."""
+    return torch.where(where, a, 0) / torch.where(where, b, 1)
+
+
+def default_tolerance(dtype: torch.dtype) -> float:
+    """Return the relative residual that is asked for by default."""
+    return 1e-5 if dtype in _SINGLE else 1e-10
+
+
+def check_finite(operator: Any, numbers: Tensor, Y: Tensor) -> None:
+    """Raise if a recurrence's numbers, computed from the product Y, are not finite."""
+    if not bool(torch.isfinite(numbers).all()):
+        raise operator.refuse(Y)
+
+
+# -------------------------------------------------------------------------------------- failure
+
+
+def check_policy(on_failure: str) -> None:
+    """Check what a caller wants done when a solver does not converge."""
+    if on_failure not in ("raise", "warn", "ignore"):
+        raise ValueError(f"on_failure is 'raise', 'warn' or 'ignore'; got {on_failure!r}")
+
+
+def check_number(name: str, value: float, *, positive: bool = False) -> None:
+    """Check that a setting is a finite number, and not negative."""
+    if not 0 <= value < float("inf") or (positive and value == 0):
+        raise ValueError(
+            f"{name} must be finite and {'positive' if positive else 'not negative'}; got {value}"
+        )
+
+
+def unconverged(
+    method: str, count: str, residual: Tensor, tolerance: str, advice: str, steps: int
+) -> ConvergenceError:
+    """Return the error of a method that stopped above its tolerance."""
+    return ConvergenceError(
+        f"{method} did not converge: after {count} the worst relative residual is "
+        f"{float(residual.max()):.1e}, above the tolerance {tolerance}; {advice}",
+        steps,
+        residual,
+    )
+
+
+def fail(on_failure: str, error: ConvergenceError) -> None:
+    """Raise an error, warn with its message, or leave it at that."""
+    if on_failure == "raise":
+        raise error
+    if on_failure == "warn":
+        warnings.warn(str(error), stacklevel=3)

@@ -1,0 +1,299 @@
+"""MINRES for Hermitian systems, indefinite ones among them.
+
+Paige and Saunders, *Solution of Sparse Indefinite Systems of Linear Equations*, SIAM J. Numer.
+Anal. 12(4), 1975: the Lanczos process makes A tridiagonal, and plane rotations minimize the
+residual over its Krylov space.  A shift adds to the diagonal of the tridiagonal matrix and leaves
+the Krylov space as it is, so all shifts share one; a preconditioner, or a restart, gives each its
+own.
+
+Tensors here have an axis for the shifts in front, of length one where they are shared.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tsgu_func.solvers.base import ConvergenceError, SolveError
+from tsgu_func.utils import iteration
+from tsgu_func.utils.iteration import Operator, Pass, Reached, System, column_norms, dot, quotient
+
+__all__ = ["MINRESSettings", "minres"]
+
+_logger = logging.getLogger(__name__)
+
+
+class MINRESSettings(NamedTuple):
+    """Settings of `minres`.
+
+    Attributes
+    ----------
+    max_cg_iterations : int
+        Iterations at most.
+    minres_tolerance : float, optional
+        Residual at which a column has converged, relative to its right-hand side.  Default: 1e-5
+        in single precision, 1e-10 in double.
+    verbose_linalg : bool
+        Whether to log how the solve ended, at level INFO.
+    """
+
+    max_cg_iterations: int = 1000
+    minres_tolerance: float | None = None
+    verbose_linalg: bool = False
+
+
+_SETTINGS = MINRESSettings()
+
+
+def minres(
+    matmul_closure: Any,
+    rhs: Tensor,
+    eps: float = 1e-25,
+    shifts: Tensor | float | None = None,
+    value: float | None = None,
+    max_iter: int | None = None,
+    preconditioner: Callable[[Tensor], Tensor] | None = None,
+    settings: MINRESSettings = _SETTINGS,
+    *,
+    on_failure: Literal["raise", "warn", "ignore"] = "raise",
+) -> Tensor:
+    r"""Solve :math:`(\alpha A + \sigma I) X = B` for a Hermitian A by minimal residuals.
+
+    Parameters
+    ----------
+    matmul_closure : matrix or callable
+        A: a tensor (dense or sparse), a SparseMatrix, or a function ``X -> A X``.  A batch of
+        matrices broadcasts with `rhs`.
+    rhs : Tensor, shape (n,), (n, p) or ``(*batch, n, p)``
+        B.  float32, float64, complex64 or complex128.
+    eps : float
+        Size, relative to A, below which a coefficient counts as zero; at least the rounding of the
+        dtype.
+    shifts : float or Tensor, shape () or (s,), optional
+        :math:`\sigma`, real; default zero.
+    value : float, optional
+        :math:`\alpha`, real; default one.
+    max_iter : int, optional
+        Default ``settings.max_cg_iterations``.
+    preconditioner : matrix or callable, optional
+        ``R -> M⁻¹ R`` for a Hermitian positive definite M close to A.
+    settings : MINRESSettings
+    on_failure : {"raise", "warn", "ignore"}
+        What to do if a column has not converged.
+
+    Returns
+    -------
+    Tensor
+        X, with the shape of `rhs`; for s shifts ``(s, *rhs.shape)``.
+
+    Raises
+    ------
+    ConvergenceError
+        If the true relative residual of a column is above the tolerance; for a matrix that is not
+        Hermitian as a rule it is.
+    SolveError
+        If the preconditioner is not positive definite, or a product is of no use: not finite, of
+        another shape or dtype.
+    RuntimeError
+        If A or `rhs` requires a gradient.
+    ValueError
+        If `rhs` or a setting is of no use.
+
+    Notes
+    -----
+    One product with A an iteration, for all shifts together if there is no preconditioner;
+    O(n p s) memory.  Derivatives are those of `sparse_generic_solve`; autograd through the
+    iterations is refused.  Reference: Paige and Saunders, 1975.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tsgu_func.utils import minres
+    >>> A = torch.tensor([[2.0, 1.0], [1.0, -1.0]])
+    >>> b = torch.tensor([1.0, 3.0])
+    >>> minres(A, b)
+    tensor([ 1.3333, -1.6667])
+    >>> minres(A, b, shifts=torch.tensor([0.0, 2.0]))
+    tensor([[ 1.3333, -1.6667],
+            [-0.6667,  3.6667]])
+    """
+    iteration.check_policy(on_failure)
+    plain = iteration.read_system(matmul_closure, rhs, None)
+    sigma = _read_shifts(shifts, plain)
+    limit, tolerance = _limits(plain, eps, max_iter, settings)
+    precondition = None
+    if preconditioner is not None:
+        precondition = iteration.preconditioning(preconditioner, "preconditioner", plain.vector)
+    factor = 1.0 if value is None else value
+    reached = _solve(plain, sigma, factor, precondition, tolerance, eps, limit)
+    if settings.verbose_linalg:
+        _logger.info("residual %s after %d iterations", reached.error, reached.steps)
+    X, error = plain.answer(reached.X), reached.error.squeeze(-2)
+    if not isinstance(shifts, Tensor) or not shifts.ndim:
+        X, error = X.squeeze(0), error.squeeze(0)
+    if bool((error > tolerance).any()):
+        iteration.fail(on_failure, _failure(error, tolerance, reached.steps))
+    return X
+
+
+# As the `solve` of an op it gets a batch of matrices whole, and runs one loop for all members.
+minres.takes_batches = True  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def _read_shifts(shifts: Any, system: System) -> Tensor:
+    """Return the shifts along an axis in front of those of the columns."""
+    dtype = system.unit.dtype
+    sigma = torch.as_tensor(0.0 if shifts is None else shifts, device=system.unit.device)
+    if sigma.ndim > 1 or sigma.is_complex() or not bool(torch.isfinite(sigma).all()):
+        raise ValueError(
+            f"shifts is a real, finite number, or a vector of such; got shape "
+            f"{tuple(sigma.shape)}, {sigma.dtype}"
+        )
+    return sigma.to(dtype).reshape(-1, *(1,) * system.B.ndim)
+
+
+def _over_shifts(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Apply a function of columns to an axis of shifts in front: as more columns of one call."""
+
+    def call(X: Tensor) -> Tensor:
+        Y = function(X.movedim(0, -1).flatten(-2).contiguous())
+        return Y.unflatten(-1, (X.shape[-1], X.shape[0])).movedim(-1, 0)
+
+    return call
+
+
+def _limits(
+    system: System, eps: float, max_iter: int | None, settings: MINRESSettings
+) -> tuple[int, float]:
+    limit = settings.max_cg_iterations if max_iter is None else max_iter
+    tolerance = settings.minres_tolerance
+    if tolerance is None:
+        tolerance = iteration.default_tolerance(system.B.dtype)
+    for name, number in (("eps", eps), ("minres_tolerance", tolerance), ("max_iter", limit)):
+        iteration.check_number(name, number)
+    return limit, tolerance
+
+
+def _solve(
+    plain: System,
+    sigma: Tensor,
+    value: float,
+    precondition: Callable[[Tensor], Tensor] | None,
+    tolerance: float,
+    eps: float,
+    limit: int,
+) -> Reached:
+    apart = None if precondition is None else _over_shifts(precondition)
+    product = _over_shifts(lambda X: value * plain.multiply(X))
+    system = _shifted(plain, product, sigma)
+    eps = max(eps, 10 * torch.finfo(plain.B.dtype).eps)
+
+    def run(R: Tensor, steps: int) -> Pass:
+        # At first the residual of every shift is B, and the Krylov spaces are one.
+        if steps or apart is not None:
+            problem = _Problem(system, system.multiply, 0 * sigma, apart)
+        else:
+            problem, R = _Problem(system, product, sigma, None), R[:1]
+        return _recur(problem, R, tolerance, eps, limit - steps)
+
+    return iteration.refine(system, run, lambda error, _: error > tolerance, limit)
+
+
+def _shifted(plain: System, product: Callable[[Tensor], Tensor], sigma: Tensor) -> System:
+    """Return the systems of all shifts."""
+    multiply = Operator(lambda X: product(X) + sigma * X, "matmul_closure")
+    B = plain.B.expand(len(sigma), *plain.B.shape)
+    peak, unit = plain.peak.unsqueeze(0), plain.unit.unsqueeze(0)
+    return replace(plain, multiply=multiply, B=B, peak=peak, unit=unit)
+
+
+class _Problem(NamedTuple):
+    """What one pass runs on: `shifts` is zero where `multiply` adds them already."""
+
+    system: System
+    multiply: Callable[[Tensor], Tensor]
+    shifts: Tensor
+    precondition: Callable[[Tensor], Tensor] | None
+
+
+class _Step(NamedTuple):
+    """A step of the Lanczos process: a direction v, and the next residual direction q."""
+
+    v: Tensor
+    alpha: Tensor
+    beta: Tensor
+    beta_next: Tensor
+    q: Tensor
+
+
+def _lanczos(problem: _Problem, R: Tensor) -> Iterator[_Step]:
+    Q, Q_old, Y, beta = R, torch.zeros_like(R), *_preconditioned(problem, R)
+    beta_old = torch.zeros_like(beta)
+    while True:
+        v = quotient(Y, beta, beta > 0)
+        Y = problem.multiply(v) - quotient(beta, beta_old, beta_old > 0) * Q_old
+        alpha = dot(v, Y).real
+        iteration.check_finite(problem.system.multiply, alpha, Y)
+        Q_old, Q = Q, Y - quotient(alpha, beta, beta > 0) * Q
+        beta_old = beta
+        Y, beta = _preconditioned(problem, Q)
+        yield _Step(v, alpha, beta_old, beta, quotient(Q, beta, beta > 0))
+
+
+def _preconditioned(problem: _Problem, Q: Tensor) -> tuple[Tensor, Tensor]:
+    """Return Y = M⁻¹ Q and the norm of Q that belongs to it."""
+    if problem.precondition is None:
+        return Q, column_norms(Q)
+    Y = problem.precondition(Q)
+    square = dot(Q, Y).real
+    if not bool((square >= 0).all()):
+        raise SolveError(
+            f"MINRES broke down: r^T M^-1 r is {float(square.min()):.1e}, so the preconditioner is "
+            f"not Hermitian positive definite, or returned a value that is not finite"
+        )
+    return Y, square.sqrt()
+
+
+def _recur(problem: _Problem, R: Tensor, tolerance: float, eps: float, limit: int) -> Pass:
+    """Run the recurrence on the scaled residual R of all shifts, or of one for all."""
+    system, process = problem.system, _lanczos(problem, R)
+    R = R.expand(system.B.shape)
+    change = W = W_old = torch.zeros_like(R)
+    active = system.error(R) > tolerance
+    zero = torch.zeros_like(system.error(R))
+    c, s, delta_bar, epsilon, size, phi_bar = zero - 1, zero, zero, zero, zero, None
+    for step in range(limit):
+        if not bool(active.any()):
+            return Pass(change, step, system.error(R))
+        v, alpha, beta, beta_next, q = next(process)
+        phi_bar = beta if phi_bar is None else phi_bar
+        alpha = alpha + problem.shifts
+        size = torch.maximum(size, alpha.abs() + beta_next)
+        delta, gamma_bar = c * delta_bar + s * alpha, s * delta_bar - c * alpha
+        epsilon_old, epsilon, delta_bar = epsilon, s * beta_next, -c * beta_next
+        gamma = torch.hypot(gamma_bar, beta_next.expand_as(gamma_bar))
+        # A vanishing pivot: A + shift I is singular on the Krylov space, which ends here.
+        solid = gamma > eps * size
+        c, s = quotient(gamma_bar, gamma, solid), quotient(beta_next, gamma, solid)
+        phi, phi_bar = c * phi_bar, s * phi_bar
+        W, W_old = quotient(v - epsilon_old * W_old - delta * W, gamma, solid), W
+        active = active & solid
+        change = change + torch.where(active, phi, 0) * W
+        R = torch.where(active, s * s * R - phi_bar * c * q, R)
+        active = active & (system.error(R) > tolerance) & (beta_next > eps * size)
+    return Pass(change, limit, system.error(R))
+
+
+def _failure(error: Tensor, tolerance: float, steps: int) -> ConvergenceError:
+    advice = (
+        "MINRES is for Hermitian A: bicgstab and SuperLU() take any other.  If A is Hermitian, it "
+        "may be singular, or need more iterations, a preconditioner or a looser tolerance"
+    )
+    return iteration.unconverged(
+        "MINRES", f"{steps} iterations", error, f"{tolerance:.1e}", advice, steps
+    )

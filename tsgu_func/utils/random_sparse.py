@@ -1,0 +1,376 @@
+"""Random sparse matrices: general, triangular, Hermitian positive definite."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from tsgu_func.utils import random_patterns as patterns
+from tsgu_func.utils.construct import assemble, check_kinds, check_size
+from tsgu_func.utils.random_patterns import Source
+from tsgu_func.utils.random_spd import make_spd_sparse
+
+__all__ = [
+    "generate_random_sparse_coo_matrix",
+    "generate_random_sparse_csr_matrix",
+    "generate_random_sparse_strictly_triangular_coo_matrix",
+    "generate_random_sparse_strictly_triangular_csr_matrix",
+    "generate_random_sparse_triangular_coo_matrix",
+    "generate_random_sparse_triangular_csr_matrix",
+    "make_spd_sparse",
+    "rand_sparse",
+    "rand_sparse_tri",
+]
+
+_CPU = torch.device("cpu")
+
+
+def rand_sparse(
+    size: tuple[int, int] | tuple[int, int, int],
+    nnz: int,
+    layout: torch.layout = torch.sparse_coo,
+    *,
+    indices_dtype: torch.dtype = torch.int64,
+    values_dtype: torch.dtype = torch.float32,
+    device: torch.device = _CPU,
+    well_conditioned: bool = False,
+    min_diag_value: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw a sparse matrix, or a batch, with entries from (0, 1] at random places.
+
+    Parameters
+    ----------
+    size : tuple of int
+        ``(n, m)`` or ``(b, n, m)``.
+    nnz : int
+        Entries of each matrix, exactly; all at different places.
+    layout : {torch.sparse_coo, torch.sparse_csr}
+    indices_dtype : {torch.int64, torch.int32}
+        For CSR; PyTorch keeps int64 indices for COO whatever is asked for.
+    values_dtype : torch.dtype
+        float16, bfloat16, float32, float64, complex64 or complex128 (both parts from (0, 1]).
+    device : torch.device
+    well_conditioned : bool
+        Store the whole diagonal, with real entries between `min_diag_value` and twice that, and
+        scale the other entries down where they are too large beside it: the matrix has full rank
+        and a condition number of at most 5 (2-norm; up to the rounding of `values_dtype`).
+    min_diag_value : float
+        Least entry of the diagonal of a well-conditioned matrix, positive.
+    generator : torch.Generator, optional
+        Where random numbers come from, instead of PyTorch's global one.
+
+    Returns
+    -------
+    sparse Tensor, shape `size`
+        COO is coalesced, CSR sorted.  A generator in the same state gives the same matrix in
+        either layout; if it is a CPU one, on every device.
+
+    Raises
+    ------
+    ValueError
+        If a size, count, dtype or layout is none of the above; if a well-conditioned matrix
+        cannot store its diagonal, of min(n, m) entries.
+
+    Notes
+    -----
+    Every set of places is as likely (well-conditioned: beside the diagonal).  O(b nnz log nnz)
+    time and O(b nnz) memory, however large the matrix; CSR adds O(b n).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tsgu_func.utils import rand_sparse
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> A = rand_sparse((10**6, 10**6), 1000, generator=generator)
+    >>> A.shape, A.values().shape
+    (torch.Size([1000000, 1000000]), torch.Size([1000]))
+    >>> A = rand_sparse((2, 5, 5), 12, torch.sparse_csr, well_conditioned=True)
+    >>> bool((torch.linalg.cond(A.to_dense()) < 5.001).all())
+    True
+    """
+    batch, n, m = check_size(size)
+    check_kinds(layout, values_dtype, indices_dtype)
+    source = Source(torch.device(device), generator)
+    place = patterns.with_diagonal if well_conditioned else patterns.anywhere
+    places = place(batch, n, m, nnz, source)
+    values = source.uniform(places.row.shape, 0.0, 1.0, values_dtype)
+    if well_conditioned:
+        _check_floor(min_diag_value)
+        values = patterns.dominated(places, values, (n, m), min_diag_value, source)
+    return assemble(*places, values.to(values_dtype), size, layout, indices_dtype)
+
+
+def rand_sparse_tri(
+    size: tuple[int, int] | tuple[int, int, int],
+    nnz: int,
+    layout: torch.layout = torch.sparse_coo,
+    *,
+    upper: bool = True,
+    strict: bool = False,
+    indices_dtype: torch.dtype = torch.int64,
+    values_dtype: torch.dtype = torch.float32,
+    device: torch.device = _CPU,
+    value_range: tuple[float, float] = (0, 1),
+    well_conditioned: bool = False,
+    min_diag_value: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw a sparse triangular matrix, or a batch, with or without its diagonal.
+
+    Parameters
+    ----------
+    size : tuple of int
+        ``(n, n)`` or ``(b, n, n)``.
+    nnz : int
+        Entries of each matrix, exactly: n to n (n + 1) / 2 with the diagonal, which is always
+        stored; 0 to n (n - 1) / 2 without.
+    layout : {torch.sparse_coo, torch.sparse_csr}
+    upper : bool
+        Which triangle.
+    strict : bool
+        Leave out the diagonal.
+    indices_dtype, values_dtype, device
+        As for `rand_sparse`.
+    value_range : tuple of float
+        Entries are drawn from (low, high]; of complex ones, both parts.
+    well_conditioned : bool
+        Bound the condition number (2-norm; up to the rounding of `values_dtype`) by 5: the
+        diagonal has real entries between `min_diag_value` and twice that, and the other entries
+        are scaled down where they are too large beside it.  A strict triangle is scaled as if it
+        had ones on its diagonal: with them the condition number is at most 3.
+    min_diag_value : float
+        Least entry of the diagonal of a well-conditioned matrix, positive.
+    generator : torch.Generator, optional
+        Where random numbers come from, instead of PyTorch's global one.
+
+    Returns
+    -------
+    sparse Tensor, shape `size`
+        COO is coalesced, CSR sorted.
+
+    Raises
+    ------
+    ValueError
+        If the matrices are not square, or a count, dtype, layout or range is none of the above.
+
+    Notes
+    -----
+    Every set of places in the triangle (beside the diagonal) is as likely.  O(b nnz log nnz) time
+    and O(b nnz) memory, however large the matrix; CSR adds O(b n).
+
+    Without `well_conditioned`, random triangular matrices have condition numbers that grow
+    exponentially with n.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tsgu_func.utils import rand_sparse_tri
+    >>> L = rand_sparse_tri((4, 4), 7, upper=False).to_dense()
+    >>> bool((L == L.tril()).all()), int((L != 0).sum())
+    (True, 7)
+    """
+    batch, n = _square(size)
+    check_kinds(layout, values_dtype, indices_dtype)
+    _check_range(value_range)
+    source = Source(torch.device(device), generator)
+    place = patterns.strict_triangle if strict else patterns.triangle
+    places = place(batch, n, nnz, upper, source)
+    values = source.uniform(places.row.shape, *value_range, values_dtype)
+    if well_conditioned:
+        _check_floor(min_diag_value)
+        floor = 1.0 if strict else min_diag_value
+        values = patterns.dominated(places, values, (n, n), floor, source)
+    return assemble(*places, values.to(values_dtype), size, layout, indices_dtype)
+
+
+# ---------------------------------------------------------------------- one layout at a time
+
+
+def generate_random_sparse_coo_matrix(
+    size: tuple[int, int] | tuple[int, int, int],
+    nnz: int,
+    *,
+    indices_dtype: torch.dtype = torch.int64,
+    values_dtype: torch.dtype = torch.float32,
+    device: torch.device = _CPU,
+    well_conditioned: bool = False,
+    min_diag_value: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw a sparse COO matrix: `rand_sparse` in that layout.
+
+    Examples
+    --------
+    >>> from tsgu_func.utils.random_sparse import generate_random_sparse_coo_matrix
+    >>> generate_random_sparse_coo_matrix((3, 20, 30), 80).indices().shape
+    torch.Size([3, 240])
+    """
+    return rand_sparse(
+        size, nnz, torch.sparse_coo,
+        indices_dtype=indices_dtype, values_dtype=values_dtype, device=device,
+        well_conditioned=well_conditioned, min_diag_value=min_diag_value, generator=generator,
+    )  # fmt: skip
+
+
+def generate_random_sparse_csr_matrix(
+    size: tuple[int, int] | tuple[int, int, int],
+    nnz: int,
+    *,
+    indices_dtype: torch.dtype = torch.int64,
+    values_dtype: torch.dtype = torch.float32,
+    device: torch.device = _CPU,
+    well_conditioned: bool = False,
+    min_diag_value: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw a sparse CSR matrix: `rand_sparse` in that layout.
+
+    Examples
+    --------
+    >>> from tsgu_func.utils.random_sparse import generate_random_sparse_csr_matrix
+    >>> generate_random_sparse_csr_matrix((3, 20, 30), 80).col_indices().shape
+    torch.Size([3, 80])
+    """
+    return rand_sparse(
+        size, nnz, torch.sparse_csr,
+        indices_dtype=indices_dtype, values_dtype=values_dtype, device=device,
+        well_conditioned=well_conditioned, min_diag_value=min_diag_value, generator=generator,
+    )  # fmt: skip
+
+
+def generate_random_sparse_triangular_coo_matrix(
+    size: tuple[int, int] | tuple[int, int, int],
+    nnz: int,
+    *,
+    upper: bool = True,
+    indices_dtype: torch.dtype = torch.int64,
+    values_dtype: torch.dtype = torch.float32,
+    device: torch.device = _CPU,
+    value_range: tuple[float, float] = (0.0, 1.0),
+    well_conditioned: bool = False,
+    min_diag_value: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw a triangular sparse COO matrix: `rand_sparse_tri` in that layout.
+
+    Examples
+    --------
+    >>> from tsgu_func.utils import random_sparse
+    >>> A = random_sparse.generate_random_sparse_triangular_coo_matrix((9, 9), 12)
+    >>> A.is_coalesced(), bool((A.indices()[0] <= A.indices()[1]).all())
+    (True, True)
+    """
+    return rand_sparse_tri(
+        size, nnz, torch.sparse_coo, upper=upper, strict=False,
+        indices_dtype=indices_dtype, values_dtype=values_dtype, device=device,
+        value_range=value_range, generator=generator,
+        well_conditioned=well_conditioned, min_diag_value=min_diag_value,
+    )  # fmt: skip
+
+
+def generate_random_sparse_triangular_csr_matrix(
+    size: tuple[int, int] | tuple[int, int, int],
+    nnz: int,
+    *,
+    upper: bool = True,
+    indices_dtype: torch.dtype = torch.int64,
+    values_dtype: torch.dtype = torch.float32,
+    device: torch.device = _CPU,
+    value_range: tuple[float, float] = (0.0, 1.0),
+    well_conditioned: bool = False,
+    min_diag_value: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw a triangular sparse CSR matrix: `rand_sparse_tri` in that layout.
+
+    Examples
+    --------
+    >>> from tsgu_func.utils import random_sparse
+    >>> A = random_sparse.generate_random_sparse_triangular_csr_matrix((9, 9), 12)
+    >>> A.crow_indices()[-1], A.values().shape
+    (tensor(12), torch.Size([12]))
+    """
+    return rand_sparse_tri(
+        size, nnz, torch.sparse_csr, upper=upper, strict=False,
+        indices_dtype=indices_dtype, values_dtype=values_dtype, device=device,
+        value_range=value_range, generator=generator,
+        well_conditioned=well_conditioned, min_diag_value=min_diag_value,
+    )  # fmt: skip
+
+
+def generate_random_sparse_strictly_triangular_coo_matrix(
+    size: tuple[int, int] | tuple[int, int, int],
+    nnz: int,
+    *,
+    upper: bool = True,
+    indices_dtype: torch.dtype = torch.int64,
+    values_dtype: torch.dtype = torch.float32,
+    device: torch.device = _CPU,
+    value_range: tuple[float, float] = (0.0, 1.0),
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw a strictly triangular sparse COO matrix: `rand_sparse_tri`, strict, in that layout.
+
+    Examples
+    --------
+    >>> from tsgu_func.utils import random_sparse
+    >>> A = random_sparse.generate_random_sparse_strictly_triangular_coo_matrix((9, 9), 12)
+    >>> A.is_coalesced(), bool((A.indices()[0] < A.indices()[1]).all())
+    (True, True)
+    """
+    return rand_sparse_tri(
+        size, nnz, torch.sparse_coo, upper=upper, strict=True,
+        indices_dtype=indices_dtype, values_dtype=values_dtype, device=device,
+        value_range=value_range, generator=generator,
+    )  # fmt: skip
+
+
+def generate_random_sparse_strictly_triangular_csr_matrix(
+    size: tuple[int, int] | tuple[int, int, int],
+    nnz: int,
+    *,
+    upper: bool = True,
+    indices_dtype: torch.dtype = torch.int64,
+    values_dtype: torch.dtype = torch.float32,
+    device: torch.device = _CPU,
+    value_range: tuple[float, float] = (0.0, 1.0),
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw a strictly triangular sparse CSR matrix: `rand_sparse_tri`, strict, in that layout.
+
+    Examples
+    --------
+    >>> from tsgu_func.utils import random_sparse
+    >>> A = random_sparse.generate_random_sparse_strictly_triangular_csr_matrix((9, 9), 12)
+    >>> A.crow_indices()[-1], A.values().shape
+    (tensor(12), torch.Size([12]))
+    """
+    return rand_sparse_tri(
+        size, nnz, torch.sparse_csr, upper=upper, strict=True,
+        indices_dtype=indices_dtype, values_dtype=values_dtype, device=device,
+        value_range=value_range, generator=generator,
+    )  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------- checks
+
+
+def _square(size: tuple[int, ...]) -> tuple[int, int]:
+    batch, n, m = check_size(size)
+    if n != m:
+        raise ValueError(f"triangular matrices are square, (n, n) or (b, n, n); got {tuple(size)}")
+    return batch, n
+
+
+def _check_range(value_range: tuple[float, float]) -> None:
+    low, high = value_range
+    if not -math.inf < low <= high < math.inf:
+        raise ValueError(f"value_range is (low, high), finite and in order; got {value_range}")
+
+
+def _check_floor(floor: float) -> None:
+    if not 0 < floor < math.inf:
+        raise ValueError(f"min_diag_value is positive and finite; got {floor}")

@@ -1,0 +1,103 @@
+"""Random Hermitian positive definite matrices."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tsgu_func.utils import random_patterns as patterns
+from tsgu_func.utils.construct import assemble, check_kinds, check_size
+from tsgu_func.utils.random_patterns import Source
+
+__all__ = ["make_spd_sparse"]
+
+# Room for the rounding of sums to half precision.
+_MARGIN = 1.01
+
+
+def make_spd_sparse(
+    n: int,
+    layout: torch.layout,
+    value_dtype: torch.dtype,
+    index_dtype: torch.dtype,
+    device: torch.device,
+    sparsity_ratio: float = 0.5,
+    nz: int | None = None,
+    *,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Draw a sparse Hermitian positive definite matrix, and give it dense as well.
+
+    Parameters
+    ----------
+    n : int
+        Rows and columns.
+    layout : {torch.sparse_coo, torch.sparse_csr}
+    value_dtype : torch.dtype
+        float16, bfloat16, float32, float64, complex64 or complex128.
+    index_dtype : {torch.int64, torch.int32}
+        For CSR; PyTorch keeps int64 indices for COO whatever is asked for.
+    device : torch.device
+    sparsity_ratio : float
+        Share of the n (n - 1) / 2 pairs (i, j), (j, i) off the diagonal that is not stored,
+        rounded down.
+    nz : int, optional
+        How many pairs are not stored, instead of a share.
+    generator : torch.Generator, optional
+        Where random numbers come from, instead of PyTorch's global one.
+
+    Returns
+    -------
+    sparse : sparse Tensor, shape (n, n)
+        With n entries and two for each pair that is stored.
+    dense : Tensor, shape (n, n)
+        The same matrix.
+
+    Raises
+    ------
+    ValueError
+        If a size, share, count, dtype or layout is none of the above.
+
+    Notes
+    -----
+    Entries off the diagonal are standard normal.  Each one on it exceeds the absolute sum of its
+    row by 1 or more (up to rounding), so by Gershgorin's theorem no eigenvalue is below 1.  The
+    dense matrix takes O(n²) memory; large matrices come from `rand_sparse`, well-conditioned.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tsgu_func.utils import make_spd_sparse
+    >>> cpu = torch.device("cpu")
+    >>> A, D = make_spd_sparse(6, torch.sparse_csr, torch.float64, torch.int32, cpu, nz=11)
+    >>> A.values().shape, bool((torch.linalg.eigvalsh(D) > 0.99).all())
+    (torch.Size([14]), True)
+    """
+    check_size((n, n))
+    check_kinds(layout, value_dtype, index_dtype)
+    source = Source(torch.device(device), generator)
+    kept = n * (n - 1) // 2 - _pairs_left_out(n, sparsity_ratio, nz)
+    row, col = (x[0] for x in patterns.strict_triangle(1, n, kept, False, source))
+    # Rounded here, so that the diagonal exceeds the sum of what is stored.
+    lower = source.normal(row.shape, value_dtype).to(value_dtype)
+    size = lower.abs().to(torch.promote_types(value_dtype.to_real(), torch.float32))
+    sums = size.new_zeros(n).index_add(0, row, size).index_add(0, col, size)
+    diagonal = (1 + _MARGIN * sums).to(value_dtype)
+    index = torch.arange(n, device=row.device)
+    i, j = torch.cat([row, col, index]), torch.cat([col, row, index])
+    values = torch.cat([lower, lower.conj().resolve_conj(), diagonal])
+    order = torch.argsort(i * n + j)
+    i, j, values = (x[order].unsqueeze(0) for x in (i, j, values))
+    A = assemble(i, j, values, (n, n), layout, index_dtype)
+    return A, A.to_dense()
+
+
+def _pairs_left_out(n: int, ratio: float, nz: int | None) -> int:
+    pairs = n * (n - 1) // 2
+    if nz is None:
+        if not 0 <= ratio <= 1:
+            raise ValueError(f"sparsity_ratio is between 0 and 1; got {ratio}")
+        return int(ratio * pairs)
+    if not 0 <= nz <= pairs:
+        raise ValueError(f"nz is 0 to {pairs}, the pairs off the diagonal of {n} rows; got {nz}")
+    return nz
