@@ -1,0 +1,93 @@
+"""What a rule test runs on: arguments to differentiate, a function of them and a reference.
+
+A case is a function of tensors, closed over what is not differentiated, with a reference made of
+PyTorch's own ops.  The reference of a solve is Gaussian elimination written out, because second
+derivatives of ``torch.linalg.solve`` are wrong on torch 2.13 (see test_canaries.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from tsgu_func import Primitive, SparseMatrix
+
+Function = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A function, its reference, and arguments; complex ones are given as pairs of reals."""
+
+    name: str
+    function: Function
+    reference: Function
+    args: tuple[Tensor, ...]
+    primitive: Primitive | None = None
+    compiles: bool = True  # whether it is in the table of the compiler
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def as_reals(case: Case) -> Case:
+    """View a complex case as one of reals, of which derivatives have but one meaning."""
+    if not case.args[0].is_complex():
+        return case
+
+    def wrap(f: Function) -> Function:
+        return lambda *args: torch.view_as_real(f(*(torch.complex(*a.unbind(-1)) for a in args)))
+
+    args = tuple(torch.view_as_real(a).clone() for a in case.args)
+    return replace(case, function=wrap(case.function), reference=wrap(case.reference), args=args)
+
+
+# ------------------------------------------------------------------------------------ patterns
+
+# An empty row, a full one, an empty column; and a square one for solves.
+ROW, COL, SHAPE = [0, 0, 0, 2, 3], [0, 1, 2, 1, 2], (4, 4)
+SQUARE = [0, 0, 1, 1, 2, 2], [0, 1, 1, 2, 0, 2]
+
+
+def matrix(row: Sequence[int], col: Sequence[int], shape: tuple[int, int], dtype: torch.dtype):
+    generator = torch.Generator().manual_seed(len(row))
+    values = torch.randn(len(row), dtype=dtype, generator=generator)
+    return SparseMatrix.from_coo(row, col, values, shape)
+
+
+def solvable(dtype: torch.dtype) -> SparseMatrix:
+    A = matrix(*SQUARE, (3, 3), dtype)
+    return A.with_values(A.values + 3 * (A.pattern.row == A.pattern.col))
+
+
+def randn(*shape: int, dtype: torch.dtype, seed: int = 1) -> Tensor:
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+# ---------------------------------------------------------------------------------- references
+
+
+def dense(values: Tensor, A: SparseMatrix) -> Tensor:
+    """Put values in place with PyTorch's own ops."""
+    row, col = A.pattern.row.long(), A.pattern.col.long()
+    return values.new_zeros(A.pattern.shape).index_put((row, col), values)
+
+
+def conjugated(v: Tensor) -> Tensor:
+    # Written out: the derivative of PyTorch's own conj() fails under vmap (aten::_neg_view).
+    if not v.is_complex():
+        return v
+    signs = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    return torch.view_as_complex(torch.view_as_real(v) * signs)
+
+
+def eliminate(A: Tensor, B: Tensor) -> Tensor:
+    """Solve by Gaussian elimination without pivoting."""
+    rows = [torch.cat([a, b]) for a, b in zip(A.unbind(), B.unbind(), strict=True)]
+    for i in range(len(rows)):
+        rows[i] = rows[i] / rows[i][i]
+        rows = [r if j == i else r - r[i] * rows[i] for j, r in enumerate(rows)]
+    return torch.stack(rows)[:, len(rows) :]
