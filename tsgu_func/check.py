@@ -99,13 +99,46 @@ def torch_matmul(A: Any, B: Any) -> None:
     inner(A, B)
 
 
+def triangular(A: Any, B: Any) -> None:
+    """Check the matrix and the right-hand side of a triangular system."""
+    if isinstance(A, SparseMatrix):
+        matmul(A, B)
+    else:
+        torch_matmul(A, B)
+    square(A)
+    solvable(A, B)
+
+
 def solve(A: Any, B: Any) -> None:
     """Check the matrix and the right-hand side of ``A X = B``."""
+    for name, x, kind in (("A", A, "a SparseMatrix or a tensor"), ("B", B, "a tensor")):
+        if not isinstance(x, (Tensor, SparseMatrix)):
+            raise ValueError(f"{name} is {kind}; got {describe(x)}")
+    system(A, B)
+    square(A)
+    rows(A, B)
+
+
+def least_squares(A: Any, B: Any) -> None:
+    """Check the matrix and the right-hand side of a least-squares problem."""
+    system(A, B)
+    m, n = A.shape[-2:]
+    if m < n:
+        raise ValueError(
+            f"A has at least as many rows as columns; got shape {tuple(A.shape)}: a wide system "
+            f"has no unique least-squares solution"
+        )
+    dtypes(A, B)
+    rows(A, B)
+
+
+def system(A: Any, B: Any) -> None:
+    """Check kinds, ranks, dtypes and devices of a matrix and a right-hand side."""
     if not isinstance(A, SparseMatrix):
         sparse("A", A, TypeError)
     dense("B", B, TypeError)
-    if A.ndim < 2 or A.shape[-2] != A.shape[-1]:
-        raise ValueError(f"A is square; got shape {tuple(A.shape)}")
+    if A.ndim < 2:
+        raise ValueError(f"A is a matrix; got shape {tuple(A.shape)}")
     if B.ndim == 0:
         raise ValueError("B is a vector (n,) or a matrix (*batch, n, p); got a number")
     if not isinstance(A, SparseMatrix):
@@ -113,15 +146,25 @@ def solve(A: Any, B: Any) -> None:
             same_rank(A, B)
         elif axes := dense_axes(A):
             raise ValueError(f"A has no dense axes; got {axes} in shape {tuple(A.shape)}")
+    solvable(A, B)
+    devices(A, B)
+    if isinstance(A, SparseMatrix) and B.ndim > 2:
+        batches(A, B)
+
+
+def solvable(A: SparseMatrix | Tensor, B: Tensor) -> None:
+    """Check that the dtypes are ones that systems are solved in."""
     for name, x in (("A", A.dtype), ("B", B.dtype)):
         if x not in _SOLVABLE and not torch.is_autocast_enabled(A.device.type):
             raise ValueError(f"{name} is float32, float64 or complex to be solved with; got {x}")
     if B.dtype.is_complex and not A.dtype.is_complex:
         raise ValueError(f"B is {B.dtype} but A is {A.dtype}: convert A with .to({B.dtype})")
-    devices(A, B)
-    inner(A, B)
-    if isinstance(A, SparseMatrix) and B.ndim > 2:
-        batches(A, B)
+
+
+def square(A: SparseMatrix | Tensor) -> None:
+    """Check that A is square."""
+    if A.shape[-2] != A.shape[-1]:
+        raise ValueError(f"A is square; got shape {tuple(A.shape)}")
 
 
 def finite(name: str, x: Tensor) -> None:
@@ -134,11 +177,22 @@ def finite(name: str, x: Tensor) -> None:
 
 def inner(A: SparseMatrix | Tensor, B: Tensor) -> None:
     """Check that A has as many columns as B has rows."""
-    rows = B.shape[0] if B.ndim == 1 else B.shape[-2]
-    if rows != A.shape[-1]:
+    if _rows(B) != A.shape[-1]:
         raise ValueError(
             f"A has as many columns as B has rows; got A {tuple(A.shape)} and B {tuple(B.shape)}"
         )
+
+
+def rows(A: SparseMatrix | Tensor, B: Tensor) -> None:
+    """Check that A and B have as many rows."""
+    if _rows(B) != A.shape[-2]:
+        raise ValueError(
+            f"A and B have as many rows; got A {tuple(A.shape)} and B {tuple(B.shape)}"
+        )
+
+
+def _rows(B: Tensor) -> int:
+    return B.shape[0] if B.ndim == 1 else B.shape[-2]
 
 
 def same_rank(A: Tensor, B: Tensor) -> None:

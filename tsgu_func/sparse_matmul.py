@@ -14,12 +14,12 @@ Both ops take compressed rows of a *stored* matrix S; ``transpose`` says that A 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from tsgu_func import check
 from tsgu_func.batching import over_batches
 from tsgu_func.convert import blocks_from_torch, from_torch
+from tsgu_func.functions import OpFunction
 from tsgu_func.kernels import products
 from tsgu_func.kernels.structure import structure_of
 from tsgu_func.matrix import SparseMatrix
@@ -171,11 +171,8 @@ def _mm(pattern: SparsityPattern, values: Tensor, B: Tensor) -> Tensor:
     return spmm(values, B, s.crow, s.col, s.cols, pattern.transposed)
 
 
-class SparseMatMul(torch.autograd.Function):
+class SparseMatMul(OpFunction):
     """`sparse_mm` for code that calls ``SparseMatMul.apply(A, B)``.
-
-    The derivatives are those of the primitives, so `apply` goes straight to them: recorded as an
-    ``autograd.Function``, the product would be zero under forward over forward.
 
     Examples
     --------
@@ -190,8 +187,3 @@ class SparseMatMul(torch.autograd.Function):
     def forward(A: SparseMatrix | Tensor, B: Tensor) -> Tensor:  # pyright: ignore
         """Multiply."""
         return sparse_mm(A, B)
-
-    @classmethod
-    def apply(cls, A: SparseMatrix | Tensor, B: Tensor) -> Tensor:  # pyright: ignore
-        """Multiply, differentiably under every transform."""
-        return cls.forward(A, B)

@@ -1,0 +1,145 @@
+"""Solution with the upper or the lower triangle of a stored matrix, or its transpose.
+
+    T X = B or Tᵀ X = B        O(nnz p) time, O(n p) memory
+
+On the CPU compiled substitution does the work, one loop for T and one for its transpose, which is
+never built; elsewhere PyTorch's CSR triangular solve, a batch as one block-diagonal matrix.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tsgu_func.kernels import threads
+from tsgu_func.kernels.products import block_diagonal, csr_tensor
+from tsgu_func.kernels.structure import Structure
+
+__all__ = ["Triangle", "solve", "triangle_of", "used"]
+
+# Less work than this is done before another thread has started.
+_WORTH_A_THREAD = 1 << 15
+
+
+class Triangle(NamedTuple):
+    """One triangle of a structure.
+
+    Attributes
+    ----------
+    start, stop : Tensor, shape (n,)
+        Which entries of each row are in it, beside the diagonal.
+    diagonal : Tensor, shape (n,)
+        Place of the diagonal entry; any place where there is none.
+    stored : Tensor of bool, shape (n,)
+        Whether there is one.
+    """
+
+    start: Tensor
+    stop: Tensor
+    diagonal: Tensor
+    stored: Tensor
+
+
+def triangle_of(structure: Structure, upper: bool) -> Triangle:
+    """Return a triangle; found once for a structure.  O(nnz) time."""
+    return structure.derive(("triangle", upper), lambda s: _triangle(s, upper))
+
+
+def _triangle(s: Structure, upper: bool) -> Triangle:
+    before = torch.zeros(s.rows, dtype=torch.long, device=s.col.device)
+    before.index_add_(0, s.row, (s.col < s.row).long())
+    diagonal = s.crow[:-1] + before
+    stored = torch.zeros(s.rows, dtype=torch.bool, device=s.col.device)
+    stored[s.row[s.col == s.row].long()] = True
+    # Columns increase within a row: what comes before the diagonal is the lower triangle.
+    start, stop = (diagonal + stored, s.crow[1:]) if upper else (s.crow[:-1], diagonal)
+    place = torch.where(stored, diagonal, 0)
+    start, stop, place = (x.to(s.col.dtype).contiguous() for x in (start, stop, place))
+    return Triangle(start, stop, place, stored)
+
+
+def used(structure: Structure, upper: bool, strict: bool) -> Tensor:
+    """Return which entries are in a triangle, with or without the diagonal: bool (nnz,)."""
+
+    def make(s: Structure) -> Tensor:
+        row, col = (s.row, s.col) if upper else (s.col, s.row)
+        return row < col if strict else row <= col
+
+    return structure.derive(("used", upper, strict), make)
+
+
+def solve(
+    structure: Structure,
+    values: Tensor,
+    diagonal: Tensor,
+    B: Tensor,
+    *,
+    upper: bool,
+    transpose: bool,
+) -> Tensor:
+    """Solve for B (n, p) or (b, n, p), with values (nnz,) or (b, nnz).
+
+    The diagonal, (n,) or (b, n), is handed over by itself and not read from the values: it may be
+    one of ones.
+    """
+    if B.device.type != "cpu":
+        return _solve_torch(structure, values, diagonal, B, upper, transpose)
+    return _solve_loops(structure, values, diagonal, B, upper, transpose)
+
+
+def _solve_loops(
+    s: Structure, values: Tensor, diagonal: Tensor, B: Tensor, upper: bool, transpose: bool
+) -> Tensor:
+    from tsgu_func.kernels import substitution
+
+    # The loops solve in place, in a copy that belongs to nobody else.
+    X = B.clone(memory_format=torch.contiguous_format)
+    if not X.numel():
+        return X
+    x = X.view(-1, *X.shape[-2:]).numpy()
+    v, d = (y.reshape(len(x), y.shape[-1]).contiguous().numpy() for y in (values, diagonal))
+    t = triangle_of(s, upper)
+    start, stop, col = t.start.numpy(), t.stop.numpy(), s.col.numpy()
+    substitute = substitution.by_columns if transpose else substitution.by_rows
+    lanes = len(x) * x.shape[-1]
+    parts = min(threads.workers(), lanes, 1 + s.nnz * lanes // _WORTH_A_THREAD)
+    threads.run_parts(
+        lambda first, last: substitute(start, stop, col, v, d, x, upper != transpose, first, last),
+        [lanes * part // parts for part in range(parts + 1)],
+    )
+    return X
+
+
+# ------------------------------------------------------------------------------ other devices
+
+
+def _solve_torch(
+    s: Structure, values: Tensor, diagonal: Tensor, B: Tensor, upper: bool, transpose: bool
+) -> Tensor:
+    """Solve with T = D U, where U has a unit diagonal that need not be stored."""
+    strict, order = s.derive(("strict", upper), lambda s: _strict(s, upper))
+    v = values.index_select(-1, order) / diagonal.index_select(-1, strict.row)
+    if not transpose:
+        return _unit_solve(strict, v, B / diagonal.unsqueeze(-1), upper, transpose)
+    return _unit_solve(strict, v, B, upper, transpose) / diagonal.unsqueeze(-1)
+
+
+def _unit_solve(s: Structure, v: Tensor, B: Tensor, upper: bool, transpose: bool) -> Tensor:
+    if not (s.nnz and B.numel()):
+        return B.clone()
+    if B.ndim == 3:
+        blocks = block_diagonal(s, B.shape[0])
+        X = _unit_solve(blocks, v.flatten(), B.flatten(0, 1), upper, transpose)
+        return X.unflatten(0, B.shape[:2])
+    A = csr_tensor(s, v)
+    return torch.triangular_solve(B, A, upper, transpose, unitriangular=True).solution
+
+
+def _strict(s: Structure, upper: bool) -> tuple[Structure, Tensor]:
+    """Return the triangle without its diagonal, and which entries of the structure these are."""
+    order = used(s, upper, strict=True).nonzero().squeeze(-1)
+    counts = torch.bincount(s.row[order], minlength=s.rows)
+    crow = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(s.crow.dtype)
+    return Structure(crow, s.col[order], s.cols), order
