@@ -25,8 +25,10 @@ __all__ = [
     "adjoint_key",
     "handle_of",
     "pin",
+    "register_default",
     "register_function",
     "register_solver",
+    "register_transposed",
     "root_of",
 ]
 
@@ -85,36 +87,41 @@ class FunctionHandle:
     def solve(self, A: StoredMatrix, B: Tensor) -> Tensor:
         """Call the function: all columns at once, the members of a batch one by one.
 
-        A function with the attribute `takes_batches` gets a batch as it is: something that
-        multiplies (``A @ X``) and B (b, n, p).
+        A function with the attribute `takes_batches` gets the `StoredMatrix` instead of a
+        ``torch.sparse_csr`` tensor, and a batch as it is: B (b, n, p).
         """
-        swapped = self.adjoints and self.transposed is not None
-        right = B
-        if B.ndim == 3:
-            if swapped or not getattr(self.function, "takes_batches", False):
-                pairs = zip(A.members(), B, strict=True)
-                return torch.stack([self.solve(member, b) for member, b in pairs])
-            X = self.function(A, B, **self.options)
+        transposed = self.transposed if self.adjoints else None
+        whole = transposed is None and getattr(self.function, "takes_batches", False)
+        if B.ndim == 3 and not whole:
+            pairs = zip(A.members(), B, strict=True)
+            return torch.stack([self.solve(member, b) for member, b in pairs])
+        right = B.squeeze(-1) if self.vector and B.shape[-1] == 1 and not whole else B
+        if whole:
+            X = self.function(A, right, **self.options)
+        elif transposed is None:
+            X = self.function(A.to_csr(), right, **self.options)
         else:
-            right = B.squeeze(-1) if self.vector and B.shape[-1] == 1 else B
-            if swapped and self.transposed is not None:
-                # Handed Aᴴ, to be solved by what takes M and solves with Mᵀ: M is conj(A).
-                X = self.transposed(A.T.to_csr(), right, **self.options)
-            else:
-                X = self.function(A.to_csr(), right, **self.options)
-        if not isinstance(X, Tensor) or X.shape != right.shape or X.dtype != B.dtype:
+            # Handed Aᴴ, to be solved by what takes M and solves with Mᵀ: M is conj(A).
+            X = transposed(A.T.to_csr(), right, **self.options)
+        shape = _solution_shape(A, right)
+        if not isinstance(X, Tensor) or X.shape != shape or X.dtype != B.dtype:
             got = f"{tuple(X.shape)}, {X.dtype}" if isinstance(X, Tensor) else type(X).__name__
             raise SolveError(
-                f"a solver returns X with the shape and dtype of B, {tuple(right.shape)}, "
+                f"for B {tuple(right.shape)} a solver returns X with shape {shape} and dtype "
                 f"{B.dtype}; got {got}"
             )
         # A function may hand back its argument, or a view; an op must not.
-        return X.reshape(B.shape).clone(memory_format=torch.contiguous_format)
+        return X.reshape(_solution_shape(A, B)).clone(memory_format=torch.contiguous_format)
 
     def adjoint(self) -> FunctionHandle:
         """Return the same functions in the other role, under a key of its own."""
         key = self.key.removesuffix(_ADJOINT) if self.adjoints else self.key + _ADJOINT
         return replace(self, adjoints=not self.adjoints, key=key)
+
+
+def _solution_shape(A: StoredMatrix, B: Tensor) -> tuple[int, ...]:
+    axis = 0 if B.ndim == 1 else B.ndim - 2
+    return (*B.shape[:axis], A.shape[1], *B.shape[axis + 1 :])
 
 
 _ADJOINT = "*"  # ends the key of an adjoint
@@ -141,6 +148,16 @@ def register_function(
 ) -> FunctionHandle:
     """Return the handle of a function, which lives as long as it is held."""
     return _register(FunctionHandle(function, transposed, options, vector))
+
+
+def register_transposed(function: Callable[..., Tensor], vector: bool) -> FunctionHandle:
+    """Return the handle of what takes M and solves with Mᵀ, in its role: it is handed Aᴴ."""
+    return _register(FunctionHandle(function, function, {}, vector, adjoints=True))
+
+
+def register_default(function: Callable[..., Tensor]) -> FunctionHandle:
+    """Return the handle of a function of this library: kept for good, under its own name."""
+    return pin(_register(FunctionHandle(function, None, {}, False, key=function.__name__)))
 
 
 def pin(handle: Any) -> Any:
