@@ -1,10 +1,12 @@
 """Sparse linear algebra for PyTorch that composes with every ``torch.func`` transform."""
 
+from tsgu_func.indexed_matmul import gather_mm, segment_mm
 from tsgu_func.matrix import SparseMatrix
 from tsgu_func.pattern import SparsityPattern
 from tsgu_func.primitive import Primitive
+from tsgu_func.sparse_lstsq import sparse_generic_lstsq
 from tsgu_func.sparse_matmul import sparse_mm
-from tsgu_func.sparse_solve import sparse_generic_solve
+from tsgu_func.sparse_solve import sparse_generic_solve, sparse_triangular_solve
 
 __version__ = "0.1.0"
 
@@ -13,6 +15,10 @@ __all__ = [
     "SparseMatrix",
     "SparsityPattern",
     "__version__",
+    "gather_mm",
+    "segment_mm",
+    "sparse_generic_lstsq",
     "sparse_generic_solve",
     "sparse_mm",
+    "sparse_triangular_solve",
 ]

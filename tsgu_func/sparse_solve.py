@@ -28,15 +28,26 @@ from torch import Tensor
 from tsgu_func import check
 from tsgu_func.batching import over_batches
 from tsgu_func.convert import blocks_from_torch, from_torch
+from tsgu_func.functions import OpFunction
 from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import structure_of
 from tsgu_func.matrix import SparseMatrix
 from tsgu_func.pattern import SparsityPattern
 from tsgu_func.primitive import Primitive, constant_when_traced, is_tracing
-from tsgu_func.solvers import Solver, SuperLU, registry
+from tsgu_func.solvers import Solver, registry
 from tsgu_func.sparse_matmul import sddmm, spmm
+from tsgu_func.sparse_triangular import SparseTriangularSolve, sparse_triangular_solve
+from tsgu_func.utils.minres import minres
 
-__all__ = ["generic_solve", "sparse_generic_solve"]
+__all__ = [
+    "SparseGenericSolve",
+    "SparseTriangularSolve",
+    "generic_solve",
+    "sparse_generic_solve",
+    "sparse_triangular_solve",
+]
+
+_MINRES = registry.register_default(minres)
 
 # ---------------------------------------------------------------------------- generic_solve
 
@@ -113,7 +124,8 @@ def sparse_generic_solve(
         Of the dtype and on the device of `A`.  With a batch of matrices, ``(*batch, n, p)``.
     solve : callable or Solver, optional
         ``solve(A, B, **kwargs) -> X``, which gets `A` as a ``torch.sparse_csr`` tensor, or a
-        `Solver`.  It need not be differentiable.  Default: ``SuperLU()``.
+        `Solver`.  It need not be differentiable.  Default: `minres`, for Hermitian A; ``SuperLU()``
+        takes any A.
     transpose_solve : callable, optional
         ``transpose_solve(A, G, **kwargs) -> Y`` with ``Aᵀ Y = G``, for the reverse mode.  Default:
         `solve`, applied to the transpose (for complex A, the conjugate transpose).
@@ -130,9 +142,10 @@ def sparse_generic_solve(
     TypeError
         If A is not sparse COO or CSR or a SparseMatrix, or B is not dense.
     ValueError
-        If shapes or devices differ, A is not square, or a value is not finite.
+        If an argument is no tensor, shapes or devices differ, A is not square, or a value is not
+        finite.
     SolveError
-        If the matrix is singular, or the solver did not converge.
+        If the matrix is singular, or (ConvergenceError) the solver did not converge.
 
     Warns
     -----
@@ -173,10 +186,9 @@ def sparse_generic_solve(
     if A.dtype != B.dtype and not torch.is_autocast_enabled(A.device.type):
         warnings.warn(f"A and B have dtypes {A.dtype} and {B.dtype}; B is converted", stacklevel=2)
         B = B.to(A.dtype)
-    solver = SuperLU() if solve is None else solve
     if torch.compiler.is_compiling():
-        return _by_key(A, B, _constant_key(solver, transpose_solve, kwargs, B.ndim == 1))
-    handle = _handle(solver, transpose_solve, kwargs, B.ndim == 1)
+        return _by_key(A, B, _constant_key(solve, transpose_solve, kwargs, B.ndim == 1))
+    handle = _handle(solve, transpose_solve, kwargs, B.ndim == 1)
     if is_tracing():  # the graph will hold the key, and nothing else of it
         registry.pin(handle)
     return _by_key(A, B, handle.key)
@@ -199,6 +211,9 @@ def _handle(solve: Any, transpose_solve: Any, kwargs: dict[str, Any], vector: bo
     for name, function in (("solve", solve), ("transpose_solve", transpose_solve)):
         if not (function is None or callable(function) or isinstance(function, Solver)):
             raise TypeError(f"{name} is a function or a Solver; got {type(function).__name__}")
+    if solve is None and transpose_solve is None and not kwargs:
+        return _MINRES
+    solve = minres if solve is None else solve
     if not isinstance(solve, Solver):
         return registry.register_function(solve, transpose_solve, kwargs, vector)
     if transpose_solve is not None or kwargs:
@@ -213,3 +228,27 @@ def _handle(solve: Any, transpose_solve: Any, kwargs: dict[str, Any], vector: bo
 def _constant_key(solve: Any, transpose_solve: Any, kwargs: dict[str, Any], vector: bool) -> str:
     """Return a key that stays valid: the compiled graph holds it, and nothing else."""
     return registry.pin(_handle(solve, transpose_solve, kwargs, vector)).key
+
+
+class SparseGenericSolve(OpFunction):
+    """`sparse_generic_solve` for code that calls ``SparseGenericSolve.apply(A, B, ...)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tsgu_func.sparse_solve import SparseGenericSolve
+    >>> A = 2 * torch.eye(2).to_sparse_csr()
+    >>> SparseGenericSolve.apply(A, torch.ones(2), None, None, {})
+    tensor([0.5000, 0.5000])
+    """
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        A: SparseMatrix | Tensor,
+        B: Tensor,
+        solve: Callable[..., Tensor] | Solver | None = None,
+        transpose_solve: Callable[..., Tensor] | None = None,
+        kwargs: dict[str, Any] | None = None,
+    ) -> Tensor:
+        """Solve."""
+        return sparse_generic_solve(A, B, solve, transpose_solve, **(kwargs or {}))

@@ -12,9 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
-from tsgu_func import sparse_generic_solve
 from tsgu_func.demo import figure, report
-from tsgu_func.demo.denoise import Grid, edge_weights, make_grid, start, system
+from tsgu_func.demo.denoise import Grid, edge_weights, make_grid, solve, start, system
 from tsgu_func.demo.images import (
     InputError,
     add_noise,
@@ -131,7 +130,7 @@ def _promises(
     theta = report.strong_theta(sigma).repeat(1, len(grid.classes))
     with stage("frozen weights, for comparison"):
         A = system(grid, edge_weights(grid, theta, y))  # keeps the factor that all three need
-        x = sparse_generic_solve(A, y)
+        x = solve(A, y)
         return {
             "estimate, weights frozen": psnr(sure_frozen(grid, theta, y, sigma, probes)),
             "estimate, whole derivative": psnr(sure(grid, theta, y, sigma, probes)),

@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 
 from tsgu_func import SparseMatrix, SparsityPattern, sparse_generic_solve
+from tsgu_func.solvers import SuperLU
 
-__all__ = ["Grid", "denoise", "edge_weights", "make_grid", "start", "system"]
+__all__ = ["Grid", "denoise", "edge_weights", "make_grid", "solve", "start", "system"]
 
 _WIDTH = 1.0  # of the Gaussian that smooths y, in pixels
 # Brightness of the last class; brighter pixels belong to it.  The first has 0, the others lie
@@ -119,6 +120,11 @@ def system(grid: Grid, weights: Tensor) -> SparseMatrix:
     return SparseMatrix(grid.pattern, entries)
 
 
+def solve(A: SparseMatrix, y: Tensor) -> Tensor:
+    """Solve ``A x = y`` with a factorization, which all derivatives at this A share."""
+    return sparse_generic_solve(A, y, solve=SuperLU())
+
+
 def denoise(grid: Grid, theta: Tensor, y: Tensor) -> Tensor:
     """Return x(θ, y).
 
@@ -130,4 +136,4 @@ def denoise(grid: Grid, theta: Tensor, y: Tensor) -> Tensor:
     >>> denoise(grid, theta, torch.ones(4, dtype=torch.float64)).round(decimals=9)
     tensor([1., 1., 1., 1.], dtype=torch.float64)
     """
-    return sparse_generic_solve(system(grid, edge_weights(grid, theta, y)), y)
+    return solve(system(grid, edge_weights(grid, theta, y)), y)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
-from tsgu_func import SparseMatrix, sparse_generic_solve
-from tsgu_func.demo.denoise import Grid, denoise, edge_weights
+from tsgu_func import SparseMatrix
+from tsgu_func.demo.denoise import Grid, denoise, edge_weights, solve
 from tsgu_func.demo.risk import random_signs
 
 __all__ = ["inverse_diagonal", "inverse_entries", "mean_weight", "sensitivity"]
@@ -51,12 +51,12 @@ def inverse_diagonal(
     colour = (pixel // width % spacing) * spacing + pixel % width % spacing
     signs = random_signs(1, len(pixel), generator)
     probes = torch.where(colour == torch.arange(spacing**2).unsqueeze(1), signs, 0.0)
-    columns = vmap(lambda p: sparse_generic_solve(A, p))(probes)
+    columns = vmap(lambda p: solve(A, p))(probes)
     return (probes * columns).sum(0)
 
 
 def inverse_entries(A: SparseMatrix, pixels: Tensor) -> Tensor:
     """Return the diagonal entries of the inverse at some pixels, exactly: a solve for each."""
     units = torch.nn.functional.one_hot(pixels, A.shape[-1]).to(A.dtype)
-    columns = vmap(lambda b: sparse_generic_solve(A, b))(units)
+    columns = vmap(lambda b: solve(A, b))(units)
     return (units * columns).sum(1)

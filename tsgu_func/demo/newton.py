@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value, hessian
 
-from tsgu_func import SparseMatrix, sparse_generic_solve
-from tsgu_func.demo.denoise import Grid, edge_weights, system
+from tsgu_func import SparseMatrix
+from tsgu_func.demo.denoise import Grid, edge_weights, solve, system
 from tsgu_func.demo.risk import sure
 
 __all__ = ["Iterate", "minimize"]
@@ -78,7 +78,7 @@ def minimize(
 
 def _solved(grid: Grid, theta: Tensor, y: Tensor) -> tuple[SparseMatrix, Tensor]:
     A = system(grid, edge_weights(grid, theta, y))
-    return A, sparse_generic_solve(A, y)
+    return A, solve(A, y)
 
 
 def _step(gradient: Tensor, H: Tensor) -> Tensor:

@@ -34,8 +34,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
-from tsgu_func import sparse_generic_solve
-from tsgu_func.demo.denoise import Grid, denoise, edge_weights, system
+from tsgu_func.demo.denoise import Grid, denoise, edge_weights, solve, system
 
 __all__ = ["random_signs", "sure", "sure_frozen", "sure_of"]
 
@@ -72,4 +71,4 @@ def sure(grid: Grid, theta: Tensor, y: Tensor, sigma: float, probes: Tensor) -> 
 def sure_frozen(grid: Grid, theta: Tensor, y: Tensor, sigma: float, probes: Tensor) -> Tensor:
     """Do the same with the weights taken as constants, which is wrong: see above."""
     A = system(grid, edge_weights(grid, theta, y))
-    return sure_of(lambda y: sparse_generic_solve(A, y), y, sigma, probes)
+    return sure_of(lambda y: solve(A, y), y, sigma, probes)
