@@ -41,10 +41,20 @@ def test_info():
         assert word in done.stdout
 
 
-def test_bench_runs():
-    done = run("bench", "mm", "--rows", "50", "--columns", "2", "--repeats", "2")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("mm", "--rows", "50", "--columns", "2"),
+        ("triangular", "--grid", "4", "5", "--columns", "2"),
+        ("indexed", "--rows", "50", "--size", "4", "--matrices", "3"),
+        ("lstsq", "--rows", "60", "--unknowns", "8", "--columns", "2"),
+    ],
+)
+def test_bench_runs(arguments):
+    done = run("bench", *arguments, "--repeats", "2")
     assert done.returncode == 0, done.stderr
-    assert "forward+backward" in done.stdout
+    assert " forward " in done.stdout
+    assert " backward " in done.stdout
 
 
 def test_demo_writes_its_figure(tmp_path):

@@ -1,0 +1,32 @@
+"""Benchmarks against named peers, interleaved in one run: ``python -m tsgu_func bench``."""
+
+from __future__ import annotations
+
+import argparse
+
+from tsgu_func.bench import indexed, least_squares, products, triangular
+
+__all__ = ["add_arguments", "run"]
+
+_SUBJECTS = {
+    "mm": products,
+    "triangular": triangular,
+    "indexed": indexed,
+    "lstsq": least_squares,
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the subjects and their options."""
+    subjects = parser.add_subparsers(dest="subject", metavar="SUBJECT", required=True)
+    for name, module in _SUBJECTS.items():
+        summary = str(module.__doc__).partition("\n")[0].rstrip(".")
+        own = subjects.add_parser(name, help=summary, description=summary)
+        module.add_arguments(own)
+        own.add_argument("--repeats", type=int, default=15, help="measurements (%(default)s)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, and print a line for each comparison."""
+    _SUBJECTS[options.subject].run(options)
+    return 0
