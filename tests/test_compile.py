@@ -5,8 +5,9 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
-from tests.cases import COL, ROW, SHAPE, as_reals, case_named, matrix, randn
+from tests.case import COL, ROW, SHAPE, as_reals, matrix, randn
 from tests.cases import COMPILED as NAMES
+from tests.cases import case_named
 from tests.transforms import COMPILED, bent, leaves, scalar
 from tsgu_func import SparseMatrix, sparse_generic_solve, sparse_mm
 from tsgu_func.utils import linear_cg

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.cases import matrix, randn
+from tests.case import matrix, randn
 from tsgu_func.kernels import products, threads
 from tsgu_func.kernels.structure import Structure
 

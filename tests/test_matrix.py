@@ -14,7 +14,7 @@ import torch
 from torch.func import grad, jacfwd, vmap
 from torch.testing import assert_close
 
-from tests.cases import COL, ROW, SHAPE, matrix
+from tests.case import COL, ROW, SHAPE, matrix
 from tsgu_func import SparseMatrix, SparsityPattern, sparse_mm
 from tsgu_func.kernels.structure import index_dtype, structure_of
 from tsgu_func.utils import block_diag, block_split

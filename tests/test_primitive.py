@@ -130,7 +130,7 @@ def test_elementwise_fold_broadcasts():
 
 
 def test_batched_index_is_refused():
-    from tests.cases import COL, ROW, SHAPE, matrix
+    from tests.case import COL, ROW, SHAPE, matrix
     from tsgu_func.sparse_matmul import spmm
 
     A = matrix(ROW, COL, SHAPE, torch.float64)

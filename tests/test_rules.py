@@ -8,7 +8,8 @@ import torch
 from torch.testing import assert_close
 
 import tsgu_func
-from tests.cases import NAMES, as_reals, case_named, primitive_cases
+from tests.case import as_reals
+from tests.cases import NAMES, case_named, primitive_cases
 from tests.transforms import EAGER
 from tsgu_func import Primitive
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.cases import COL, ROW, SHAPE, matrix, randn
+from tests.case import COL, ROW, SHAPE, matrix, randn
 from tsgu_func import SparseMatrix, sparse_mm
 from tsgu_func.convert import clear_patterns, from_torch
 from tsgu_func.sparse_matmul import SparseMatMul
