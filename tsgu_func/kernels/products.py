@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels import threads
-from tsgu_func.kernels.structure import Structure, index_dtype
+from tsgu_func.kernels.structure import Structure, index_dtype, unsigned
 
 __all__ = ["csr_tensor", "sddmm", "silence_beta_notice", "spmm"]
 
@@ -123,7 +123,7 @@ def _batched(x: Tensor, rank: int) -> np.ndarray:
 
 
 def _indices(s: Structure) -> tuple[np.ndarray, np.ndarray]:
-    return s.crow.numpy(), s.col.numpy()
+    return unsigned(s.crow), unsigned(s.col)
 
 
 def _run(s: Structure, batch: int, p: int, loop: Callable[[int, int], None]) -> None:

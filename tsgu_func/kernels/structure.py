@@ -13,10 +13,19 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Structure", "Transpose", "index_dtype", "register", "rows_of", "structure_of"]
+__all__ = [
+    "Structure",
+    "Transpose",
+    "index_dtype",
+    "register",
+    "rows_of",
+    "structure_of",
+    "unsigned",
+]
 
 T = TypeVar("T")
 _FITS_INT32 = 2**31 - 1
@@ -146,6 +155,12 @@ def structure_of(crow: Tensor, col: Tensor, cols: int) -> Structure:
         while len(_recent) > _RECENT:
             _recent.popitem(last=False)
     return found
+
+
+def unsigned(index: Tensor) -> np.ndarray:
+    """View indices as compiled loops read them: without a sign, none is taken from the end."""
+    array = index.numpy()
+    return array.view(f"u{array.itemsize}")
 
 
 def index_dtype(rows: int, cols: int, nnz: int) -> torch.dtype:

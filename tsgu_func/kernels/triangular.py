@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tsgu_func.kernels import threads
 from tsgu_func.kernels.products import block_diagonal, csr_tensor
-from tsgu_func.kernels.structure import Structure
+from tsgu_func.kernels.structure import Structure, unsigned
 
 __all__ = ["Triangle", "solve", "triangle_of", "used"]
 
@@ -101,7 +101,7 @@ def _solve_loops(
     x = X.view(-1, *X.shape[-2:]).numpy()
     v, d = (y.reshape(len(x), y.shape[-1]).contiguous().numpy() for y in (values, diagonal))
     t = triangle_of(s, upper)
-    start, stop, col = t.start.numpy(), t.stop.numpy(), s.col.numpy()
+    start, stop, col = (unsigned(index) for index in (t.start, t.stop, s.col))
     substitute = substitution.by_columns if transpose else substitution.by_rows
     lanes = len(x) * x.shape[-1]
     parts = min(threads.workers(), lanes, 1 + s.nnz * lanes // _WORTH_A_THREAD)
