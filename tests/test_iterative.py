@@ -255,9 +255,11 @@ def test_bad_arguments(solve):
         solve(A[:3, :3], b)
     with pytest.raises(ValueError, match=r"must have one dtype; got torch\.float64 and"):
         any_solver(solve, A, b.float())
-    for rhs in (b.long(), torch.tensor(1.0), b.to_sparse()):
-        with pytest.raises(ValueError, match="is dense, has at least one dimension"):
+    for rhs in (b.long(), b.half(), b.to_sparse()):
+        with pytest.raises(TypeError, match=r"is dense and floating-point: .*got torch\."):
             solve(A, rhs)
+    with pytest.raises(ValueError, match="has at least one dimension"):
+        solve(A, torch.tensor(1.0))
     with pytest.raises(TypeError, match="is a tensor; got list"):
         solve(A, [1.0])
     with pytest.raises(SolveError, match=r"must be a tensor, a SparseMatrix, .*; got object"):

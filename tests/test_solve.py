@@ -405,11 +405,11 @@ def test_cg_says_when_it_fails():
         linear_cg(-A, b)
     with pytest.raises(SolveError, match="did not converge"):
         linear_cg(A.to(torch.float32), b.float(), tolerance=1e-12)
-    info = linear_cg(A, b, max_iter=3, return_info=True)[1]
+    with pytest.warns(UserWarning, match="after 3 iterations"):
+        info = linear_cg(A, b, max_iter=3, return_info=True)[1]
     assert not bool(info.converged.all())
     for wrong, message in (
         (lambda: linear_cg(A, b * torch.nan), "rhs holds a value that is not finite"),
-        (lambda: linear_cg(A, b.long()), "floating|dtype"),
         (lambda: linear_cg(A, b, tolerance=-1.0), "not negative"),
         (lambda: linear_cg(A, b, tolerance=float("inf")), "finite"),
         (lambda: linear_cg(A, b, initial_guess=b[:3]), "shape of rhs"),

@@ -90,6 +90,8 @@ def bicgstab(
         If a product is of no use: not finite, of another shape or dtype.
     RuntimeError
         If A or `rhs` requires a gradient.
+    TypeError
+        If `rhs` is no tensor, or of no floating-point or complex dtype that systems are solved in.
     ValueError
         If `rhs` or a setting is of no use.
 

@@ -230,11 +230,13 @@ def _batch_of(A: Any) -> tuple[int, ...]:
 def _check_rhs(rhs: Any, name: str) -> None:
     if not isinstance(rhs, Tensor):
         raise TypeError(f"{name} is a tensor; got {type(rhs).__name__}")
-    if rhs.ndim == 0 or rhs.dtype not in _DTYPES or rhs.layout != torch.strided:
-        raise ValueError(
-            f"{name} is dense, has at least one dimension, as (n,) or (*batch, n, p), and a "
-            f"float32, float64 or complex dtype; got {tuple(rhs.shape)}, {rhs.dtype}, {rhs.layout}"
+    if rhs.dtype not in _DTYPES or rhs.layout != torch.strided:
+        raise TypeError(
+            f"{name} is dense and floating-point: float32, float64 or complex; got {rhs.dtype}, "
+            f"{rhs.layout}"
         )
+    if rhs.ndim == 0:
+        raise ValueError(f"{name} has at least one dimension, (n,) or (*batch, n, p); got a number")
     _check_values(rhs, name)
 
 

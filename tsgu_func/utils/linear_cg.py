@@ -100,7 +100,7 @@ def linear_cg(
     min_iter: int = 0,
     return_info: bool = False,
     *,
-    on_failure: Literal["raise", "warn", "ignore"] = "raise",
+    on_failure: Literal["raise", "warn", "ignore"] | None = None,
 ) -> Any:
     r"""Solve :math:`A X = B` for a Hermitian positive definite A by conjugate gradients.
 
@@ -133,9 +133,9 @@ def linear_cg(
     min_iter : int
         Iterations at least; a column whose residual has vanished is left alone all the same.
     return_info : bool
-        Also return a `CGInfo`, and leave it to the caller to look whether it converged.
-    on_failure : {"raise", "warn", "ignore"}
-        What to do if it did not, without `return_info`.
+        Also return a `CGInfo`, which says whether it converged.
+    on_failure : {"raise", "warn", "ignore"}, optional
+        What to do if it did not; default "raise", or "warn" with `return_info`.
 
     Returns
     -------
@@ -152,8 +152,10 @@ def linear_cg(
         of another shape or dtype.
     RuntimeError
         If A or `rhs` requires a gradient.
+    TypeError
+        If `rhs` is no tensor, or of no floating-point or complex dtype that systems are solved in.
     ValueError
-        If `rhs` or a setting is of no use: no floating dtype, not finite, a negative tolerance.
+        If `rhs` or a setting is of no use: not finite, another shape, a negative tolerance.
 
     Notes
     -----
@@ -170,6 +172,7 @@ def linear_cg(
     >>> linear_cg(A, torch.tensor([1.0, 2.0]))
     tensor([0.0909, 0.6364])
     """
+    on_failure = on_failure or ("warn" if return_info else "raise")
     iteration.check_policy(on_failure)
     system = iteration.read_system(matmul_closure, rhs, initial_guess)
     rules = _rules(
@@ -182,7 +185,7 @@ def linear_cg(
     info = _inform(system, reached, rules)
     if settings.verbose_linalg:
         _logger.info("%s after %d iterations", info.reason, info.iterations)
-    if not (return_info or rules.tolerance == 0 or rules.met(reached.error)):
+    if not (rules.tolerance == 0 or rules.met(reached.error)):
         iteration.fail(on_failure, _failure(info))
     parts = [system.answer(reached.X)]
     parts += [lanczos.matrices(system.unit)] if n_tridiag else []

@@ -88,6 +88,8 @@ def lsmr(
         If the adjoint is missing, or a product is of no use: not finite, of another shape or dtype.
     RuntimeError
         If A or `b` requires a gradient.
+    TypeError
+        If `b` is no tensor, or of no floating-point or complex dtype that systems are solved in.
     ValueError
         If `b` or a setting is of no use.
 

@@ -101,6 +101,8 @@ def minres(
         another shape or dtype.
     RuntimeError
         If A or `rhs` requires a gradient.
+    TypeError
+        If `rhs` is no tensor, or of no floating-point or complex dtype that systems are solved in.
     ValueError
         If `rhs` or a setting is of no use.
 
