@@ -36,20 +36,21 @@ class BICGSTABSettings(NamedTuple):
         Norm of the residual at which a column has converged, whatever its right-hand side.
     reltol : float, optional
         Norm of the residual at which a column has converged, relative to its right-hand side.
-        Default: 1e-5 in single precision, 1e-6 in double.
+        Default: 1e-5 in single precision, 1e-10 in double.
     precon : matrix or callable, optional
         ``R -> M⁻¹ R`` for an M close to A.
-    logger : logging.Logger
-        Told how a solve ended, at level INFO.
+    logger : logging.Logger, optional
+        Told how a solve ended, at level INFO.  Default: that of this module.
     """
 
     matvec_max: int | None = None
     abstol: float = 0.0
     reltol: float | None = None
     precon: Any = None
-    logger: logging.Logger = logging.getLogger(__name__)
+    logger: logging.Logger | None = None  # no object here: the compiler takes constants only
 
 
+_logger = logging.getLogger(__name__)
 _SETTINGS = BICGSTABSettings()
 
 
@@ -122,7 +123,7 @@ def bicgstab(
         reached, broken = _solve(system, precondition, tolerance, limit)
         reason = _reason(broken & (reached.error > tolerance))
     products = system.multiply.calls
-    settings.logger.info("residual %s after %d products", reached.error, products)
+    (settings.logger or _logger).info("residual %s after %d products", reached.error, products)
     if bool((reached.error > tolerance).any()):
         iteration.fail(on_failure, _failure(reached, products, settings, reason))
     return system.answer(reached.X)
@@ -144,7 +145,7 @@ def _tolerance(system: System, settings: BICGSTABSettings) -> Tensor:
     """Return the relative residual at which each column has converged."""
     relative = settings.reltol
     if relative is None:
-        relative = max(iteration.default_tolerance(system.B.dtype), 1e-6)
+        relative = iteration.default_tolerance(system.B.dtype)
     for name, value in (("abstol", settings.abstol), ("reltol", relative)):
         iteration.check_number(name, value)
     return (settings.abstol / system.peak / system.unit).clamp_min(relative)
