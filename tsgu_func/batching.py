@@ -7,15 +7,38 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from tsgu_func.convert import blocks_from_torch, from_torch
 from tsgu_func.matrix import SparseMatrix
 from tsgu_func.pattern import SparsityPattern
 
-__all__ = ["over_batches"]
+__all__ = ["over_batches", "over_matrix"]
+
+Function = Callable[[SparsityPattern, Tensor, Tensor], Tensor]
 
 
-def over_batches(
-    function: Callable[[SparsityPattern, Tensor, Tensor], Tensor], A: SparseMatrix, B: Tensor
-) -> Tensor:
+def over_matrix(function: Function, A: SparseMatrix | Tensor, B: Tensor, rows: int) -> Tensor:
+    """Apply what `over_batches` takes to any kind of matrix.
+
+    The members of a torch sparse batch may store different entries, so they become the blocks of
+    one matrix.
+
+    Parameters
+    ----------
+    function : callable
+    A : SparseMatrix, or sparse COO or CSR Tensor (n, m) or (b, n, m)
+    B : Tensor
+    rows : int
+        Rows of the result for one member.
+    """
+    if isinstance(A, SparseMatrix):
+        return over_batches(function, A, B)
+    if A.ndim == 2:
+        return over_batches(function, SparseMatrix(*from_torch(A)), B)
+    pattern, values, b = blocks_from_torch(A)
+    return function(pattern, values, B.flatten(0, 1)).unflatten(0, (b, rows))
+
+
+def over_batches(function: Function, A: SparseMatrix, B: Tensor) -> Tensor:
     """Apply a function of a pattern, values (nnz,) or (b, nnz) and columns (m, p) or (b, m, p).
 
     Axes of the batch that A lacks become columns of one call, the others one leading axis; nothing

@@ -66,8 +66,11 @@ def devices(A: SparseMatrix | Tensor, B: Tensor) -> None:
         raise ValueError(f"A and B are on one device; got {A.device} and {B.device}: move one")
 
 
-def matmul(A: SparseMatrix, B: Any) -> None:
+def matmul(A: Any, B: Any) -> None:
     """Check the factors of ``A @ B``."""
+    if not isinstance(A, SparseMatrix):
+        torch_matmul(A, B)
+        return
     dense("B", B)
     if B.ndim == 0:
         raise ValueError("B is a vector (m,) or a matrix (*batch, m, p); got a number")
@@ -101,10 +104,7 @@ def torch_matmul(A: Any, B: Any) -> None:
 
 def triangular(A: Any, B: Any) -> None:
     """Check the matrix and the right-hand side of a triangular system."""
-    if isinstance(A, SparseMatrix):
-        matmul(A, B)
-    else:
-        torch_matmul(A, B)
+    matmul(A, B)
     square(A)
     solvable(A, B)
 

@@ -32,8 +32,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func import check
-from tsgu_func.batching import over_batches
-from tsgu_func.convert import blocks_from_torch, from_torch
+from tsgu_func.batching import over_matrix
 from tsgu_func.functions import OpFunction
 from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import structure_of
@@ -249,12 +248,7 @@ def sparse_generic_lstsq(
         s = pattern.structure
         return least_squares(values, B, s.crow, s.col, s.cols, pattern.transposed, *keys)
 
-    if isinstance(A, SparseMatrix):
-        return over_batches(solve, A, B)
-    if A.ndim == 2:
-        return over_batches(solve, SparseMatrix(*from_torch(A)), B)
-    pattern, values, b = blocks_from_torch(A)
-    return solve(pattern, values, B.flatten(0, 1)).unflatten(0, (b, A.shape[-1]))
+    return over_matrix(solve, A, B, A.shape[-1])
 
 
 def _handles(lstsq: Solve | None, transpose_lstsq: Solve | None, vector: bool) -> tuple:

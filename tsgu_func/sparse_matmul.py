@@ -17,8 +17,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from tsgu_func import check
-from tsgu_func.batching import over_batches
-from tsgu_func.convert import blocks_from_torch, from_torch
+from tsgu_func.batching import over_matrix
 from tsgu_func.functions import OpFunction
 from tsgu_func.kernels import products
 from tsgu_func.kernels.structure import structure_of
@@ -155,15 +154,8 @@ def sparse_mm(A: SparseMatrix | Tensor, B: Tensor) -> Tensor:
             [2., 2., 0.],
             [0., 0., 2.]])
     """
-    if isinstance(A, SparseMatrix):
-        check.matmul(A, B)
-        return over_batches(_mm, A, B)
-    check.torch_matmul(A, B)
-    if A.ndim == 2:
-        pattern, values = from_torch(A)
-        return _mm(pattern, values, B)
-    pattern, values, b = blocks_from_torch(A)
-    return _mm(pattern, values, B.flatten(0, 1)).unflatten(0, (b, A.shape[-2]))
+    check.matmul(A, B)
+    return over_matrix(_mm, A, B, A.shape[-2])
 
 
 def _mm(pattern: SparsityPattern, values: Tensor, B: Tensor) -> Tensor:

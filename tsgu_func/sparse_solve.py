@@ -26,8 +26,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func import check
-from tsgu_func.batching import over_batches
-from tsgu_func.convert import blocks_from_torch, from_torch
+from tsgu_func.batching import over_matrix
 from tsgu_func.functions import OpFunction
 from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import structure_of
@@ -199,12 +198,7 @@ def _by_key(A: SparseMatrix | Tensor, B: Tensor, key: str) -> Tensor:
         s = pattern.structure
         return generic_solve(values, B, s.crow, s.col, s.cols, pattern.transposed, False, key)
 
-    if isinstance(A, SparseMatrix):
-        return over_batches(solve, A, B)
-    if A.ndim == 2:
-        return over_batches(solve, SparseMatrix(*from_torch(A)), B)
-    pattern, values, b = blocks_from_torch(A)
-    return solve(pattern, values, B.flatten(0, 1)).unflatten(0, (b, A.shape[-1]))
+    return over_matrix(solve, A, B, A.shape[-1])
 
 
 def _handle(solve: Any, transpose_solve: Any, kwargs: dict[str, Any], vector: bool) -> Any:

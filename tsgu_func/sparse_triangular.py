@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func import check
-from tsgu_func.batching import over_batches
-from tsgu_func.convert import blocks_from_torch, from_torch
+from tsgu_func.batching import over_matrix
 from tsgu_func.functions import OpFunction
 from tsgu_func.kernels import triangular
 from tsgu_func.kernels.structure import Structure, structure_of
@@ -203,12 +202,7 @@ def sparse_triangular_solve(
             values, B, s.crow, s.col, s.cols, transpose != swapped, upper != swapped, unitriangular
         )
 
-    if isinstance(A, SparseMatrix):
-        return over_batches(solve, A, B)
-    if A.ndim == 2:
-        return solve(*from_torch(A), B)
-    pattern, values, b = blocks_from_torch(A)
-    return solve(pattern, values, B.flatten(0, 1)).unflatten(0, (b, A.shape[-1]))
+    return over_matrix(solve, A, B, A.shape[-1])
 
 
 class SparseTriangularSolve(OpFunction):
