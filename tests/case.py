@@ -53,9 +53,7 @@ SQUARE = [0, 0, 1, 1, 2, 2], [0, 1, 1, 2, 0, 2]
 
 
 def matrix(row: Sequence[int], col: Sequence[int], shape: tuple[int, int], dtype: torch.dtype):
-    generator = torch.Generator().manual_seed(len(row))
-    values = torch.randn(len(row), dtype=dtype, generator=generator)
-    return SparseMatrix.from_coo(row, col, values, shape)
+    return SparseMatrix.from_coo(row, col, randn(len(row), dtype=dtype, seed=len(row)), shape)
 
 
 def solvable(dtype: torch.dtype) -> SparseMatrix:
@@ -64,7 +62,9 @@ def solvable(dtype: torch.dtype) -> SparseMatrix:
 
 
 def randn(*shape: int, dtype: torch.dtype, seed: int = 1) -> Tensor:
-    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator("cpu").manual_seed(seed)
+    x = torch.randn(*shape, dtype=dtype, generator=generator, device="cpu")
+    return x.to(torch.get_default_device())
 
 
 # ---------------------------------------------------------------------------------- references

@@ -189,7 +189,7 @@ def solve_cases(dtype: torch.dtype) -> list[Case]:
     s, D = S.pattern.structure, S.to_dense()
     B = randn(3, 2, dtype=dtype)
     hermitian = D @ D.mH
-    H, csr = SparseMatrix.from_dense(hermitian), S.to_csr()
+    H = SparseMatrix.from_dense(hermitian)
 
     def generic(transpose: bool, conjugate: bool) -> Case:
         def reference(v: Tensor, B: Tensor) -> Tensor:
@@ -238,12 +238,15 @@ def solve_cases(dtype: torch.dtype) -> list[Case]:
                 (minres, {"settings": MINRESSettings(minres_tolerance=1e-14)}),
             )
         ),
-        Case(
-            "sparse_generic_solve CSR",
-            lambda B: sparse_generic_solve(csr, B, solve=SuperLU()),
-            lambda B: eliminate(D, B),
-            (B,),
-            compiles=False,
+        *(
+            Case(
+                f"sparse_generic_solve {layout}",
+                lambda B, sparse=sparse: sparse_generic_solve(sparse, B, solve=SuperLU()),
+                lambda B: eliminate(D, B),
+                (B,),
+                compiles=False,
+            )
+            for layout, sparse in (("COO", S.to_coo()), ("CSR", S.to_csr()))
         ),
     ]
 

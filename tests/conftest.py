@@ -32,6 +32,20 @@ def _fresh_compiler():
     torch.compiler.reset()
 
 
+_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=_CUDA)])
+def device(request: pytest.FixtureRequest):
+    """Make what a test creates, unless it says otherwise, on a device."""
+    if request.param == "cpu":  # where PyTorch is already: a default device is not free
+        yield request.param
+        return
+    torch.set_default_device(request.param)
+    yield request.param
+    torch.set_default_device(None)
+
+
 @pytest.fixture(params=[torch.float64, torch.complex128], ids=["f64", "c128"])
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param

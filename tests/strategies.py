@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -53,3 +54,25 @@ def systems(draw: st.DrawFn) -> Entries:
     diagonal = torch.full((n,), 4.0 + e.values.abs().sum().item(), dtype=e.values.dtype)
     values = torch.cat([e.values, diagonal]) * scale
     return Entries([*e.row, *range(n)], [*e.col, *range(n)], values, e.shape)
+
+
+def _sliced(x: Tensor) -> Tensor:
+    return torch.stack([x, x + 1], -1)[..., 0]
+
+
+def _offset(x: Tensor) -> Tensor:
+    return torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape)
+
+
+_PLACES: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": lambda x: x,
+    "transposed": lambda x: x.mT.contiguous().mT,
+    "sliced": _sliced,
+    "offset": _offset,
+    "lazily conjugated": lambda x: x.conj().resolve_conj().conj(),
+}
+
+
+def restrided() -> st.SearchStrategy[Callable[[Tensor], Tensor]]:
+    """Draw a way to put the same numbers elsewhere in memory."""
+    return st.sampled_from(sorted(_PLACES)).map(_PLACES.__getitem__)

@@ -13,6 +13,7 @@ from tsgu_func import SparseMatrix, sparse_generic_solve, sparse_mm
 from tsgu_func.utils import linear_cg
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
+pytestmark = pytest.mark.usefixtures("device")
 
 
 def compiled(function, **options):

@@ -54,7 +54,7 @@ def test_bench_runs(arguments):
     done = run("bench", *arguments, "--repeats", "2")
     assert done.returncode == 0, done.stderr
     assert " forward " in done.stdout
-    assert " backward " in done.stdout
+    assert " forward+backward " in done.stdout
 
 
 def test_demo_writes_its_figure(tmp_path):

@@ -15,6 +15,7 @@ from tsgu_func import Primitive
 
 # Ten digits: all cases are well-conditioned.
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
+pytestmark = pytest.mark.usefixtures("device")
 
 
 def test_every_primitive_has_a_case():

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tsgu_func.matrix import SparseMatrix
 
-__all__ = ["Contender", "backward", "compare", "forward", "header", "upstream"]
+__all__ = ["DIRECTIONS", "Contender", "compare", "header", "upstream"]
 
 Contender = Callable[[], object]
 _PEER = "torchsparsegradutils"
@@ -39,7 +39,7 @@ def header(problem: str, repeats: int) -> None:
     print(f"{problem}, {threads} threads; median of {repeats}, ratio of a peer's time to ours")
 
 
-def forward(f: Callable[..., Tensor], *args: Any) -> Contender:
+def _forward(f: Callable[..., Tensor], *args: Any) -> Contender:
     """Return the computation of a value."""
 
     def contender() -> Tensor:
@@ -49,7 +49,7 @@ def forward(f: Callable[..., Tensor], *args: Any) -> Contender:
     return contender
 
 
-def backward(f: Callable[..., Tensor], *args: SparseMatrix | Tensor) -> Contender:
+def _backward(f: Callable[..., Tensor], *args: SparseMatrix | Tensor) -> Contender:
     """Return the computation of a value and its gradients in all matrices."""
     own = [a.detach() if isinstance(a, SparseMatrix) else a.detach().clone() for a in args]
     own = [
@@ -66,6 +66,9 @@ def backward(f: Callable[..., Tensor], *args: SparseMatrix | Tensor) -> Contende
         f(*own).sum().backward()
 
     return contender
+
+
+DIRECTIONS = {"forward": _forward, "forward+backward": _backward}
 
 
 def compare(title: str, contenders: dict[str, Contender | None], repeats: int) -> None:

@@ -10,7 +10,7 @@ import argparse
 import torch
 
 from tsgu_func import gather_mm, segment_mm
-from tsgu_func.bench.compare import backward, compare, forward, header, upstream
+from tsgu_func.bench.compare import DIRECTIONS, compare, header, upstream
 
 __all__ = ["add_arguments", "run"]
 
@@ -37,10 +37,10 @@ def run(options: argparse.Namespace) -> None:
             (gather_mm, peers[0], index),
             (segment_mm, peers[1], lengths),
         ):
-            for direction in (forward, backward):
+            for name, direction in DIRECTIONS.items():
                 contenders = {
                     "tsgu_func": direction(ours, a, b, which),
                     "torchsparsegradutils": theirs and direction(theirs, a, b, which),
                 }
-                title = f"R = {count:<5} {ours.__name__:<11} {direction.__name__}"
+                title = f"R = {count:<5} {ours.__name__:<11} {name}"
                 compare(title, contenders, options.repeats)

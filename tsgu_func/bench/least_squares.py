@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func import SparseMatrix, sparse_generic_lstsq
-from tsgu_func.bench.compare import backward, compare, forward, header, upstream
+from tsgu_func.bench.compare import DIRECTIONS, compare, header, upstream
 from tsgu_func.utils import lsmr
 
 __all__ = ["add_arguments", "run"]
@@ -43,11 +43,11 @@ def run(options: argparse.Namespace) -> None:
             "torchsparsegradutils": peer,
         }
         given = {name: A.to_csr() for name in solvers}
-        for direction in (forward, backward):
+        for which, direction in DIRECTIONS.items():
             contenders = {
                 name: solve and direction(solve, given[name], B) for name, solve in solvers.items()
             }
-            compare(f"p = {p:<3} CSR {direction.__name__}", contenders, options.repeats)
+            compare(f"p = {p:<3} CSR {which}", contenders, options.repeats)
         for name, solve in solvers.items():
             if solve is not None:
                 gradient = A.mH @ (A @ solve(given[name], B) - B)

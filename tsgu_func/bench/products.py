@@ -10,7 +10,7 @@ import argparse
 import torch
 
 from tsgu_func import SparseMatrix, sparse_mm
-from tsgu_func.bench.compare import backward, compare, forward, header, upstream
+from tsgu_func.bench.compare import DIRECTIONS, compare, header, upstream
 
 __all__ = ["add_arguments", "run"]
 
@@ -38,13 +38,13 @@ def run(options: argparse.Namespace) -> None:
             ("CSR", A.to_csr(), A.to_csr()),
             ("SparseMatrix", A, A.to_csr()),
         ):
-            for direction in (forward, backward):
+            for name, direction in DIRECTIONS.items():
                 # PyTorch's gradient of a COO matrix is dense: 40 GB here.
-                fits = kind != "COO" or direction is forward
+                fits = kind != "COO" or name == "forward"
                 contenders = {
                     "tsgu_func": direction(sparse_mm, ours, B),
                     "torchsparsegradutils": peer and direction(peer, theirs, B),
                     "torch.sparse.mm": direction(torch.sparse.mm, theirs, B) if fits else None,
                 }
-                title = f"p = {p:<3} {kind:<13} {direction.__name__}"
+                title = f"p = {p:<3} {kind:<13} {name}"
                 compare(title, contenders, options.repeats)

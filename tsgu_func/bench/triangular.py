@@ -10,7 +10,7 @@ import argparse
 import torch
 
 from tsgu_func import SparseMatrix, sparse_triangular_solve
-from tsgu_func.bench.compare import backward, compare, forward, header, upstream
+from tsgu_func.bench.compare import DIRECTIONS, compare, header, upstream
 
 __all__ = ["add_arguments", "run"]
 
@@ -34,12 +34,12 @@ def run(options: argparse.Namespace) -> None:
             ("CSR", L.to_csr(), L.to_csr()),
             ("SparseMatrix", L, L.to_csr()),
         ):
-            for direction in (forward, backward):
+            for name, direction in DIRECTIONS.items():
                 contenders = {
                     "tsgu_func": direction(_lower(sparse_triangular_solve), ours, B),
                     "torchsparsegradutils": peer and direction(_lower(peer), theirs, B),
                 }
-                title = f"p = {p:<3} {kind:<13} {direction.__name__}"
+                title = f"p = {p:<3} {kind:<13} {name}"
                 compare(title, contenders, options.repeats)
 
 

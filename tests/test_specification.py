@@ -1,0 +1,100 @@
+"""What code written for torchsparsegradutils does with the core operations, by changed imports."""
+
+import torch
+from torch.testing import assert_close
+
+from tsgu_func import (
+    gather_mm,
+    segment_mm,
+    sparse_generic_lstsq,
+    sparse_generic_solve,
+    sparse_mm,
+    sparse_triangular_solve,
+)
+from tsgu_func.utils import bicgstab, linear_cg, lsmr
+from tsgu_func.utils.bicgstab import BICGSTABSettings
+from tsgu_func.utils.linear_cg import LinearCGSettings
+from tsgu_func.utils.minres import MINRESSettings
+
+
+def coo(row, col, values, shape):
+    return torch.sparse_coo_tensor(torch.tensor([row, col]), torch.tensor(values), shape)
+
+
+def assert_sparse_gradients(function, A, *others):
+    """Differentiate, and look that what comes out is sparse where A is, and nowhere else."""
+    A = A.requires_grad_()
+    others = [x.requires_grad_() for x in others]
+    function(A, *others).sum().backward()
+    assert A.grad.is_sparse
+    assert not bool(A.grad.to_dense()[A.detach().to_dense() == 0].any())
+    assert all(x.grad.shape == x.shape for x in others)
+
+
+def test_products():
+    A = coo([0, 0, 1, 1, 2], [1, 3, 0, 2, 3], [2.0, -1.0, 4.0, 1.0, 3.0], (3, 4))
+    B = torch.randn(4, 5)
+    assert_close(sparse_mm(A, B), A.to_dense() @ B)
+    batch, batch_B = torch.stack([A, 2 * A, -A]), torch.randn(3, 4, 5)
+    assert_close(sparse_mm(batch, batch_B), batch.to_dense() @ batch_B)
+    assert_sparse_gradients(sparse_mm, A, B)
+
+
+def test_products_by_index():
+    a, b = torch.randn(6, 4), torch.randn(3, 4, 2)
+    index = torch.tensor([2, 0, 0, 1, 2, 0])
+    expected = torch.stack([row @ b[i] for row, i in zip(a, index, strict=True)])
+    assert_close(gather_mm(a, b, index), expected)
+    assert_close(gather_mm(a, b, torch.ones(6, dtype=torch.long)), a @ b[1])
+    doubled = torch.stack([torch.eye(4), 2 * torch.eye(4)])
+    assert_close(gather_mm(a[:2], doubled, torch.tensor([1, 0])), a[:2] * torch.tensor([[2], [1]]))
+
+
+def test_products_by_segment():
+    a, b = torch.randn(9, 4), torch.randn(4, 4, 2)
+    out = segment_mm(a, b, torch.tensor([4, 2, 0, 3]))
+    assert_close(out, torch.cat([a[:4] @ b[0], a[4:6] @ b[1], a[6:] @ b[3]]))
+    assert_close(segment_mm(a, b[:1], torch.tensor([9])), a @ b[0])
+
+
+def test_triangular_solves():
+    U = torch.tensor([[4.0, 1.0, 0.0], [0.0, 2.0, -1.0], [0.0, 0.0, 5.0]])
+    B = torch.tensor([[3.0], [1.0], [10.0]])
+    for A in (U.to_sparse_csr(), U.to_sparse_coo()):
+        assert_close(U @ sparse_triangular_solve(A, B, upper=True), B)
+        assert_close(U.T @ sparse_triangular_solve(A, B, transpose=True), B)
+    L = U.T.contiguous()
+    assert_close(L @ sparse_triangular_solve(L.to_sparse_csr(), B, upper=False), B)
+    batch, batch_B = torch.stack([U.to_sparse_coo(), 2 * U.to_sparse_coo()]), torch.stack([B, B])
+    assert_close(batch.to_dense() @ sparse_triangular_solve(batch, batch_B), batch_B)
+    assert_sparse_gradients(sparse_triangular_solve, U.to_sparse_coo(), B)
+
+
+def test_general_solves():
+    A = coo([0, 0, 1, 1, 2], [0, 1, 0, 1, 2], [5.0, 2.0, 2.0, 6.0, 3.0], (3, 3))
+    b, D = torch.tensor([2.0, 0.0, 9.0]), A.to_dense()
+    settings = LinearCGSettings(max_cg_iterations=50, cg_tolerance=1e-6)
+    for options in (
+        {},
+        {"solve": linear_cg},
+        {"solve": linear_cg, "settings": settings},
+        {"solve": bicgstab, "settings": BICGSTABSettings(reltol=1e-6)},
+        {"settings": MINRESSettings(minres_tolerance=1e-6)},
+    ):
+        assert_close(D @ sparse_generic_solve(A, b, **options), b, rtol=1e-4, atol=1e-4)
+    B = torch.randn(3, 4)
+    assert_close(D @ sparse_generic_solve(A, B, solve=bicgstab), B, rtol=1e-4, atol=1e-4)
+    assert_sparse_gradients(sparse_generic_solve, A, b)
+
+
+def test_least_squares():
+    row, col = [0, 1, 2, 3, 0, 2, 4, 3], [0, 0, 1, 1, 2, 2, 2, 0]
+    A = coo(row, col, [2.0, 1.0, 3.0, -1.0, 1.0, 1.0, 2.0, 1.0], (5, 3))
+    b, D = torch.randn(5), A.to_dense()
+    expected = torch.linalg.lstsq(D, b.unsqueeze(1)).solution
+    assert_close(sparse_generic_lstsq(A, b), expected[:, 0], rtol=1e-4, atol=1e-4)
+    B = torch.randn(5, 4)
+    loose = lambda A, B: lsmr(A, B, atol=1e-8, btol=1e-8)[0]
+    X = sparse_generic_lstsq(A, B, lstsq=loose)
+    assert_close(X, torch.linalg.lstsq(D, B).solution, rtol=1e-4, atol=1e-4)
+    assert_sparse_gradients(sparse_generic_lstsq, A, b)
