@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,9 +19,12 @@ from tsgu_func import (
     sparse_triangular_solve,
 )
 from tsgu_func.solvers import SuperLU
+from tsgu_func.sparse_lstsq import SparseGenericLstsq
+from tsgu_func.sparse_matmul import SparseMatMul
+from tsgu_func.sparse_solve import SparseGenericSolve, SparseTriangularSolve
 
 LAYOUTS = [torch.sparse_coo, torch.sparse_csr]
-DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+pytestmark = pytest.mark.usefixtures("device")
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,6 @@ class Op:
 
     function: object
     shape: tuple[int, int] | None  # of the sparse matrix
-    solves: bool = False
 
     def matrix(self, dtype):
         if self.shape == (3, 3):
@@ -48,9 +51,11 @@ OPS = {
     "sparse_generic_solve": Op(lambda A, B: sparse_generic_solve(A, B, solve=SuperLU()), (3, 3)),
     "sparse_generic_lstsq": Op(sparse_generic_lstsq, (4, 2)),
 }
+# Made on the CPU, where indices may be whatever the device of the data.
+INDEX, LENGTHS = torch.tensor([2, 0, 2, 1, 0]), torch.tensor([2, 0, 3])
 INDEXED = {
-    "gather_mm": lambda a, b: gather_mm(a, b, torch.tensor([2, 0, 2, 1, 0])),
-    "segment_mm": lambda a, b: segment_mm(a, b, torch.tensor([2, 0, 3])),
+    "gather_mm": lambda a, b: gather_mm(a, b, INDEX),
+    "segment_mm": lambda a, b: segment_mm(a, b, LENGTHS),
 }
 
 
@@ -173,19 +178,58 @@ def test_eight_threads(name, dtype):
 
 
 @pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize("device", DEVICES)
-def test_other_devices(name, device, dtype):
+def test_devices_differ(name, device, dtype):
     f, args = calls(name, dtype)
-    expected = f(*args)
-    if name in INDEXED:
-        moved = f(*(a.to(device) for a in args))
-    else:
-        op = OPS[name]
-        moved = op.function(op.matrix(dtype).to(device), args[1].to(device))
-    assert moved.device.type == device
-    assert_close(moved.cpu(), expected)
-    with pytest.raises(ValueError, match=f"one device; got .*{device}.*meta"):
+    assert f(*args).device.type == device
+    with pytest.raises(ValueError, match=f"one device; got {device}.*meta"):
         f(args[0], args[1].to("meta"))
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16])
+def test_autocast(name, given, device):
+    """Products go down to the lower dtype, solves up to the one that they are computed in."""
+    f, args = calls(name, torch.float32)
+    expected = f(*args)
+    leaves = [a.to(given).requires_grad_() for a in args]
+    with torch.autocast(device, dtype=torch.bfloat16):
+        out = f(*leaves)
+    assert out.dtype == (torch.bfloat16 if name in {"sparse_mm", *INDEXED} else torch.float32)
+    assert_close(out.float(), expected, rtol=0.1, atol=0.1)
+    gradients = torch.autograd.grad(out.float().sum(), leaves)
+    assert all(g.dtype == given for g in gradients)
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "others"),
+    [
+        (SparseMatMul, "sparse_mm", ()),
+        (SparseTriangularSolve, "sparse_triangular_solve", (True, False, False)),
+        (SparseGenericSolve, "sparse_generic_solve", (SuperLU(), None, {})),
+        (SparseGenericLstsq, "sparse_generic_lstsq", (None, None)),
+    ],
+)
+def test_classes(function, name, others, dtype):
+    """They are autograd functions of the new kind, and `apply` is under every transform."""
+    assert issubclass(function, torch.autograd.Function)
+    A, B = OPS[name].matrix(dtype), OPS[name].right(dtype)
+    expected = OPS[name].function(A, B)
+    assert_close(function.forward(A, B, *others), expected)
+    assert_close(function.apply(A, B, *others), expected)
+    batch = torch.stack([B, 2 * B])
+    mapped = torch.func.vmap(lambda B: function.apply(A, B, *others))(batch)
+    assert_close(mapped, torch.stack([expected, 2 * expected]))
+    info = SimpleNamespace(batch_size=2, randomness="error")
+    by_rule, axis = function.vmap(info, (None, 0, *(None for _ in others)), A, batch, *others)
+    assert axis == 0
+    assert_close(by_rule, mapped)
+
+    def curvature(f):
+        slope = torch.func.grad(lambda v: f(A.with_values(v), B).abs().square().sum())
+        return torch.func.jvp(slope, (A.values,), (A.values,))[1]
+
+    ours = curvature(lambda A, B: function.apply(A, B, *others))
+    assert_close(ours, curvature(OPS[name].function))
 
 
 # ------------------------------------------------------------------------ torch sparse tensors

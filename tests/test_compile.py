@@ -2,14 +2,23 @@
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
-from tests.case import COL, ROW, SHAPE, as_reals, matrix, randn
+from tests.case import COL, ROW, SHAPE, as_reals, matrix, randn, solvable
 from tests.cases import COMPILED as NAMES
 from tests.cases import case_named
 from tests.transforms import COMPILED, bent, leaves, scalar
-from tsgu_func import SparseMatrix, sparse_generic_solve, sparse_mm
+from tsgu_func import (
+    SparseMatrix,
+    gather_mm,
+    sparse_generic_lstsq,
+    sparse_generic_solve,
+    sparse_mm,
+    sparse_triangular_solve,
+)
+from tsgu_func.solvers import SuperLU
 from tsgu_func.utils import linear_cg
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
@@ -59,9 +68,27 @@ def test_inductor_backward():
     assert_close(result, torch.autograd.grad(scalar(case.reference)(*x), x), **CLOSE)
 
 
+def test_dynamic_shapes_of_every_kind_of_op():
+    S = solvable(torch.float64)
+    index = torch.tensor([2, 0, 1])
+
+    def f(B, a, b):
+        U = sparse_triangular_solve(S, B)
+        X = sparse_generic_solve(S, B, solve=SuperLU())
+        return U + X + sparse_generic_lstsq(S, B), gather_mm(a, b, index)
+
+    counter = CompileCounterWithBackend("aot_eager")
+    run = torch.compile(f, fullgraph=True, dynamic=True, backend=counter)
+    for p in (11, 14, 17):  # no size equals another by chance: the compiler would take it for a rule
+        args = randn(3, p, dtype=torch.float64), randn(3, p + 1, dtype=torch.float64)
+        args = (*args, randn(9, p + 1, p + 2, dtype=torch.float64))
+        assert_close(run(*args), f(*args))
+    assert counter.frame_count == 1
+
+
 def test_dynamic_shapes_compile_once():
     A = matrix(ROW, COL, SHAPE, torch.float64)
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
     f = torch.compile(sparse_mm, fullgraph=True, dynamic=True, backend=counter)
     for p in (2, 3, 5):
         B = randn(4, p, dtype=torch.float64).requires_grad_()
@@ -130,7 +157,17 @@ def test_make_fx(name, dtype):
     assert_close(graph(*case.args), bent(case.reference)(*case.args), **CLOSE)
 
 
-@pytest.mark.parametrize("name", ["sparse_mm matrix", "sparse_generic_solve SuperLU"])
+ONE_OF_EACH = [
+    "sparse_mm matrix",
+    "sparse_triangular_solve matrix",
+    "sparse_generic_solve SuperLU",
+    "sparse_generic_lstsq LSMR",
+    "gather_mm sorted",
+    "segment_mm",
+]
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_export(name):
     case = case_named(name, torch.float64)
 

@@ -113,10 +113,11 @@ def _kernels() -> dict[str, str]:
     kernels = {
         "A @ B": product,
         "gradient of A": f"{loops} (sampled products)",
+        "triangular solve": f"{loops} (substitution)",
         "direct solve": "SuperLU, through SciPy",
     }
     if torch.cuda.is_available():
-        kernels["products on CUDA"] = "cuSPARSE, through PyTorch"
+        kernels["sparse on CUDA"] = "cuSPARSE, through PyTorch"
     return kernels
 
 
