@@ -42,6 +42,7 @@ from tsgu_func.primitive import Primitive, constant_when_traced, is_tracing
 from tsgu_func.solvers import registry
 from tsgu_func.solvers.least_squares import least_norm_by_lsmr, least_squares_by_lsmr
 from tsgu_func.sparse_matmul import sddmm, spmm
+from tsgu_func.sparse_solve import solve_stored
 
 __all__ = ["SparseGenericLstsq", "least_norm", "least_squares", "sparse_generic_lstsq"]
 
@@ -59,12 +60,7 @@ least_squares = Primitive(
 
 @least_squares.kernel
 def _(values, B, crow, col, cols, transpose, solver, adjoint):
-    check.finite("A", values)
-    check.finite("B", B)
-    A = StoredMatrix(structure_of(crow, col, cols), values, transpose)
-    if not (B.numel() and A.shape[1]):
-        return B.new_zeros(*B.shape[:-2], A.shape[1], B.shape[-1])
-    return registry.handle_of(solver).solve(A, B)
+    return solve_stored(StoredMatrix(structure_of(crow, col, cols), values, transpose), B, solver)
 
 
 @least_squares.fake
@@ -114,12 +110,8 @@ least_norm = Primitive(
 
 @least_norm.kernel
 def _(values, G, crow, col, cols, transpose, solver, adjoint):
-    check.finite("A", values)
-    check.finite("G", G)
-    Ah = StoredMatrix(structure_of(crow, col, cols), values, transpose).mH
-    if not (G.numel() and Ah.shape[1]):
-        return G.new_zeros(*G.shape[:-2], Ah.shape[1], G.shape[-1])
-    return registry.handle_of(adjoint).solve(Ah, G)
+    A = StoredMatrix(structure_of(crow, col, cols), values, transpose)
+    return solve_stored(A.mH, G, adjoint, "G")
 
 
 @least_norm.fake

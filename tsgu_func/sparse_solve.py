@@ -58,12 +58,8 @@ generic_solve = Primitive(
 
 @generic_solve.kernel
 def _(values, B, crow, col, cols, transpose, conjugate, solver):
-    check.finite("A", values)
-    check.finite("B", B)
-    if not B.numel():
-        return torch.zeros_like(B, memory_format=torch.contiguous_format)
     A = StoredMatrix(structure_of(crow, col, cols), values, transpose, conjugate)
-    return registry.handle_of(solver).solve(A, B)
+    return solve_stored(A, B, solver)
 
 
 @generic_solve.fake
@@ -102,6 +98,16 @@ def _(solver):
 
 generic_solve.fold(values=1, B=2, columns="B")
 generic_solve.autocast("float32")
+
+
+def solve_stored(A: StoredMatrix, B: Tensor, solver: str, name: str = "B") -> Tensor:
+    """Solve with what a key stands for, which is asked only where there is something to solve."""
+    check.finite("A", A.values)
+    check.finite(name, B)
+    if not (B.numel() and A.shape[1]):
+        return B.new_zeros(*B.shape[:-2], A.shape[1], B.shape[-1])
+    return registry.handle_of(solver).solve(A, B)
+
 
 # -------------------------------------------------------------------------- public function
 
