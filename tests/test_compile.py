@@ -79,7 +79,11 @@ def test_dynamic_shapes_of_every_kind_of_op():
 
     counter = CompileCounterWithBackend("aot_eager")
     run = torch.compile(f, fullgraph=True, dynamic=True, backend=counter)
-    for p in (11, 14, 17):  # no size equals another by chance: the compiler would take it for a rule
+    for p in (
+        11,
+        14,
+        17,
+    ):  # no size equals another by chance: the compiler would take it for a rule
         args = randn(3, p, dtype=torch.float64), randn(3, p + 1, dtype=torch.float64)
         args = (*args, randn(9, p + 1, p + 2, dtype=torch.float64))
         assert_close(run(*args), f(*args))

@@ -81,6 +81,18 @@ def test_batches(A):
         assert_close(sparse_generic_lstsq(T, B), torch.linalg.pinv(stacked) @ B)
 
 
+@pytest.mark.parametrize("power", [8, 120])
+def test_badly_scaled_columns(A, power):
+    """Scaling a column scales its unknown, and costs neither digits nor iterations."""
+    scale = torch.tensor([10.0**-power, 1.0, 10.0**power], dtype=torch.float64)
+    bad = A.with_values(A.values * scale[A.pattern.col.long()])
+    B, G = randn(6, 2, dtype=A.dtype), randn(3, 2, dtype=A.dtype, seed=5)
+    X, pull = torch.func.vjp(lambda B: sparse_generic_lstsq(bad, B), B)
+    expected, expected_pull = torch.func.vjp(lambda B: sparse_generic_lstsq(A, B), B)
+    assert_close(X * scale.unsqueeze(1), expected)
+    assert_close(pull(G * scale.unsqueeze(1))[0], expected_pull(G)[0])
+
+
 def test_square_and_empty(dtype):
     A = SparseMatrix.from_dense(torch.tensor([[2.0, 1.0], [0.0, 1.0]], dtype=dtype))
     B = randn(2, 2, dtype=dtype)

@@ -180,7 +180,8 @@ def sparse_generic_lstsq(
         Of the dtype and on the device of `A`.  With a batch of matrices, ``(*batch, m, p)``.
     lstsq : callable, optional
         ``lstsq(A, B) -> X``, which gets `A` as a ``torch.sparse_csr`` tensor.  It need not be
-        differentiable.  Default: LSMR for all columns at once, to the last digits but a few.
+        differentiable.  Default: LSMR for all columns at once, to the last digits but a few, with
+        the columns of A scaled to norm one.
     transpose_lstsq : callable, optional
         ``transpose_lstsq(A, G) -> Y``, the solution of ``Aᵀ Y = G`` of least norm, which
         derivatives are made of.  Default: LSMR, on the (conjugate) transpose.
