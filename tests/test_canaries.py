@@ -162,6 +162,14 @@ def test_vmap_of_sparse():
     vmap(lambda A: A.values())(stack)
 
 
+@pytest.mark.xfail(
+    strict=True, reason="jacrev cannot stack sparse cotangents", raises=NotImplementedError
+)
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_jacrev_of_a_sparse_argument():
+    torch.func.jacrev(lambda A: torch.sparse.mm(A, torch.ones(2, 1)))(torch.eye(2).to_sparse_coo())
+
+
 @pytest.mark.xfail(strict=True, reason="the compiler refuses sparse tensors", raises=Exception)
 def test_compiled_sparse():
     csr = torch.eye(2, dtype=torch.float64).to_sparse_csr()
