@@ -45,25 +45,27 @@ def sparse(name: str, x: Any, error: type[Exception] = ValueError) -> None:
         raise error(f"{name} is a SparseMatrix or sparse COO or CSR; got {describe(x)}; {hint}")
 
 
-def dtypes(A: SparseMatrix | Tensor, B: Tensor) -> None:
+def dtypes(A: SparseMatrix | Tensor, B: Tensor, names: tuple[str, str] = ("A", "B")) -> None:
     """Check that both are of one floating or complex dtype, up to what autocast will cast."""
-    for name, x in (("A", A.dtype), ("B", B.dtype)):
-        if not (x.is_floating_point or x.is_complex):
+    for name, x in zip(names, (A.dtype, B.dtype), strict=True):
+        if x not in (torch.float16, torch.bfloat16, *_SOLVABLE):
             raise ValueError(f"{name} is floating-point or complex; got {x}: convert it first")
     if A.dtype == B.dtype:
         return
     casts = torch.is_autocast_enabled(A.device.type)
     narrow = all(d.is_floating_point and d != torch.float64 for d in (A.dtype, B.dtype))
     if not (casts and narrow):
+        both = " and ".join(names)
         raise ValueError(
-            f"A and B have one dtype; got {A.dtype} and {B.dtype}: convert one with .to"
+            f"{both} have one dtype; got {A.dtype} and {B.dtype}: convert one with .to"
         )
 
 
-def devices(A: SparseMatrix | Tensor, B: Tensor) -> None:
+def devices(A: SparseMatrix | Tensor, B: Tensor, names: tuple[str, str] = ("A", "B")) -> None:
     """Check that both are on one device."""
     if A.device != B.device:
-        raise ValueError(f"A and B are on one device; got {A.device} and {B.device}: move one")
+        both = " and ".join(names)
+        raise ValueError(f"{both} are on one device; got {A.device} and {B.device}: move one")
 
 
 def matmul(A: Any, B: Any) -> None:

@@ -316,11 +316,6 @@ def gather_mm(a: Tensor, b: Tensor, idx_b: Tensor) -> Tensor:
 
 # -------------------------------------------------------------------------------- their checks
 
-_DTYPES = (
-    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
-    *(torch.complex64, torch.complex128),
-)
-
 
 def _check_factors(a: Tensor, b: Tensor) -> None:
     """Check everything of a and b but their numbers."""
@@ -336,16 +331,8 @@ def _check_factors(a: Tensor, b: Tensor) -> None:
             f"a has as many columns as each matrix of b has rows; got a {tuple(a.shape)} and b "
             f"{tuple(b.shape)}"
         )
-    if a.device != b.device:
-        raise ValueError(f"a and b are on one device; got {a.device} and {b.device}: move one")
-    for name, x in (("a", a), ("b", b)):
-        if x.dtype not in _DTYPES:
-            raise ValueError(f"{name} is floating-point or complex; got {x.dtype}: convert it")
-    narrow = all(x.is_floating_point() and x.dtype != torch.float64 for x in (a, b))
-    if a.dtype != b.dtype and not (narrow and torch.is_autocast_enabled(a.device.type)):
-        raise ValueError(
-            f"a and b have one dtype; got {a.dtype} and {b.dtype}: convert one with .to"
-        )
+    check.devices(a, b, ("a", "b"))
+    check.dtypes(a, b, ("a", "b"))
 
 
 def _check_integers(name: str, x: Tensor, size: int, meaning: str, a: Tensor) -> None:

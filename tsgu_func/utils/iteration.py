@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -125,8 +125,6 @@ def _multiplier(A: Any, name: str, vector: bool) -> Function:
 
 def adjoint_of(A: Any) -> Any:
     """Return Aᴴ for a matrix; None for what has no adjoint to hand out."""
-    if isinstance(A, StoredMatrix):
-        return replace(A.T, conjugate=not A.conjugate)
     if isinstance(A, Tensor) and A.layout != torch.strided:
         A = SparseMatrix.from_torch(A)
     return getattr(A, "mH", None)
