@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.case import matrix, randn, solvable
 from tsgu_func import (
     SparseMatrix,
     gather_mm,
@@ -22,6 +21,7 @@ from tsgu_func.solvers import SuperLU
 from tsgu_func.sparse_lstsq import SparseGenericLstsq
 from tsgu_func.sparse_matmul import SparseMatMul
 from tsgu_func.sparse_solve import SparseGenericSolve, SparseTriangularSolve
+from tsgu_func.testing.records.base import matrix, randn, solvable
 
 LAYOUTS = [torch.sparse_coo, torch.sparse_csr]
 pytestmark = pytest.mark.usefixtures("device")

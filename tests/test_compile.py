@@ -6,9 +6,6 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
-from tests.case import COL, ROW, SHAPE, as_reals, matrix, randn, solvable
-from tests.cases import COMPILED as NAMES
-from tests.cases import case_named
 from tests.transforms import COMPILED, bent, leaves, scalar
 from tsgu_func import (
     SparseMatrix,
@@ -19,8 +16,11 @@ from tsgu_func import (
     sparse_triangular_solve,
 )
 from tsgu_func.solvers import SuperLU
+from tsgu_func.testing.records import all_records, record_named
+from tsgu_func.testing.records.base import COL, ROW, SHAPE, as_reals, matrix, randn, solvable
 from tsgu_func.utils import linear_cg
 
+NAMES = [record.name for record in all_records(torch.float64) if record.compiles]
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 pytestmark = pytest.mark.usefixtures("device")
 
@@ -38,34 +38,34 @@ CELLS += [(cell, torch.complex128) for cell in COMPLEX]
 @pytest.mark.parametrize(("cell", "dtype"), CELLS, ids=lambda x: str(x).removeprefix("torch."))
 @pytest.mark.parametrize("name", NAMES)
 def test_transform_inside(name, cell, dtype):
-    case = as_reals(case_named(name, dtype))
+    record = as_reals(record_named(name, dtype))
     run = COMPILED[cell]
-    result = compiled(lambda *x: run(case.function, x))(*case.args)
-    assert_close(result, run(case.reference, case.args), **CLOSE)
+    result = compiled(lambda *x: run(record.function, x))(*record.args)
+    assert_close(result, run(record.reference, record.args), **CLOSE)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_backward_outside(name, dtype):
-    case = as_reals(case_named(name, dtype))
-    x = leaves(case.args)
-    result = torch.autograd.grad(compiled(scalar(case.function))(*x), x)
-    assert_close(result, torch.autograd.grad(scalar(case.reference)(*x), x), **CLOSE)
+    record = as_reals(record_named(name, dtype))
+    x = leaves(record.args)
+    result = torch.autograd.grad(compiled(scalar(record.function))(*x), x)
+    assert_close(result, torch.autograd.grad(scalar(record.reference)(*x), x), **CLOSE)
 
 
 @pytest.mark.parametrize("cell", ["value", "grad", "f", "hessian"])
 @pytest.mark.parametrize("name", ["sparse_mm matrix", "sparse_generic_solve SuperLU"])
 def test_inductor(name, cell):
-    case = case_named(name, torch.float64)
+    record = record_named(name, torch.float64)
     run = COMPILED[cell]
-    result = compiled(lambda *x: run(case.function, x), backend="inductor")(*case.args)
-    assert_close(result, run(case.reference, case.args), **CLOSE)
+    result = compiled(lambda *x: run(record.function, x), backend="inductor")(*record.args)
+    assert_close(result, run(record.reference, record.args), **CLOSE)
 
 
 def test_inductor_backward():
-    case = case_named("sparse_generic_solve SuperLU", torch.float64)
-    x = leaves(case.args)
-    result = torch.autograd.grad(compiled(scalar(case.function), backend="inductor")(*x), x)
-    assert_close(result, torch.autograd.grad(scalar(case.reference)(*x), x), **CLOSE)
+    record = record_named("sparse_generic_solve SuperLU", torch.float64)
+    x = leaves(record.args)
+    result = torch.autograd.grad(compiled(scalar(record.function), backend="inductor")(*x), x)
+    assert_close(result, torch.autograd.grad(scalar(record.reference)(*x), x), **CLOSE)
 
 
 def test_dynamic_shapes_of_every_kind_of_op():
@@ -156,9 +156,9 @@ def test_linear_cg_with_settings():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_make_fx(name, dtype):
-    case = as_reals(case_named(name, dtype))
-    graph = make_fx(bent(case.function))(*case.args)
-    assert_close(graph(*case.args), bent(case.reference)(*case.args), **CLOSE)
+    record = as_reals(record_named(name, dtype))
+    graph = make_fx(bent(record.function))(*record.args)
+    assert_close(graph(*record.args), bent(record.reference)(*record.args), **CLOSE)
 
 
 ONE_OF_EACH = [
@@ -173,14 +173,14 @@ ONE_OF_EACH = [
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_export(name):
-    case = case_named(name, torch.float64)
+    record = record_named(name, torch.float64)
 
     class Module(torch.nn.Module):
         def forward(self, *args):
-            return torch.sin(case.function(*args))
+            return torch.sin(record.function(*args))
 
-    program = torch.export.export(Module(), case.args)
-    assert_close(program.module()(*case.args), torch.sin(case.reference(*case.args)), **CLOSE)
+    program = torch.export.export(Module(), record.args)
+    assert_close(program.module()(*record.args), torch.sin(record.reference(*record.args)), **CLOSE)
     names = [str(n.target) for n in program.graph.nodes]
     assert sum("tsgu_func" in n for n in names) == 1
 

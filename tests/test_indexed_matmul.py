@@ -11,13 +11,13 @@ from torch.func import grad, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
-from tests.case import randn
-from tests.cases_indexed import WAYS, by_row, problems, repeated
 from tests.differences import assert_derivatives, inner
+from tests.indexed import WAYS, by_row, problems, repeated
 from tests.strategies import numbers
 from tsgu_func import gather_mm, segment_mm
 from tsgu_func.indexed_matmul import segment_outer, segment_product
 from tsgu_func.kernels import segments
+from tsgu_func.testing.records.base import randn
 
 SEEDS = st.integers(0, 999)
 DTYPES_TAKEN = {

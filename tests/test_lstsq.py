@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from tests.case import conjugated, eliminate, matrix, randn
 from tests.differences import assert_derivatives
 from tests.strategies import entries, numbers
 from tsgu_func import SparseMatrix, sparse_generic_lstsq
 from tsgu_func.solvers import SolveError
 from tsgu_func.sparse_lstsq import SparseGenericLstsq
+from tsgu_func.testing.records.base import conjugated, eliminate, matrix, randn
 
 
 @pytest.fixture

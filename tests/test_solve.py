@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.case import matrix, randn, solvable
 from tsgu_func import SparseMatrix, sparse_generic_solve
 from tsgu_func.solvers import (
     ConvergenceError,
@@ -16,6 +15,7 @@ from tsgu_func.solvers import (
     clear_cache,
 )
 from tsgu_func.sparse_solve import SparseGenericSolve
+from tsgu_func.testing.records.base import matrix, randn, solvable
 from tsgu_func.utils import BICGSTABSettings, LinearCGSettings, bicgstab, linear_cg
 
 

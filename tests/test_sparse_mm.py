@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.case import COL, ROW, SHAPE, matrix, randn
 from tsgu_func import SparseMatrix, sparse_mm
 from tsgu_func.convert import clear_patterns, from_torch
 from tsgu_func.sparse_matmul import SparseMatMul
+from tsgu_func.testing.records.base import COL, ROW, SHAPE, matrix, randn
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from tests.case import matrix, randn
 from tests.differences import assert_derivatives
 from tests.strategies import entries, numbers
 from tsgu_func import SparseMatrix, sparse_mm, sparse_triangular_solve
 from tsgu_func.kernels import triangular
 from tsgu_func.solvers import SolveError
 from tsgu_func.sparse_solve import SparseTriangularSolve
+from tsgu_func.testing.records.base import matrix, randn
 
 FLAGS = list(product((True, False), repeat=3))  # upper, unitriangular, transpose
 

@@ -1,6 +1,6 @@
 """What a rule test runs on: arguments to differentiate, a function of them and a reference.
 
-A case is a function of tensors, closed over what is not differentiated, with a reference made of
+A record is a function of tensors, closed over what is not differentiated, with a reference made of
 PyTorch's own ops.  The reference of a solve is Gaussian elimination written out, because second
 derivatives of ``torch.linalg.solve`` are wrong on torch 2.13 (see test_canaries.py).
 """
@@ -19,7 +19,7 @@ Function = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
-class Case:
+class Record:
     """A function, its reference, and arguments; complex ones are given as pairs of reals."""
 
     name: str
@@ -33,8 +33,8 @@ class Case:
         return self.name
 
 
-def as_reals(case: Case) -> Case:
-    """View a complex case as one of reals, of which derivatives have but one meaning."""
+def as_reals(case: Record) -> Record:
+    """View a complex record as one of reals, of which derivatives have but one meaning."""
     if not case.args[0].is_complex():
         return case
 
@@ -45,6 +45,11 @@ def as_reals(case: Case) -> Case:
     return replace(case, function=wrap(case.function), reference=wrap(case.reference), args=args)
 
 
+def named(name: str, **flags: bool) -> str:
+    """Add to a name the flags that are on."""
+    return ".".join([name, *(flag for flag, on in flags.items() if on)])
+
+
 # ------------------------------------------------------------------------------------ patterns
 
 # An empty row, a full one, an empty column; and a square one for solves.
@@ -52,16 +57,21 @@ ROW, COL, SHAPE = [0, 0, 0, 2, 3], [0, 1, 2, 1, 2], (4, 4)
 SQUARE = [0, 0, 1, 1, 2, 2], [0, 1, 1, 2, 0, 2]
 
 
-def matrix(row: Sequence[int], col: Sequence[int], shape: tuple[int, int], dtype: torch.dtype):
+def matrix(
+    row: Sequence[int], col: Sequence[int], shape: tuple[int, int], dtype: torch.dtype
+) -> SparseMatrix:
+    """Put normal numbers at places."""
     return SparseMatrix.from_coo(row, col, randn(len(row), dtype=dtype, seed=len(row)), shape)
 
 
 def solvable(dtype: torch.dtype) -> SparseMatrix:
+    """Return a matrix that is not symmetric, and far from singular."""
     A = matrix(*SQUARE, (3, 3), dtype)
     return A.with_values(A.values + 3 * (A.pattern.row == A.pattern.col))
 
 
 def randn(*shape: int, dtype: torch.dtype, seed: int = 1) -> Tensor:
+    """Return normal numbers, the same on every device."""
     generator = torch.Generator("cpu").manual_seed(seed)
     x = torch.randn(*shape, dtype=dtype, generator=generator, device="cpu")
     return x.to(torch.get_default_device())
@@ -77,6 +87,7 @@ def dense(values: Tensor, A: SparseMatrix) -> Tensor:
 
 
 def conjugated(v: Tensor) -> Tensor:
+    """Return the conjugate."""
     # Written out: the derivative of PyTorch's own conj() fails under vmap (aten::_neg_view).
     if not v.is_complex():
         return v

@@ -1,0 +1,1 @@
+"""Verification of derivative and batching rules, of this library and of anyone."""
