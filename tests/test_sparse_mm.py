@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from tsgu_func import SparseMatrix, sparse_mm
 from tsgu_func.convert import clear_patterns, from_torch
-from tsgu_func.sparse_matmul import SparseMatMul
+from tsgu_func.sparse_matmul import SparseMatMul, sddmm, spmm
 from tsgu_func.testing.records.base import COL, ROW, SHAPE, matrix, randn
 
 
@@ -287,3 +287,24 @@ def test_function_class(A, layout):
     twice = lambda f: torch.func.jvp(lambda X: torch.func.jvp(f, (X,), (B,))[1], (B,), (B,))[1]
     ours = twice(lambda X: SparseMatMul.apply(closed, X).sin())
     assert_close(ours, twice(lambda X: (D @ X).sin()))
+
+
+def test_expanded_values_are_a_batch(dtype):
+    # A batch of one memory: the loop must not read past it.
+    A = matrix(ROW, COL, SHAPE, dtype)
+    B = randn(300, SHAPE[1], 2, dtype=dtype)
+    batch = A.with_values(A.values.expand(300, -1))
+    assert_close(sparse_mm(batch, B), A.to_dense() @ B)
+    loss = lambda v: sparse_mm(A.with_values(v.expand(300, -1)), B).abs().square().sum()
+    each = lambda v: torch.stack([sparse_mm(A.with_values(v), b) for b in B]).abs().square().sum()
+    assert_close(torch.func.grad(loss)(A.values), torch.func.grad(each)(A.values))
+
+
+def test_primitives_refuse_batches_that_differ(dtype):
+    s = matrix(ROW, COL, SHAPE, dtype).pattern.structure
+    values, B = randn(2, s.nnz, dtype=dtype), randn(3, SHAPE[1], 2, dtype=dtype)
+    for v, right in ((values, B), (values, B[0]), (values[0], B)):
+        with pytest.raises(ValueError, match="batch"):
+            spmm(v, right, s.crow, s.col, s.cols, False)
+    with pytest.raises(ValueError, match="batch"):
+        sddmm(B, B[:2], s.crow, s.col, s.cols)

@@ -16,11 +16,12 @@ _compile = numba.njit(
 
 @_compile
 def product(crow, col, values, B, out, first, last):
-    """out[i] = A[i] @ B[i], for values (b, nnz), B (b or 1, m, p) and out (b, n, p)."""
+    """out[i] = A[i] @ B[i], for values (b or 1, nnz), B (b or 1, m, p) and out (b, n, p)."""
     n, p = out.shape[1], out.shape[2]
     for r in range(first, last):
         batch, i = divmod(r, n)
-        v, right, o = values[batch], B[batch if B.shape[0] > 1 else 0], out[batch, i]
+        v, right = values[batch if values.shape[0] > 1 else 0], B[batch if B.shape[0] > 1 else 0]
+        o = out[batch, i]
         o[:] = 0
         if p == 1:
             total = o[0]

@@ -32,7 +32,8 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 def spmm(structure: Structure, values: Tensor, B: Tensor, *, transpose: bool = False) -> Tensor:
-    """Multiply, with values (nnz,) or (b, nnz) and B (m, p) or (b, m, p)."""
+    """Multiply, with values (nnz,) and B (m, p), or values (b, nnz) and B (b, m, p)."""
+    _check_batch(values.shape[:-1], B.shape[:-2])
     if values.dtype in _HALF:
         wide = spmm(structure, values.float(), B.float(), transpose=transpose)
         return wide.to(values.dtype)
@@ -48,11 +49,20 @@ def spmm(structure: Structure, values: Tensor, B: Tensor, *, transpose: bool = F
 
 def sddmm(structure: Structure, X: Tensor, Y: Tensor) -> Tensor:
     """Dot rows of X (n, p) or (b, n, p) with rows of Y, at the stored entries."""
+    _check_batch(X.shape[:-2], Y.shape[:-2])
     if X.dtype in _HALF:
         return sddmm(structure, X.float(), Y.float()).to(X.dtype)
     if X.device.type != "cpu":
         return _sddmm_torch(structure, X, Y)
     return _sddmm_loops(structure, X, Y)
+
+
+def _check_batch(first: torch.Size, second: torch.Size) -> None:
+    if first != second:
+        raise ValueError(
+            f"both factors have the same batch axis, or none; got batches of shape {tuple(first)} "
+            f"and {tuple(second)}: expand the other one"
+        )
 
 
 def csr_tensor(structure: Structure, values: Tensor) -> Tensor:
