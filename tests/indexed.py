@@ -1,13 +1,11 @@
-"""Problems of rows and segments to draw, and the ways in which they are multiplied."""
+"""Products by index and by segment, as Python does them, and the ways in which a kernel does."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.strategies import DTYPES, numbers
+from tsgu_func.testing.strategies import right_hand_sides
 
 
 def by_row(a: Tensor, b: Tensor, index: list[int]) -> Tensor:
@@ -23,24 +21,13 @@ def repeated(lengths: list[int]) -> list[int]:
     return [r for r, n in enumerate(lengths) for _ in range(n)]
 
 
-class Problem(NamedTuple):
-    """Rows, a bank, and which matrix each row has: by length of segment, and in any order."""
-
-    a: Tensor
-    b: Tensor
-    lengths: list[int]
-    idx: list[int]
-
-
 @st.composite
-def problems(draw: st.DrawFn, *, longest: int = 9, least: int = 0) -> Problem:
-    """Draw lengths, many of them zero, and the same rows in any order."""
-    lengths = draw(st.lists(st.one_of(st.just(0), st.integers(0, longest)), max_size=14))
-    dtype, seed = draw(DTYPES), draw(st.integers(0, 999))
-    n, d1, d2 = sum(lengths), draw(st.integers(least, 4)), draw(st.integers(least, 4))
-    index = draw(st.permutations(repeated(lengths)))
-    a, b = numbers((n, d1), dtype, seed), numbers((len(lengths), d1, d2), dtype, seed + 1)
-    return Problem(a, b, lengths, index)
+def factors(draw: st.DrawFn, rows: int, matrices: int, **options) -> tuple[Tensor, Tensor]:
+    """Draw rows and a bank of matrices that fit."""
+    a = draw(right_hand_sides(rows, (0, 4), **options))
+    batch = (*options.pop("batch", ()), matrices)
+    bank = right_hand_sides(a.shape[-1], (0, 4), **{**options, "batch": batch, "dtype": a.dtype})
+    return a, draw(bank)
 
 
 # What decides how segments are multiplied, so that small problems reach each way.

@@ -7,23 +7,18 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 from torch.testing import assert_close
 
-from tests.strategies import entries, numbers
-from tests.test_utils import CSR, INDICES, LAYOUTS, coo, validated
+from tests.test_utils import CSR, INDICES, LAYOUTS, validated
 from tsgu_func import sparse_mm
+from tsgu_func.testing.records.base import randn
+from tsgu_func.testing.strategies import entries
 from tsgu_func.utils import sparse_block_diag, sparse_block_diag_split, sparse_eye, stack_csr
 
 MANY = st.lists(entries(), min_size=1, max_size=4)
 
 
-def csr(e, dtype=torch.int64):
-    A = coo(e).to_sparse_csr()
-    crow, col = A.crow_indices().to(dtype), A.col_indices().to(dtype)
-    return torch.sparse_csr_tensor(crow, col, A.values(), A.shape)
-
-
 @given(MANY)
 def test_block_diagonal_coo_and_back(several):
-    whole = validated(sparse_block_diag(*map(coo, several)))
+    whole = validated(sparse_block_diag(*(e.coo() for e in several)))
     assert whole.is_coalesced()
     assert_close(whole.to_dense(), torch.block_diag(*(e.dense() for e in several)))
     for part, e in zip(
@@ -32,9 +27,10 @@ def test_block_diagonal_coo_and_back(several):
         assert_close(validated(part).to_dense(), e.dense().to(whole.dtype))
 
 
-@given(MANY, st.sampled_from(INDICES))
-def test_block_diagonal_csr_and_back(several, dtype):
-    whole = validated(sparse_block_diag(*(csr(e, dtype) for e in several)))
+@given(st.sampled_from(INDICES), st.data())
+def test_block_diagonal_csr_and_back(dtype, data):
+    several = data.draw(st.lists(entries(index_dtype=dtype), min_size=1, max_size=4))
+    whole = validated(sparse_block_diag(*(e.csr() for e in several)))
     assert whole.crow_indices().dtype == whole.col_indices().dtype == dtype
     assert_close(whole.to_dense(), torch.block_diag(*(e.dense() for e in several)))
     for part, e in zip(
@@ -105,7 +101,7 @@ def make(layout, values):
     ],
 )
 def test_block_diagonal_is_differentiable(layout, dtype):
-    values = numbers((5,), dtype, 3).requires_grad_()
+    values = randn(5, dtype=dtype, seed=3).requires_grad_()
 
     def split(values):
         whole = sparse_block_diag(*make(layout, values))
@@ -126,7 +122,7 @@ def test_block_diagonal_is_differentiable(layout, dtype):
 def test_blocks_get_their_part_of_the_gradient(layout, dtype):
     D = [torch.tensor([[1, 0], [2, 3]], dtype=dtype), torch.tensor([[4, 0, 5]], dtype=dtype)]
     A = [d.to_sparse(layout=layout).requires_grad_() for d in D]
-    B, G = numbers((5, 2), dtype, 1), numbers((3, 2), dtype, 2)
+    B, G = randn(5, 2, dtype=dtype, seed=1), randn(3, 2, dtype=dtype, seed=2)
     sparse_mm(sparse_block_diag(*A), B).backward(G)
     full = G @ B.mH
     assert_close(A[0].grad.to_dense(), full[:2, :2] * (D[0] != 0))

@@ -1,12 +1,10 @@
-"""The table of transforms inside ``torch.compile(fullgraph=True)``, export and make_fx."""
+"""Compiled: dynamic shapes, one graph, matrices as arguments; and export."""
 
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
-from tests.transforms import COMPILED, bent, leaves, scalar
 from tsgu_func import (
     SparseMatrix,
     gather_mm,
@@ -16,56 +14,16 @@ from tsgu_func import (
     sparse_triangular_solve,
 )
 from tsgu_func.solvers import SuperLU
-from tsgu_func.testing.records import all_records, record_named
-from tsgu_func.testing.records.base import COL, ROW, SHAPE, as_reals, matrix, randn, solvable
+from tsgu_func.testing.records import record_named
+from tsgu_func.testing.records.base import COL, ROW, SHAPE, matrix, randn, solvable
 from tsgu_func.utils import linear_cg
 
-NAMES = [record.name for record in all_records(torch.float64) if record.compiles]
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 pytestmark = pytest.mark.usefixtures("device")
 
 
 def compiled(function, **options):
     return torch.compile(function, fullgraph=True, **{"backend": "aot_eager"} | options)
-
-
-# Complex numbers enter the compiler as pairs of reals: fewer cells will do.
-COMPLEX = ("value", "grad", "fr", "rfr", "jacfwd jacfwd", "vmap grad")
-CELLS = [(cell, torch.float64) for cell in COMPILED]
-CELLS += [(cell, torch.complex128) for cell in COMPLEX]
-
-
-@pytest.mark.parametrize(("cell", "dtype"), CELLS, ids=lambda x: str(x).removeprefix("torch."))
-@pytest.mark.parametrize("name", NAMES)
-def test_transform_inside(name, cell, dtype):
-    record = as_reals(record_named(name, dtype))
-    run = COMPILED[cell]
-    result = compiled(lambda *x: run(record.function, x))(*record.args)
-    assert_close(result, run(record.reference, record.args), **CLOSE)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_backward_outside(name, dtype):
-    record = as_reals(record_named(name, dtype))
-    x = leaves(record.args)
-    result = torch.autograd.grad(compiled(scalar(record.function))(*x), x)
-    assert_close(result, torch.autograd.grad(scalar(record.reference)(*x), x), **CLOSE)
-
-
-@pytest.mark.parametrize("cell", ["value", "grad", "f", "hessian"])
-@pytest.mark.parametrize("name", ["sparse_mm matrix", "sparse_generic_solve SuperLU"])
-def test_inductor(name, cell):
-    record = record_named(name, torch.float64)
-    run = COMPILED[cell]
-    result = compiled(lambda *x: run(record.function, x), backend="inductor")(*record.args)
-    assert_close(result, run(record.reference, record.args), **CLOSE)
-
-
-def test_inductor_backward():
-    record = record_named("sparse_generic_solve SuperLU", torch.float64)
-    x = leaves(record.args)
-    result = torch.autograd.grad(compiled(scalar(record.function), backend="inductor")(*x), x)
-    assert_close(result, torch.autograd.grad(scalar(record.reference)(*x), x), **CLOSE)
 
 
 def test_dynamic_shapes_of_every_kind_of_op():
@@ -152,13 +110,6 @@ def test_linear_cg_with_settings():
     solve = compiled(lambda b: sparse_generic_solve(A, b, solve=linear_cg, tolerance=1e-6))
     b = torch.tensor([1.0, 2.0])
     assert_close(A @ solve(b), b)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_make_fx(name, dtype):
-    record = as_reals(record_named(name, dtype))
-    graph = make_fx(bent(record.function))(*record.args)
-    assert_close(graph(*record.args), bent(record.reference)(*record.args), **CLOSE)
 
 
 ONE_OF_EACH = [

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from tests.differences import assert_derivatives
-from tests.strategies import entries, numbers
+from tests.derivatives import assert_derivatives
 from tsgu_func import SparseMatrix, sparse_generic_lstsq
 from tsgu_func.solvers import SolveError
 from tsgu_func.sparse_lstsq import SparseGenericLstsq
 from tsgu_func.testing.records.base import conjugated, eliminate, matrix, randn
+from tsgu_func.testing.strategies import entries, right_hand_sides
 
 
 @pytest.fixture
@@ -196,34 +196,18 @@ def test_function_class(A):
 # ----------------------------------------------------------------------------------- properties
 
 
-@st.composite
-def tall(draw):
-    """Draw a tall system that a strong diagonal on top keeps well-conditioned."""
-    e = draw(entries(square=True, least=1))
-    n, extra = e.shape[0], draw(st.integers(0, 3))
-    below = draw(st.lists(st.tuples(st.integers(0, 2), st.integers(0, n - 1)), max_size=4))
-    below = [(i, j) for i, j in below if i < extra]
-    more = numbers((len(below),), e.values.dtype, draw(st.integers(0, 99)))
-    strong = torch.full((n,), 4 + e.values.abs().sum().item(), dtype=e.values.dtype)
-    row = [*e.row, *range(n), *(n + i for i, _ in below)]
-    col = [*e.col, *range(n), *(j for _, j in below)]
-    values = torch.cat([e.values, strong, more])
-    return row, col, values / strong[0].real, (n + extra, n)
+@given(entries("tall"), st.data())
+def test_solution_is_the_dense_one(e, data):
+    B = data.draw(right_hand_sides(e))
+    X = sparse_generic_lstsq(e.matrix(), B)
+    assert_close(X, normal(e.dense(), B) if e.shape[1] else X.new_zeros(X.shape))
 
 
-@given(tall(), st.integers(0, 3), st.integers(0, 99))
-def test_solution_is_the_dense_one(e, p, seed):
-    A = SparseMatrix.from_coo(*e)
-    B = numbers((A.shape[0], p), A.dtype, seed)
-    assert_close(sparse_generic_lstsq(A, B), normal(A.to_dense(), B))
-
-
-@given(tall(), st.integers(1, 2), st.integers(0, 99))
-def test_derivatives(e, p, seed):
-    row, col, values, shape = e
-    B = numbers((shape[0], p), values.dtype, seed)
+@given(entries("tall"), st.data(), st.integers(0, 99))
+def test_derivatives(e, data, seed):
+    B = data.draw(right_hand_sides(e, (1, 2), strides="contiguous"))
 
     def f(values, B):
-        return torch.sin(sparse_generic_lstsq(SparseMatrix.from_coo(row, col, values, shape), B))
+        return torch.sin(sparse_generic_lstsq(e._replace(values=values).matrix(), B))
 
-    assert_derivatives(f, (values, B), seed)
+    assert_derivatives(f, (e.values, B), seed)

@@ -16,9 +16,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_import_is_light():
+@pytest.mark.parametrize("module", ["tsgu_func", "tsgu_func.__main__"])
+def test_import_is_light(module):
     program = (
-        "import torch, sys, json; before = set(sys.modules); import tsgu_func;"
+        f"import torch, sys, json; before = set(sys.modules); import {module};"
         f"print(json.dumps([m for m in {HEAVY} if m in sys.modules and m not in before]))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
@@ -28,10 +29,29 @@ def test_import_is_light():
 def test_help_and_version():
     done = run("--help")
     assert done.returncode == 0
-    for command in ("demo", "info", "bench"):
+    for command in ("check", "demo", "info", "bench"):
         assert command in done.stdout
     assert run("--version").stdout.startswith("tsgu_func 0.")
     assert run("nonsense").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "package", "extra"),
+    [("check", "rich", "testing"), ("demo", "rich", "demo"), ("demo", "matplotlib", "demo")],
+)
+def test_a_missing_package_is_one_line(command, package, extra):
+    program = (
+        f"import sys; sys.modules[{package!r}] = None; from tsgu_func.__main__ import main;"
+        f"sys.exit(main([{command!r}, '--quick']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == (
+        f"tsgu_func {command}: error: {package} is not installed: "
+        f'pip install "tsgu_func[{extra}]"\n'
+    )
 
 
 def test_info():

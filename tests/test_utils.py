@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 from torch.testing import assert_close
 
-from tests.strategies import DTYPES, entries, numbers
 from tsgu_func import sparse_mm
+from tsgu_func.testing.records.base import randn
+from tsgu_func.testing.strategies import DTYPES, entries, numbers, patterns
 from tsgu_func.utils import (
     convert_coo_to_csr,
     convert_coo_to_csr_indices_values,
@@ -19,11 +20,6 @@ from tsgu_func.utils import (
 LAYOUTS = [torch.sparse_coo, torch.sparse_csr]
 INDICES = [torch.int32, torch.int64]
 SEEDS = st.integers(0, 999)
-
-
-def coo(e):
-    """Build an uncoalesced tensor of entries in any order, with duplicates."""
-    return torch.sparse_coo_tensor(torch.tensor([e.row, e.col]).long(), e.values, e.shape)
 
 
 def validated(A):
@@ -39,15 +35,15 @@ def validated(A):
 @st.composite
 def batches(draw):
     """Draw places of equally many entries in each member, in any order, and values."""
-    b, n, m = (draw(st.integers(1, 4)) for _ in range(3))
-    nnz = draw(st.integers(0, n * m))
-    members = [draw(st.permutations(range(n * m)))[:nnz] for _ in range(b)]
-    place = torch.tensor(members, dtype=torch.int64).reshape(b, nnz)
-    member = torch.arange(b).unsqueeze(1).expand(b, nnz)
-    indices = torch.stack([x.flatten() for x in (member, place // m, place % m)])
+    first = draw(patterns(rows=(1, 4), cols=(1, 4), unique=True))
+    (n, m), b, nnz = first.shape, draw(st.integers(1, 4)), len(first.row)
+    others = patterns(rows=n, cols=m, nnz=nnz, unique=True)
+    members = [first, *(draw(others) for _ in range(b - 1))]
+    member = torch.arange(b).repeat_interleave(nnz)
+    row, col = (torch.cat([getattr(p, axis) for p in members]).long() for axis in ("row", "col"))
     order = torch.tensor(draw(st.permutations(range(b * nnz))), dtype=torch.int64)
     values = numbers((b * nnz,), draw(DTYPES), draw(SEEDS))
-    return indices[:, order], values, (b, n, m)
+    return torch.stack([member, row, col])[:, order], values, (b, n, m)
 
 
 def scattered(indices, values, shape):
@@ -59,10 +55,10 @@ def scattered(indices, values, shape):
 
 @given(entries())
 def test_conversion_keeps_the_matrix(e):
-    A = validated(convert_coo_to_csr(coo(e)))
+    A = validated(convert_coo_to_csr(e.coo()))
     assert A.layout == torch.sparse_csr
     assert_close(A.to_dense(), e.dense())
-    assert_close(validated(convert_coo_to_csr(coo(e).coalesce())).to_dense(), e.dense())
+    assert_close(validated(convert_coo_to_csr(e.coalesced())).to_dense(), e.dense())
 
 
 @given(batches())
@@ -90,15 +86,15 @@ def test_conversion_of_indices(drawn, dtype):
     assert torch.equal(values[permutation], sorted_values)
 
 
-@given(entries(), st.sampled_from(INDICES))
-def test_conversion_of_indices_keeps_duplicates_in_order(e, dtype):
-    indices = torch.tensor([e.row, e.col]).to(dtype)
-    crow, col, order = convert_coo_to_csr_indices_values(indices, e.shape[0])
-    expected = sorted(range(len(e.row)), key=lambda k: (e.row[k], e.col[k]))
+@given(entries())
+def test_conversion_of_indices_keeps_duplicates_in_order(e):
+    row, col = e.row.tolist(), e.col.tolist()
+    crow, found, order = convert_coo_to_csr_indices_values(torch.stack([e.row, e.col]), e.shape[0])
+    expected = sorted(range(len(row)), key=lambda k: (row[k], col[k]))
     assert order.tolist() == expected
-    assert crow.dtype == col.dtype == dtype
-    assert crow.tolist() == [sum(i < n for i in e.row) for n in range(e.shape[0] + 1)]
-    assert col.tolist() == [e.col[k] for k in expected]
+    assert crow.dtype == found.dtype == e.row.dtype
+    assert crow.tolist() == [sum(i < n for i in row) for n in range(e.shape[0] + 1)]
+    assert found.tolist() == [col[k] for k in expected]
 
 
 def test_conversion_of_indices_takes_rows_of_values():
@@ -122,7 +118,7 @@ def test_conversion_is_differentiable(indices, size, dtype):
     def f(values):
         return convert_coo_to_csr(torch.sparse_coo_tensor(indices, values, size)).values()
 
-    values = numbers((indices.shape[1],), dtype, 1).requires_grad_()
+    values = randn(indices.shape[1], dtype=dtype).requires_grad_()
     if dtype.is_complex:
         with pytest.raises(NotImplementedError, match="complex CSR"):
             f(values)
@@ -189,7 +185,7 @@ def test_eye_defaults_and_gradient(layout):
     A = sparse_eye((2, 2), layout=layout, requires_grad=True)
     assert A.dtype == torch.float64
     assert A.is_leaf
-    B = numbers((2, 2), torch.float64, 1)
+    B = randn(2, 2, dtype=torch.float64)
     sparse_mm(A, B).sum().backward()
     assert_close(A.grad.to_dense(), torch.diag(B.sum(1)))
 
@@ -234,7 +230,7 @@ def test_stack(drawn, dtype):
 def test_stack_hands_each_matrix_its_gradient():
     D = [torch.tensor([[1.0, 0], [2, 3]]).double(), torch.tensor([[4.0, 5], [0, 6]]).double()]
     A = [d.to_sparse_csr().requires_grad_() for d in D]
-    B, G = numbers((2, 2, 3), torch.float64, 1), numbers((2, 2, 3), torch.float64, 2)
+    B, G = randn(2, 2, 3, dtype=torch.float64), randn(2, 2, 3, dtype=torch.float64, seed=2)
     sparse_mm(stack_csr(A), B).backward(G)
     for d, a, b, g in zip(D, A, B, G, strict=True):
         assert_close(a.grad.to_dense(), (g @ b.mH) * (d != 0))

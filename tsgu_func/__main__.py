@@ -14,22 +14,25 @@ import torch
 import tsgu_func
 from tsgu_func import bench
 from tsgu_func.demo import options as demo
+from tsgu_func.testing import options as check
 
 __all__ = ["main"]
 
-# Packages that not every installation has, and the extra that brings them.
-_OPTIONAL = {"matplotlib": "demo", "rich": "demo"}
+# Packages that not every installation has.
+_OPTIONAL = ("hypothesis", "matplotlib", "rich")
 
 
 class Command(NamedTuple):
     """What can be asked for.
 
-    Whatever is heavy or optional is imported by `run`, not by the module that declares it.
+    Whatever is heavy or optional is imported by `run`, not by the module that declares it.  `extra`
+    names what brings the optional packages that it imports.
     """
 
     summary: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
+    extra: str = ""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -40,17 +43,21 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit code: 0, or 2 if it cannot be done as asked."""
+    """Run a command; return its exit code.
+
+    0; 1 if a check fails; 2 if what is asked for cannot be done.
+    """
     options = _parser().parse_args(arguments)
+    command = _COMMANDS[options.command]
     try:
-        return _COMMANDS[options.command].run(options)
+        return command.run(options)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in _OPTIONAL:
+        if package not in _OPTIONAL or not command.extra:
             raise
         print(
             f"tsgu_func {options.command}: error: {package} is not installed: "
-            f'pip install "tsgu_func[{_OPTIONAL[package]}]"',
+            f'pip install "tsgu_func[{command.extra}]"',
             file=sys.stderr,
         )
         return 2
@@ -125,7 +132,8 @@ def _kernels() -> dict[str, str]:
 
 _COMMANDS = {
     "bench": Command("measure speed against other packages", bench.add_arguments, bench.run),
-    "demo": Command("denoise an image without a clean one", demo.add_arguments, demo.run),
+    "check": Command("check every rule of every op", check.add_arguments, check.run, "testing"),
+    "demo": Command("denoise an image without a clean one", demo.add_arguments, demo.run, "demo"),
     "info": Command("show versions, devices and kernels", _no_arguments, _info),
 }
 

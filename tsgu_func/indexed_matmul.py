@@ -358,7 +358,7 @@ def _known(x: Tensor) -> Tensor | None:
 
 def _in_order(index: Tensor) -> bool:
     """Whether an index is sorted, as far as may be seen: a graph must serve others as well."""
-    if is_tracing() or is_batched(index):
+    if is_tracing() or is_batched(index) or _known(index) is None:
         return False
     with outside_transforms():
         return bool((unwrapped(index).diff() >= 0).all())

@@ -7,8 +7,9 @@ derivatives of ``torch.linalg.solve`` are wrong on torch 2.13 (see test_canaries
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +17,28 @@ from torch import Tensor
 from tsgu_func import Primitive, SparseMatrix
 
 Function = Callable[..., Tensor]
+
+
+class Nodes(NamedTuple):
+    """How many nodes of which primitive the rules put into the graphs of a function.
+
+    Derived from the rules by hand, to be compared with what is counted in a graph.
+
+    Examples
+    --------
+    >>> from tsgu_func.testing.records.base import Nodes
+    >>> product = Nodes({"mm": 1}, {"mm": 2}, ({"mm": 1}, {"mm": 1}))
+    >>> product.of_argument(0)
+    Nodes(forward={'mm': 1}, backward={'mm': 1}, each=({'mm': 1},))
+    """
+
+    forward: Mapping[str, int]
+    backward: Mapping[str, int]  # with respect to all arguments
+    each: tuple[Mapping[str, int], ...]  # the backward graph of one argument, for each of them
+
+    def of_argument(self, i: int) -> Nodes:
+        """Return the nodes of the same function of one argument alone."""
+        return Nodes(self.forward, self.each[i], (self.each[i],))
 
 
 @dataclass(frozen=True)
@@ -28,6 +51,7 @@ class Record:
     args: tuple[Tensor, ...]
     primitive: Primitive | None = None
     compiles: bool = True  # whether it is in the table of the compiler
+    nodes: Nodes | None = None
 
     def __repr__(self) -> str:
         return self.name
@@ -75,6 +99,14 @@ def randn(*shape: int, dtype: torch.dtype, seed: int = 1) -> Tensor:
     generator = torch.Generator("cpu").manual_seed(seed)
     x = torch.randn(*shape, dtype=dtype, generator=generator, device="cpu")
     return x.to(torch.get_default_device())
+
+
+def in_dtypes(sparse: Tensor) -> dict[torch.dtype, Tensor]:
+    """Return a sparse tensor in every dtype that it may be multiplied in."""
+    if sparse.is_complex():
+        return {sparse.dtype: sparse}
+    dtypes = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+    return {dtype: sparse.to(dtype) for dtype in dtypes}
 
 
 # ---------------------------------------------------------------------------------- references

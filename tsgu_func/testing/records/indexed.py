@@ -7,13 +7,26 @@ from torch import Tensor
 
 from tsgu_func import gather_mm, segment_mm
 from tsgu_func.indexed_matmul import segment_outer, segment_product
-from tsgu_func.testing.records.base import Function, Record, randn
+from tsgu_func.testing.records.base import Function, Nodes, Record, randn
 
 # Four matrices; the one at 1 is not used.  Row i of the first kind has matrix IN_PLACE[i].
 IN_PLACE, ANYHOW = [0, 0, 2, 3], [3, 0, 2, 0]
 LENGTHS, OFFSETS = [2, 0, 1, 1], [0, 2, 2, 3, 4]
 ORDER = [1, 3, 2, 0]
 BANK = len(LENGTHS)
+
+# The cotangent of a is the product with the matrices b^H, that of b a sum of outer products.
+PRODUCT = Nodes(
+    {"segment_product": 1},
+    {"segment_product": 1, "segment_outer": 1},
+    ({"segment_product": 1}, {"segment_outer": 1}),
+)
+# The cotangent is a bank of matrices; that of x is a product with y, that of y one with x.
+OUTER = Nodes(
+    {"segment_outer": 1},
+    {"segment_product": 2},
+    ({"segment_product": 1}, {"segment_product": 1}),
+)
 
 
 def products(index: list[int]) -> Function:
@@ -54,6 +67,7 @@ def indexed_primitive_records(dtype: torch.dtype) -> list[Record]:
                 products(index),
                 (a, b),
                 segment_product,
+                nodes=PRODUCT,
             ),
             Record(
                 f"segment_outer{name}",
@@ -61,6 +75,7 @@ def indexed_primitive_records(dtype: torch.dtype) -> list[Record]:
                 outer_sums(index),
                 (a, y),
                 segment_outer,
+                nodes=OUTER,
             ),
         ]
     return records
@@ -73,10 +88,22 @@ def indexed_public_records(dtype: torch.dtype) -> list[Record]:
 
     def gathers(name: str, index: list[int]) -> Record:
         idx = torch.tensor(index, dtype=torch.int32)
-        return Record(f"gather_mm {name}", lambda a, b: gather_mm(a, b, idx), products(index), args)
+        return Record(
+            f"gather_mm {name}",
+            lambda a, b: gather_mm(a, b, idx),
+            products(index),
+            args,
+            nodes=PRODUCT,
+        )
 
     return [
-        Record("segment_mm", lambda a, b: segment_mm(a, b, lengths), products(IN_PLACE), args),
+        Record(
+            "segment_mm",
+            lambda a, b: segment_mm(a, b, lengths),
+            products(IN_PLACE),
+            args,
+            nodes=PRODUCT,
+        ),
         gathers("sorted", IN_PLACE),
         gathers("unsorted", ANYHOW),
     ]

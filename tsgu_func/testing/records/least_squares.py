@@ -10,13 +10,30 @@ from torch import Tensor
 from tsgu_func import SparseMatrix, sparse_generic_lstsq
 from tsgu_func.sparse_lstsq import least_norm, least_squares
 from tsgu_func.testing.records.base import (
+    Nodes,
     Record,
     conjugated,
     dense,
     eliminate,
+    in_dtypes,
     matrix,
     named,
     randn,
+)
+
+# The cotangent of B is Y = least_norm(G).  That of the values is R H^H - Y X^H where an entry is
+# stored: R = B - spmm(A, X), H = least_squares(Y), and both outer products in one sddmm.
+SQUARES = Nodes(
+    {"least_squares": 1},
+    {"least_norm": 1, "spmm": 1, "least_squares": 1, "sddmm": 1},
+    ({"least_norm": 1, "spmm": 1, "least_squares": 1, "sddmm": 1}, {"least_norm": 1}),
+)
+# The cotangent of G is Z = least_squares(C).  That of the values is (C - A Z) H^H - Y Z^H where an
+# entry is stored: spmm(A, Z), H = least_squares(Y), and both outer products in one sddmm.
+NORM = Nodes(
+    {"least_norm": 1},
+    {"least_squares": 2, "spmm": 1, "sddmm": 1},
+    ({"least_squares": 2, "spmm": 1, "sddmm": 1}, {"least_squares": 1}),
 )
 
 
@@ -49,6 +66,7 @@ def lstsq_records(dtype: torch.dtype) -> list[Record]:
             (M.values, B),
             least_squares,
             compiles=not transpose,
+            nodes=SQUARES,
         )
 
     def norm(transpose: bool) -> Record:
@@ -66,6 +84,7 @@ def lstsq_records(dtype: torch.dtype) -> list[Record]:
             (M.values, G),
             least_norm,
             compiles=not transpose,
+            nodes=NORM,
         )
 
     def user(A: Tensor, B: Tensor) -> Tensor:
@@ -78,12 +97,14 @@ def lstsq_records(dtype: torch.dtype) -> list[Record]:
         return D.conj() @ torch.linalg.solve(D.mT @ D.conj(), G)
 
     def closed(layout: str, sparse: Tensor) -> Record:
+        per_dtype = in_dtypes(sparse)
         return Record(
             f"sparse_generic_lstsq {layout}",
-            lambda B: sparse_generic_lstsq(sparse, B),
+            lambda B: sparse_generic_lstsq(per_dtype[B.dtype], B),
             lambda B: gram(B, D, conjugated(D).mT @ B),
             (B,),
             compiles=False,
+            nodes=SQUARES.of_argument(1),
         )
 
     def public(name: str, *functions: Any) -> Record:
@@ -96,6 +117,7 @@ def lstsq_records(dtype: torch.dtype) -> list[Record]:
             lambda v, B: sparse_generic_lstsq(A.with_values(v), B, *functions),
             reference,
             (A.values, B),
+            nodes=SQUARES,
         )
 
     return [

@@ -11,10 +11,12 @@ from tsgu_func import SparseMatrix, sparse_generic_solve
 from tsgu_func.solvers import SuperLU, registry
 from tsgu_func.sparse_solve import generic_solve
 from tsgu_func.testing.records.base import (
+    Nodes,
     Record,
     conjugated,
     dense,
     eliminate,
+    in_dtypes,
     named,
     randn,
     solvable,
@@ -22,6 +24,14 @@ from tsgu_func.testing.records.base import (
 from tsgu_func.utils import BICGSTABSettings, MINRESSettings, bicgstab, linear_cg, minres
 
 SUPERLU = registry.register_solver(SuperLU()).key
+
+# W = A^-H G is the cotangent of B; that of the values is -sddmm(W, conj X) with the same W.  The
+# solver is no part of it.
+SOLVE = Nodes(
+    {"generic_solve": 1},
+    {"generic_solve": 1, "sddmm": 1},
+    ({"generic_solve": 1, "sddmm": 1}, {"generic_solve": 1}),
+)
 
 
 def solve_records(dtype: torch.dtype) -> list[Record]:
@@ -43,6 +53,7 @@ def solve_records(dtype: torch.dtype) -> list[Record]:
             reference,
             (S.values, B),
             generic_solve,
+            nodes=SOLVE,
         )
 
     def user(A: Tensor, B: Tensor) -> Tensor:
@@ -54,6 +65,7 @@ def solve_records(dtype: torch.dtype) -> list[Record]:
             lambda v, B: sparse_generic_solve(M.with_values(v), B, **kwargs),
             lambda v, B: eliminate(dense(v, M), B),
             (M.values, B),
+            nodes=SOLVE,
         )
 
     hermitian_solvers: list[tuple[Any, dict[str, Any]]] = [
@@ -73,21 +85,23 @@ def solve_records(dtype: torch.dtype) -> list[Record]:
             Record(
                 f"sparse_generic_solve {solver.__name__}",
                 lambda B, solver=solver, kwargs=kwargs: sparse_generic_solve(
-                    H, B, solve=solver, **kwargs
+                    H.with_values(H.values.to(B.dtype)), B, solve=solver, **kwargs
                 ),
                 lambda B: eliminate(hermitian, B),
                 (B,),
+                nodes=SOLVE.of_argument(1),
             )
             for solver, kwargs in hermitian_solvers
         ),
         *(
             Record(
                 f"sparse_generic_solve {layout}",
-                lambda B, sparse=sparse: sparse_generic_solve(sparse, B, solve=SuperLU()),
+                lambda B, each=each: sparse_generic_solve(each[B.dtype], B, solve=SuperLU()),
                 lambda B: eliminate(D, B),
                 (B,),
                 compiles=False,
+                nodes=SOLVE.of_argument(1),
             )
-            for layout, sparse in (("COO", S.to_coo()), ("CSR", S.to_csr()))
+            for layout, each in (("COO", in_dtypes(S.to_coo())), ("CSR", in_dtypes(S.to_csr())))
         ),
     ]

@@ -9,9 +9,28 @@ from torch import Tensor
 
 from tsgu_func import SparseMatrix, sparse_triangular_solve
 from tsgu_func.sparse_triangular import triangle, triangular_solve
-from tsgu_func.testing.records.base import Record, dense, eliminate, matrix, named, randn
+from tsgu_func.testing.records.base import (
+    Nodes,
+    Record,
+    dense,
+    eliminate,
+    in_dtypes,
+    matrix,
+    named,
+    randn,
+)
 
 FLAGS = (False, True)
+
+# W = T^-H G is the cotangent of B; that of the values is -triangle(sddmm(W, conj X)) with the same
+# W, so that alone it costs all three, and B alone only the solve.
+SUBSTITUTION = Nodes(
+    {"triangular_solve": 1},
+    {"triangular_solve": 1, "sddmm": 1, "triangle": 1},
+    ({"triangular_solve": 1, "sddmm": 1, "triangle": 1}, {"triangular_solve": 1}),
+)
+# The projection is its own adjoint.
+PROJECTION = Nodes({"triangle": 1}, {"triangle": 1}, ({"triangle": 1},))
 
 
 def triangular_records(dtype: torch.dtype) -> list[Record]:
@@ -43,16 +62,18 @@ def triangular_records(dtype: torch.dtype) -> list[Record]:
             (M.values, B),
             triangular_solve,
             compiles=transpose == upper == unit,
+            nodes=SUBSTITUTION,
         )
 
     def closed(layout: str, sparse: Tensor) -> Record:
-        T = one(A.values, A, False, False)
+        T, per_dtype = one(A.values, A, False, False), in_dtypes(sparse)
         return Record(
             f"sparse_triangular_solve {layout}",
-            lambda B: sparse_triangular_solve(sparse, B, upper=False),
+            lambda B: sparse_triangular_solve(per_dtype[B.dtype], B, upper=False),
             lambda B: eliminate(T, B),
             (B,),
             compiles=False,
+            nodes=SUBSTITUTION.of_argument(1),
         )
 
     s = A.pattern.structure
@@ -63,6 +84,7 @@ def triangular_records(dtype: torch.dtype) -> list[Record]:
             lambda v: v * (A.pattern.row <= A.pattern.col),
             (A.values,),
             triangle,
+            nodes=PROJECTION,
         ),
         *(solve(*flags) for flags in product(FLAGS, FLAGS, FLAGS)),
         Record(
@@ -70,12 +92,14 @@ def triangular_records(dtype: torch.dtype) -> list[Record]:
             lambda v, B: sparse_triangular_solve(A.with_values(v), B, False),
             lambda v, B: eliminate(one(v, A, False, False), B),
             (A.values, B),
+            nodes=SUBSTITUTION,
         ),
         Record(
             "sparse_triangular_solve transposed",
             lambda v, B: sparse_triangular_solve(off.with_values(v).T, B, True, True, True),
             lambda v, B: eliminate(one(v, off, False, True), B),
             (off.values, B),
+            nodes=SUBSTITUTION,
         ),
         closed("COO", A.to_coo()),
         closed("CSR", A.to_csr()),

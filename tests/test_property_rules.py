@@ -1,0 +1,55 @@
+"""Every rule of every primitive against finite differences, for drawn patterns and batches."""
+
+import importlib
+import pkgutil
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tsgu_func
+from tests.calls import PRIMITIVES, PUBLIC, calls
+from tests.derivatives import assert_derivatives
+from tsgu_func import Primitive
+
+SEEDS = st.integers(0, 999)
+
+
+def bent(function):
+    """Follow a function by one that is not linear, so that no derivative vanishes."""
+    return lambda *args: torch.sin(function(*args) / 2)
+
+
+def test_every_primitive_is_drawn():
+    modules = [
+        importlib.import_module(m.name)
+        for m in pkgutil.walk_packages(tsgu_func.__path__, "tsgu_func.")
+        if not m.name.startswith(("tsgu_func.demo", "tsgu_func.__main__", "tsgu_func.testing"))
+    ]
+    defined = {p for m in modules for p in vars(m).values() if isinstance(p, Primitive)}
+    assert {p.name for p in defined} == {p.name for p in PRIMITIVES}
+
+
+@pytest.mark.parametrize("primitive", PRIMITIVES, ids=lambda p: p.name.partition("::")[2])
+@given(data=st.data())
+def test_every_rule_is_reached(primitive, data):
+    """The arguments that are varied are those that have rules."""
+    call = data.draw(calls(PRIMITIVES[primitive]))
+    varied = set(primitive.arguments[: len(call.args)])
+    assert varied == set(primitive._vjps) == set(primitive._jvps)
+
+
+@pytest.mark.parametrize("primitive", PRIMITIVES, ids=lambda p: p.name.partition("::")[2])
+@given(data=st.data(), seed=SEEDS)
+def test_rules(primitive, data, seed):
+    call = data.draw(calls(PRIMITIVES[primitive]))
+    assert_derivatives(bent(call.whole), call.args, seed)
+
+
+# The files of the other public functions have a test like this one.
+@pytest.mark.parametrize("name", ["sparse_mm", "sparse_generic_solve"])
+@given(data=st.data(), seed=SEEDS)
+def test_public(name, data, seed):
+    call = data.draw(calls(PUBLIC[name]))
+    assert_derivatives(bent(call.whole), call.args, seed)

@@ -1,0 +1,71 @@
+"""Hypothesis strategies for sparse matrices, and for what goes with them.
+
+They draw the pattern first and then a seed for the values, so that a failing example shrinks to a
+handful of entries.  They reach what code for sparse matrices tends to forget: nothing stored, empty
+and full rows, one row, one column, the same place twice, entries in any order, entries that are
+stored and zero, and, where asked for, huge and tiny magnitudes.
+
+Examples
+--------
+A property, which is checked for many matrices (without a deadline: a kernel's first call takes
+longer than the others):
+
+>>> import torch
+>>> from hypothesis import given, settings, strategies as st
+>>> from tsgu_func import sparse_mm
+>>> from tsgu_func.testing.strategies import entries, right_hand_sides
+>>> @settings(deadline=None)
+... @given(entries(), st.data())
+... def test_product_is_the_dense_one(e, data):
+...     B = data.draw(right_hand_sides(e.shape[1], dtype=e.values.dtype))
+...     torch.testing.assert_close(sparse_mm(e.matrix(), B), e.dense() @ B)
+>>> test_product_is_the_dense_one()
+
+What a failure shrinks to, here that of a product which keeps the last of several entries:
+
+>>> from hypothesis import find
+>>> def forgetful(e):
+...     A = torch.zeros(e.shape, dtype=e.values.dtype)
+...     A[e.row.long(), e.col.long()] = e.values
+...     return A
+>>> e = find(entries(), lambda e: not torch.equal(forgetful(e), e.dense()))
+>>> e.row, e.col, e.values, e.shape
+(tensor([0, 0]), tensor([0, 0]), tensor([1., 1.], dtype=torch.float64), (1, 1))
+"""
+
+try:
+    import hypothesis  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "tsgu_func.testing.strategies needs Hypothesis: "
+        'pip install "tsgu_func[testing]" brings it along',
+        name=error.name,
+    ) from error
+
+from tsgu_func.testing.strategies.dense import right_hand_sides
+from tsgu_func.testing.strategies.entries import KINDS, LAYOUTS, Entries, entries
+from tsgu_func.testing.strategies.indices import index_vectors, segments
+from tsgu_func.testing.strategies.matrices import sparse_matrices
+from tsgu_func.testing.strategies.options import DTYPES, INDEX_DTYPES
+from tsgu_func.testing.strategies.places import Places, Where, patterns
+from tsgu_func.testing.strategies.values import STRIDES, magnitudes, numbers, restrided
+
+__all__ = [
+    "DTYPES",
+    "INDEX_DTYPES",
+    "KINDS",
+    "LAYOUTS",
+    "STRIDES",
+    "Entries",
+    "Places",
+    "Where",
+    "entries",
+    "index_vectors",
+    "magnitudes",
+    "numbers",
+    "patterns",
+    "restrided",
+    "right_hand_sides",
+    "segments",
+    "sparse_matrices",
+]

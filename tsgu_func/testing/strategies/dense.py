@@ -1,0 +1,115 @@
+"""Dense tensors: right-hand sides, in every layout in memory."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tsgu_func.matrix import SparseMatrix
+from tsgu_func.testing.strategies.entries import Entries
+from tsgu_func.testing.strategies.options import (
+    DTYPES,
+    Bounds,
+    batches,
+    bounds,
+    choice,
+    one_of_names,
+)
+from tsgu_func.testing.strategies.places import Places
+from tsgu_func.testing.strategies.values import SEEDS, STRIDES, numbers, restrided
+
+__all__ = ["right_hand_sides"]
+
+Rows = int | SparseMatrix | Tensor | Entries | Places
+
+
+def right_hand_sides(
+    rows: Rows,
+    columns: Bounds | None = (0, 3),
+    *,
+    batch: tuple[int, ...] | st.SearchStrategy[tuple[int, ...]] | None = None,
+    dtype: torch.dtype | st.SearchStrategy[torch.dtype] | None = None,
+    magnitudes: float | st.SearchStrategy[float] = 1.0,
+    strides: str | st.SearchStrategy[str] | None = None,
+) -> st.SearchStrategy[Tensor]:
+    """Draw a dense tensor with the rows of a matrix, as B in ``A X = B``.
+
+    Parameters
+    ----------
+    rows : int, SparseMatrix, Tensor, Entries or Places
+        How many rows, or the matrix A that has as many.  For a product ``A B`` give
+        ``A.shape[-1]``.
+    columns : int or (int, int), optional
+        Least and most.  With None a vector is drawn.
+    batch : tuple of int, or a strategy of them, optional
+        Axes in front.  Unless given, those of A.
+    dtype : torch.dtype, or a strategy of them, optional
+        Unless given, that of A; for a number of rows, float64 and complex128.
+    magnitudes : float, or a strategy of them
+        A factor for all numbers; see `entries`.
+    strides : str, or a strategy of them, optional
+        How it lies in memory, as for `restrided`; all of `STRIDES` unless given.
+
+    Returns
+    -------
+    SearchStrategy of Tensor
+        Shape ``(*batch, n, p)``, or ``(*batch, n)`` with ``columns=None``.
+
+    Raises
+    ------
+    TypeError
+        If `rows` or `columns` is of another kind.
+    ValueError
+        If a number is negative, or there are no such strides.
+
+    Examples
+    --------
+    >>> from hypothesis import find
+    >>> from tsgu_func.testing.strategies import right_hand_sides
+    >>> find(right_hand_sides(2, strides="transposed"), lambda B: B.shape[1] == 3).stride()
+    (1, 2)
+    """
+    if strides is not None:
+        one_of_names("strides", strides, STRIDES)
+    n, batch_of_A, dtype_of_A = _of(rows)
+    sizes = st.none() if columns is None else st.integers(*bounds("columns", columns))
+    return _dense(
+        n,
+        sizes,
+        batches(batch_of_A if batch is None else batch),
+        choice(dtype_of_A if dtype is None else dtype),
+        choice(magnitudes),
+        st.sampled_from(STRIDES) if strides is None else choice(strides),
+    )
+
+
+def _of(
+    rows: Rows,
+) -> tuple[int, tuple[int, ...], torch.dtype | st.SearchStrategy[torch.dtype]]:
+    """Return how many rows there are, and the batch and dtype that go with them."""
+    if isinstance(rows, Entries):
+        return rows.shape[0], tuple(rows.values.shape[:-1]), rows.values.dtype
+    if isinstance(rows, Places):
+        return rows.shape[0], (), DTYPES
+    if isinstance(rows, (SparseMatrix, Tensor)):
+        return rows.shape[-2], tuple(rows.shape[:-2]), rows.dtype
+    if not isinstance(rows, int):
+        raise TypeError(f"rows is a number, or a matrix that has as many; got {rows!r}")
+    return bounds("rows", rows)[0], (), DTYPES
+
+
+@st.composite
+def _dense(
+    draw: st.DrawFn,
+    n: int,
+    columns: st.SearchStrategy[int | None],
+    batch_sizes: st.SearchStrategy[tuple[int, ...]],
+    dtypes: st.SearchStrategy[torch.dtype],
+    factors: st.SearchStrategy[float],
+    strides: st.SearchStrategy[str],
+) -> Tensor:
+    p, batch = draw(columns), draw(batch_sizes)
+    shape = (*batch, n) if p is None else (*batch, n, p)
+    x = numbers(shape, draw(dtypes), draw(SEEDS)) * draw(factors)
+    return restrided(x, draw(strides))

@@ -1,0 +1,155 @@
+"""Numbers that a seed stands for, their magnitudes, and their places in memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tsgu_func.testing.strategies.options import one_of_names
+
+__all__ = ["SEEDS", "STRIDES", "magnitudes", "numbers", "restrided"]
+
+# A failing example ends with seed 0, which stands for ones, unless it takes other numbers.
+SEEDS = st.integers(0, 2**16 - 1)
+
+
+def numbers(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
+    """Return the numbers that a seed stands for: normal, with one in ten exactly zero.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    dtype : torch.dtype
+        Floating-point or complex.
+    seed : int
+        0 stands for ones: the simplest numbers, to which a failing example shrinks.
+
+    Returns
+    -------
+    Tensor
+        Contiguous, on the default device; the same numbers on every device.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tsgu_func.testing.strategies import numbers
+    >>> numbers((2,), torch.float64, 0)
+    tensor([1., 1.], dtype=torch.float64)
+    >>> numbers((2,), torch.float64, 3)
+    tensor([0.0000, 1.6762], dtype=torch.float64)
+    """
+    if seed == 0:
+        return torch.ones(shape, dtype=dtype)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    zero = torch.rand(shape, generator=generator, device="cpu") < 0.1
+    x = torch.randn(shape, dtype=dtype, generator=generator, device="cpu")
+    return x.masked_fill(zero, 0).to(torch.get_default_device())
+
+
+def magnitudes(dtype: torch.dtype = torch.float64) -> st.SearchStrategy[float]:
+    """Draw a factor for all numbers of a tensor: one most often, else huge or tiny.
+
+    Parameters
+    ----------
+    dtype : torch.dtype
+        A product of two numbers of the drawn magnitude neither overflows nor vanishes in it.
+
+    Returns
+    -------
+    SearchStrategy of float
+        1, and powers of ten to both sides: up to 1e150 in double precision, 1e18 in single.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hypothesis import find
+    >>> from tsgu_func.testing.strategies import magnitudes
+    >>> find(magnitudes(torch.float32), lambda x: x > 1)
+    1000.0
+    """
+    limits = torch.finfo(dtype)
+    # Half of the powers on either side, less a little for sums and for normal numbers.
+    power = math.floor(0.49 * min(math.log10(limits.max), -math.log10(limits.tiny)))
+    middle = min(3, power)
+    others = [10.0**middle, 10.0**-middle, 10.0**power, 10.0**-power]
+    return st.one_of(st.just(1.0), st.just(1.0), st.sampled_from(others))
+
+
+def _transposed(x: Tensor) -> Tensor:
+    return x.mT.contiguous().mT if x.ndim > 1 else x
+
+
+def _sliced(x: Tensor) -> Tensor:
+    return torch.stack([x, x + 1], -1)[..., 0]
+
+
+def _offset(x: Tensor) -> Tensor:
+    return torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape)
+
+
+def _lazy(x: Tensor) -> Tensor:
+    if x.is_complex():
+        return x.conj().resolve_conj().conj()
+    if x.dtype not in (torch.float32, torch.float64):  # half precision has no complex numbers
+        return x
+    return torch.complex(torch.zeros_like(x), -x).conj().imag
+
+
+def _expanded(x: Tensor) -> Tensor:
+    return x[..., :1].expand_as(x) if x.ndim else x
+
+
+_WAYS: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": lambda x: x,
+    "transposed": _transposed,
+    "sliced": _sliced,
+    "offset": _offset,
+    "lazy": _lazy,
+    "expanded": _expanded,
+}
+STRIDES = tuple(_WAYS)
+
+
+def restrided(x: Tensor, strides: str) -> Tensor:
+    """Put the numbers of a tensor elsewhere in memory.
+
+    Parameters
+    ----------
+    x : Tensor, dense
+    strides : str
+        One of `STRIDES`: ``"contiguous"``; ``"transposed"``, columns one after the other;
+        ``"sliced"``, every second number of a larger tensor; ``"offset"``, not at the start of its
+        memory; ``"lazy"``, conjugated (or, if real, negated) only when it is read (in half
+        precision contiguous); ``"expanded"``, the first column for every one, which is the only way
+        that changes numbers.
+
+    Returns
+    -------
+    Tensor
+        With the shape and dtype of x.
+
+    Raises
+    ------
+    ValueError
+        If there is no such way.
+
+    Notes
+    -----
+    ``torch.func.jvp`` fails by itself at arguments that are lazy or expanded (torch 2.13): leave
+    these two out where forward mode is tested.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tsgu_func.testing.strategies import restrided
+    >>> x = restrided(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "transposed")
+    >>> x, x.stride()
+    (tensor([[1., 2.],
+            [3., 4.]]), (1, 2))
+    """
+    one_of_names("strides", strides, STRIDES)
+    return _WAYS[strides](x)
