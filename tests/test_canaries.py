@@ -12,6 +12,8 @@ import torch
 from torch import _C
 from torch.func import grad, jacfwd, jvp, vmap
 
+from tests.planted import FunctionCube, custom_op
+
 NAMES = [
     "torch._C._AutoDispatchBelowAutograd",
     "torch._C._PreserveDispatchKeyGuard",
@@ -57,48 +59,9 @@ def test_constant_result_is_what_the_compiler_marks():
 # ------------------------------------------------------------------------------- PyTorch's bugs
 
 
-def _custom_cube():
-    @torch.library.custom_op("canary::cube", mutates_args=())
-    def cube(x: torch.Tensor) -> torch.Tensor:
-        return x**3
-
-    def backward(ctx, ct):
-        (x,) = ctx.saved_tensors
-        return 3 * ct * x * x
-
-    cube.register_fake(lambda x: torch.empty_like(x))
-    cube.register_autograd(
-        backward, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs)
-    )
-    return cube
-
-
 @pytest.fixture(scope="module")
 def custom_cube():
-    return _custom_cube()
-
-
-class _FunctionCube(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x):
-        return x**3
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def backward(ctx, ct):
-        (x,) = ctx.saved_tensors
-        return 3 * ct * x * x
-
-    @staticmethod
-    def jvp(ctx, tangent):
-        (x,) = ctx.saved_tensors
-        return 3 * tangent * x * x
+    return custom_op().wrong
 
 
 X = torch.tensor([1.0, 2.0], dtype=torch.float64)
@@ -122,7 +85,7 @@ def test_custom_op_grad(custom_cube):
     strict=True, reason="autograd.Function is zero under jacfwd(jacfwd)", raises=AssertionError
 )
 def test_function_forward_over_forward():
-    second = jacfwd(jacfwd(lambda x: _FunctionCube.apply(x).sum()))(X)
+    second = jacfwd(jacfwd(lambda x: FunctionCube.apply(x).sum()))(X)
     torch.testing.assert_close(second, torch.diag(6 * X))
 
 

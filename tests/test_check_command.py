@@ -67,16 +67,6 @@ def test_prints_a_table_and_nothing_else(products):
     )
 
 
-def test_says_what_was_not_run(products):
-    done, whole, _ = products
-    (coo,) = (r["cells"] for r in whole["records"] if r["record"] == "sparse_mm COO")
-    left = [c for c in coo if c["verdict"] == "not run"]
-    assert {c["dtype"] for c in left} == {"float32", "float16", "bfloat16"}
-    assert all(c["detail"].startswith("not taken: ValueError") for c in left)
-    assert "not run: 4 cells of 2 records (float32): not taken: ValueError" in done.stdout
-    assert whole["counts"]["not run"] == 12
-
-
 def test_the_json_is_complete(products):
     _, whole, _ = products
     assert whole["tsgu_func"] == tsgu_func.__version__
@@ -205,6 +195,24 @@ def test_what_cannot_be_told_is_no_success(monkeypatch, capsys):
     assert re.search(r"^noisy\s+can't tell\s*$", text, re.M)
     assert "0 cells hold, 0 fail, 1 cannot be told, 0 were not run" in text
     assert len(reproductions(text)) == 1
+
+
+def test_says_what_was_not_run(monkeypatch, capsys):
+    def in_single_and_double(x):
+        if x.dtype.itemsize < 4:
+            raise TypeError("not in half precision")
+        return cube(x)
+
+    patch(monkeypatch, picky=in_single_and_double)
+    arguments = ["check", "--cell", "precision", "--device", "cpu"]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"^picky\s+partly\s*$", text, re.M)
+    reason = "not taken: TypeError: not in half precision"
+    assert f"not run: 4 cells of 1 record (float16, bfloat16): {reason}" in text
+    assert "2 cells hold, 0 fail, 0 cannot be told, 4 were not run" in text
+    assert main([*arguments, "--dtype", "float16"]) == 1  # nothing at all was run
+    assert re.search(r"^picky\s+not run\s*$", capsys.readouterr().out, re.M)
 
 
 def test_numbers_that_are_not_finite_are_valid_json():

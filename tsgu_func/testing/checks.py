@@ -136,10 +136,20 @@ def _by_differences(p: Probe, modes: str, got: Leaves) -> Iterator[Comparison]:
         yield _paired(p, got, p.w.u[level], p.slope(inside), ct)
 
 
-def _each_tangent(p: Probe) -> Iterator[Comparison]:
-    """Compare forward mode with differences: each argument alone."""
-    for i in range(len(p.x)):
-        yield _near(p, jvp(p.f, p.x, _only(p.w.u[0], i))[1], p.slope("", i))
+def _alone(p: Probe, mode: str) -> Iterator[Comparison]:
+    """Compare derivatives with respect to one argument, with the others held constant."""
+    ct = p.w.ct_out[0]
+    for i in range(len(p.x) if len(p.x) > 1 else 0):
+        x, u, slope = p.x[i], p.w.u[0][i], p.slope("", i)
+        f = _of_one(p, i)
+        if mode == "f":
+            yield _near(p, jvp(f, (x,), (u,))[1], slope)
+        else:
+            yield _paired(p, vjp(f, x)[1](ct), (u,), slope, ct)
+
+
+def _of_one(p: Probe, i: int) -> Callable[[Tensor], Leaves]:
+    return lambda a: p.f(*p.x[:i], a, *p.x[i + 1 :])
 
 
 def _whole(p: Probe, modes: str, got: Leaves) -> Iterator[Comparison]:
@@ -228,8 +238,8 @@ def _of_transform(t: Transform) -> Check:
             yield from _whole(p, t.modes, got)
         elif t.modes:
             yield from _by_differences(p, t.modes, got)
-        if t.name == "f":
-            yield from _each_tangent(p)
+        if t.group == "first":
+            yield from _alone(p, t.name)
         if p.problem.reference is not None:
             yield _same(p, got, t.run(p.problem.reference, p.x, p.w), "the reference")
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -50,7 +51,7 @@ def run_check(asked: Asked) -> int:
         If there is nothing like what was asked for, or a file cannot be written.
     """
     began, found = time.perf_counter(), dict[str, list[Report]]()
-    with _without_noise(), _progress() as progress:
+    with _without_noise(), _one_thread(), _progress() as progress:
         for device in devices_of(asked):
             with created_on(device):
                 found[device] = _run(jobs_on(device, asked), progress)
@@ -69,6 +70,18 @@ def _without_noise() -> Iterator[None]:
         for message, category in _NOISE:
             warnings.filterwarnings("ignore", message, category)
         yield
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    # All records are tiny.  Several threads would wait for each other, ten times as long as the
+    # work takes where anything else runs on the machine.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _progress() -> Progress:
