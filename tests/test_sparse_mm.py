@@ -9,7 +9,8 @@ from torch.testing import assert_close
 from tsgu_func import SparseMatrix, sparse_mm
 from tsgu_func.convert import clear_patterns, from_torch
 from tsgu_func.sparse_matmul import SparseMatMul, sddmm, spmm
-from tsgu_func.testing.records.base import COL, ROW, SHAPE, matrix, randn
+from tsgu_func.sparse_triangular import triangular_solve
+from tsgu_func.testing.records.base import COL, ROW, SHAPE, matrix, randn, solvable
 
 
 @pytest.fixture
@@ -308,3 +309,18 @@ def test_primitives_refuse_batches_that_differ(dtype):
             spmm(v, right, s.crow, s.col, s.cols, False)
     with pytest.raises(ValueError, match="batch"):
         sddmm(B, B[:2], s.crow, s.col, s.cols)
+
+
+def test_primitives_refuse_sizes_that_differ(dtype):
+    s = matrix(ROW, COL, SHAPE, dtype).pattern.structure
+    values, B = randn(s.nnz, dtype=dtype), randn(SHAPE[1], 2, dtype=dtype)
+    for v, right in ((values[1:], B), (values, B[1:])):
+        with pytest.raises(ValueError, match="as the pattern says"):
+            spmm(v, right, s.crow, s.col, s.cols, False)
+    for X, Y in ((B[1:], B), (B, B[1:]), (B, B[:, 1:])):
+        with pytest.raises(ValueError, match="as the pattern says"):
+            sddmm(X, Y, s.crow, s.col, s.cols)
+    S = solvable(dtype)
+    s = S.pattern.structure
+    with pytest.raises(ValueError, match="B has 3 rows"):
+        triangular_solve(S.values, B, s.crow, s.col, s.cols, False, True, False)

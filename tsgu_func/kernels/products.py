@@ -33,7 +33,9 @@ _HALF = (torch.float16, torch.bfloat16)
 
 def spmm(structure: Structure, values: Tensor, B: Tensor, *, transpose: bool = False) -> Tensor:
     """Multiply, with values (nnz,) and B (m, p), or values (b, nnz) and B (b, m, p)."""
+    rows = structure.rows if transpose else structure.cols
     _check_batch(values.shape[:-1], B.shape[:-2])
+    _check_sizes((values.shape[-1], B.shape[-2]), (structure.nnz, rows), "values and rows of B")
     if values.dtype in _HALF:
         wide = spmm(structure, values.float(), B.float(), transpose=transpose)
         return wide.to(values.dtype)
@@ -50,6 +52,9 @@ def spmm(structure: Structure, values: Tensor, B: Tensor, *, transpose: bool = F
 def sddmm(structure: Structure, X: Tensor, Y: Tensor) -> Tensor:
     """Dot rows of X (n, p) or (b, n, p) with rows of Y, at the stored entries."""
     _check_batch(X.shape[:-2], Y.shape[:-2])
+    given = (X.shape[-2], *Y.shape[-2:])
+    expected = (structure.rows, structure.cols, X.shape[-1])
+    _check_sizes(given, expected, "rows of X, rows and columns of Y")
     if X.dtype in _HALF:
         return sddmm(structure, X.float(), Y.float()).to(X.dtype)
     if X.device.type != "cpu":
@@ -63,6 +68,12 @@ def _check_batch(first: torch.Size, second: torch.Size) -> None:
             f"both factors have the same batch axis, or none; got batches of shape {tuple(first)} "
             f"and {tuple(second)}: expand the other one"
         )
+
+
+def _check_sizes(given: tuple[int, ...], expected: tuple[int, ...], what: str) -> None:
+    # The loops do not look where memory ends.
+    if given != expected:
+        raise ValueError(f"{what} number {expected}, as the pattern says; got {given}")
 
 
 def csr_tensor(structure: Structure, values: Tensor) -> Tensor:

@@ -84,6 +84,11 @@ def solve(
     The diagonal, (n,) or (b, n), is handed over by itself and not read from the values: it may be
     one of ones.
     """
+    if B.shape[-2] != structure.rows or values.shape[:-1] != B.shape[:-2]:
+        raise ValueError(
+            f"B has {structure.rows} rows, and the batch of the values; got shape "
+            f"{tuple(B.shape)} for values of shape {tuple(values.shape)}"
+        )
     if B.device.type != "cpu":
         return _solve_torch(structure, values, diagonal, B, upper, transpose)
     return _solve_loops(structure, values, diagonal, B, upper, transpose)

@@ -254,7 +254,7 @@ def as_markdown(outcome: Outcome) -> str:
         "This page is written by the command",
         "",
         "```bash",
-        spelled(outcome.asked),
+        spelled(replace(outcome.asked, json_file=None)),  # whose path is nobody else's
         "```",
         "",
         f"with tsgu_func {tsgu_func.__version__} and torch {torch.__version__}. A row is a record: "
