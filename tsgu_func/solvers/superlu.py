@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import Structure
-from tsgu_func.solvers.base import Solution, SolveError, relative_residual
+from tsgu_func.solvers.base import Solution, SolveError, relative_residual, solution
 
 __all__ = ["SuperLU"]
 
@@ -82,7 +82,7 @@ class SuperLU:
                 f"the matrix is singular to working precision: the best solution leaves a relative "
                 f"residual of {float(residual.max()):.1e}"
             )
-        return Solution(X, 0, residual)
+        return solution(self, X, residual)
 
     def transpose(self, state: _Factor) -> _Factor:
         """Return the same factor, for the transpose."""

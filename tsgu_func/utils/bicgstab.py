@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tsgu_func.solvers import iteration
 from tsgu_func.solvers.base import ConvergenceError
-from tsgu_func.utils import iteration
-from tsgu_func.utils.iteration import Pass, Reached, System, column_norms, dot, quotient
+from tsgu_func.solvers.iteration import Pass, Reached, System, column_norms, dot, quotient
 
 __all__ = ["BICGSTABSettings", "bicgstab"]
 

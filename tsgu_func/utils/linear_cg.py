@@ -14,9 +14,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from tsgu_func.solvers import iteration
 from tsgu_func.solvers.base import ConvergenceError, SolveError
-from tsgu_func.utils import iteration
-from tsgu_func.utils.iteration import Pass, Reached, System, dot, quotient
+from tsgu_func.solvers.iteration import Pass, Reached, System, dot, quotient
 
 __all__ = ["CGInfo", "LinearCGSettings", "linear_cg"]
 

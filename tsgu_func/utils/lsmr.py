@@ -16,9 +16,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from tsgu_func.solvers import iteration
 from tsgu_func.solvers.base import ConvergenceError, SolveError
-from tsgu_func.utils import iteration
-from tsgu_func.utils.iteration import Operator, System, column_norms, quotient
+from tsgu_func.solvers.iteration import Operator, System, column_norms, quotient
 
 __all__ = ["lsmr"]
 

@@ -19,9 +19,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from tsgu_func.solvers import iteration
 from tsgu_func.solvers.base import ConvergenceError, SolveError
-from tsgu_func.utils import iteration
-from tsgu_func.utils.iteration import Operator, Pass, Reached, System, column_norms, dot, quotient
+from tsgu_func.solvers.iteration import Operator, Pass, Reached, System, column_norms, dot, quotient
 
 __all__ = ["MINRESSettings", "minres"]
 
