@@ -48,6 +48,10 @@ class StoredMatrix:
         """The conjugate transpose, sharing everything."""
         return replace(self, transpose=not self.transpose, conjugate=not self.conjugate)
 
+    def conj(self) -> StoredMatrix:
+        """Return the conjugate, sharing everything."""
+        return replace(self, conjugate=not self.conjugate)
+
     @property
     def entries(self) -> Tensor:
         """The values, conjugated if the matrix is."""

@@ -63,6 +63,11 @@ class Result(enum.IntEnum):
         """What the code means, and what can be done about it."""
         return _MESSAGES[self]
 
+    @property
+    def failed(self) -> bool:
+        """Whether it is less than what was asked for, and less than what rounding allows."""
+        return self not in (Result.SOLVED, Result.ILL_CONDITIONED)
+
 
 _MESSAGES = {
     Result.SOLVED: "the residual is as small as asked",
@@ -85,8 +90,8 @@ _MESSAGES = {
         "the preconditioner is not Hermitian positive definite: take another, or GMRES or BiCGStab"
     ),
     Result.ILL_CONDITIONED: (
-        "rounding alone leaves more than was asked: A is singular to working precision, or close "
-        "to it; scale it, or use a wider dtype"
+        "as far as rounding allows, which is not far: A is close to singular; scale it, or use a "
+        "wider dtype"
     ),
 }
 
@@ -127,7 +132,8 @@ class Solution(NamedTuple):
     @property
     def result(self) -> Result:
         """The worst code of all columns."""
-        return Result(int(self.code.max())) if self.code.numel() else Result.SOLVED
+        codes = [Result(int(code)) for code in self.code.unique()]
+        return max(codes, key=lambda code: (code.failed, code), default=Result.SOLVED)
 
     @property
     def message(self) -> str:
@@ -181,7 +187,8 @@ class Solver(Protocol):
     """A way to solve ``A X = B``: an immutable object, so that it can be part of a compiled graph.
 
     Its `repr` names it with all its settings, and is the key under which graphs refer to it.  One
-    with an attribute ``takes_batches = True`` is handed a batch of matrices whole.
+    with an attribute ``takes_batches = True`` is handed a batch of matrices whole; what one with
+    ``stateless = True`` prepares is not kept, because it costs nothing.
 
     Not to converge is no exception here but a `code`: whoever asked for the solve decides what
     follows.  What leaves no solution at all (a singular matrix) raises `SolveError`.

@@ -336,7 +336,7 @@ def refine(
 
 def dot(X: Tensor, Y: Tensor) -> Tensor:
     """Return Xᴴ Y per column."""
-    return (X.conj() * Y).sum(-2, keepdim=True)
+    return torch.linalg.vecdot(X, Y, dim=-2).unsqueeze(-2)
 
 
 def column_norms(X: Tensor) -> Tensor:

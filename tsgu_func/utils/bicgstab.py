@@ -1,22 +1,18 @@
-"""BiCGSTAB for general square systems.
-
-van der Vorst, *Bi-CGSTAB: A Fast and Smoothly Converging Variant of Bi-CG for the Solution of
-Nonsymmetric Linear Systems*, SIAM J. Sci. Stat. Comput. 13(2), 1992.  The preconditioner stands on
-the right of A, so that the residual of the recurrence is that of the system itself.
-"""
+"""BiCGSTAB as a function, with a budget of products.  The step is that of the solver `BiCGStab`."""
 
 from __future__ import annotations
 
 import logging
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from tsgu_func.solvers import bicgstab as recurrence
 from tsgu_func.solvers import iteration
 from tsgu_func.solvers.base import ConvergenceError
-from tsgu_func.solvers.iteration import Pass, Reached, System, column_norms, dot, quotient
+from tsgu_func.solvers.block import Problem
+from tsgu_func.solvers.iteration import Pass, Reached, System
 
 __all__ = ["BICGSTABSettings", "bicgstab"]
 
@@ -166,11 +162,11 @@ def _solve(
 
     def run(R: Tensor, steps: int) -> Pass:
         nonlocal broken, passes
-        shadow = R if not passes else _shadow(R, passes)
+        state = recurrence.start(R, passes)
         passes += 1
         # One product is kept for the true residual.
         budget = limit - system.multiply.calls - 1
-        result = _recur(system, R, shadow, precondition, tolerance, budget)
+        result = _recur(system, state, precondition, tolerance, budget)
         broken = result.broken
         return result._replace(steps=result.steps + 1)
 
@@ -179,51 +175,17 @@ def _solve(
     return reached, broken
 
 
-def _shadow(R: Tensor, seed: int) -> Tensor:
-    """Draw another shadow vector, of the size of R and not orthogonal to it."""
-    # By NumPy, because PyTorch refuses random numbers wherever a vmap is active.
-    drawn = torch.from_numpy(np.random.default_rng(seed).standard_normal(R.shape)).to(R)
-    return R + drawn * (column_norms(R) / R.shape[-2] ** 0.5)
-
-
 def _recur(
-    system: System, R: Tensor, shadow: Tensor, precondition: Any, tolerance: Tensor, budget: int
+    system: System, state: recurrence.State, precondition: Any, tolerance: Tensor, budget: int
 ) -> Pass:
-    """Run the recurrence on the scaled residual R."""
-    change = P = V = torch.zeros_like(R)
-    rho_old = alpha = omega = torch.ones_like(dot(R, R))
-    active = system.error(R) > tolerance
-    broken, used = torch.zeros_like(active), 0
-    while used + 2 <= budget and bool(active.any()):
-        rho = dot(shadow, R)
-        P = R + quotient(rho * alpha, rho_old * omega, active) * (P - omega * V)
-        direction = precondition(P)
-        V = system.multiply(direction)
-        sigma, used = dot(shadow, V), used + 1
-        iteration.check_finite(system.multiply, sigma, V)
-        stuck = active & (_vanishes(rho, shadow, R) | _vanishes(sigma, shadow, V))
-        active, broken = active & ~stuck, broken | stuck
-        alpha = quotient(rho, sigma, active)
-        change, R = change + alpha * direction, R - alpha * V
-        active = active & (system.error(R) > tolerance)
-        if not bool(active.any()):
-            break
-        direction = precondition(R)
-        T = system.multiply(direction)
-        along, used = dot(T, R), used + 1
-        iteration.check_finite(system.multiply, along, T)
-        stuck = active & _vanishes(along, T, R)
-        omega = quotient(along, dot(T, T), active & ~stuck)
-        change, R = change + omega * direction, R - omega * T
-        active = active & ~stuck & (system.error(R) > tolerance)
-        broken, rho_old = broken | stuck, rho
-    return Pass(change, used, system.error(R), broken)
-
-
-def _vanishes(product: Tensor, X: Tensor, Y: Tensor) -> Tensor:
-    """Say whether an inner product of X and Y is no more than rounding."""
-    eps = torch.finfo(X.dtype).eps
-    return product.abs() <= 10 * eps * column_norms(X) * column_norms(Y)
+    """Run the recurrence."""
+    problem = Problem(system.multiply, precondition, tolerance * system.unit)
+    active, before = state.norm > problem.goal, system.multiply.calls
+    while system.multiply.calls - before + 2 <= budget and bool(active.any()):
+        state = recurrence.step(problem, state, active)
+        active = active & (state.norm > problem.goal) & (state.code == 0)
+    used = system.multiply.calls - before
+    return Pass(state.change, used, state.norm / system.unit, state.code != 0)
 
 
 def _reason(broken: Tensor) -> str:

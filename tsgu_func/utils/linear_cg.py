@@ -1,8 +1,7 @@
-"""Conjugate gradients for Hermitian positive definite systems.
+"""Conjugate gradients as a function, with Lanczos tridiagonal matrices.
 
-Hestenes and Stiefel, *Methods of Conjugate Gradients for Solving Linear Systems*, J. Res. NBS 49,
-1952.  All columns and batch members run in one loop, each with its own step; the residual that
-decides is computed from the solution at the end, not taken from the recurrence.
+The step is that of the solver `CG`.  All columns and batch members run in one loop; the residual
+that decides is computed from the solution at the end, not taken from the recurrence.
 """
 
 from __future__ import annotations
@@ -14,9 +13,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from tsgu_func.solvers import iteration
+from tsgu_func.solvers import cg, iteration
 from tsgu_func.solvers.base import ConvergenceError, SolveError
-from tsgu_func.solvers.iteration import Pass, Reached, System, dot, quotient
+from tsgu_func.solvers.block import Problem
+from tsgu_func.solvers.iteration import Pass, Reached, System, quotient
 
 __all__ = ["CGInfo", "LinearCGSettings", "linear_cg"]
 
@@ -292,33 +292,24 @@ def _solve(system: System, precondition: Any, rules: _Rules, lanczos: _Lanczos) 
 
 def _recur(system: System, R: Tensor, precondition: Any, rules: _Rules, lanczos: _Lanczos) -> Pass:
     """Run the recurrence on the scaled residual R."""
-    change = P = torch.zeros_like(R)
-    before = None
+    problem = Problem(system.multiply, precondition, rules.tolerance * system.unit)
+    state = cg.start(R)
     for step in range(rules.limit):
-        error = system.error(R)
+        error = state.norm / system.unit
         active = rules.active(error, step)
         if not rules.goes_on(error, active, step):
-            return Pass(change, step, error)
-        Z = precondition(R)
-        gamma = dot(R, Z).real
-        beta = torch.zeros_like(gamma) if before is None else quotient(gamma, before, active)
-        P = Z + beta * P
-        Q = system.multiply(P)
-        curvature = dot(P, Q).real
-        _check_definite(system, active, curvature, gamma, rules.eps, Q)
-        alpha = quotient(gamma, curvature, active)
-        change, R, before = change + alpha * P, R - alpha * Q, gamma
+            return Pass(state.change, step, error)
+        state = cg.step(problem, state, active)
+        _check_definite(state, active, rules.eps)
         if step < rules.tridiag:
-            lanczos.record(quotient(curvature, gamma, active), beta, active)
-    return Pass(change, rules.limit, system.error(R))
+            lanczos.record(quotient(state.curvature, state.gamma, active), state.beta, active)
+    return Pass(state.change, rules.limit, state.norm / system.unit)
 
 
-def _check_definite(
-    system: System, active: Tensor, curvature: Tensor, gamma: Tensor, eps: float, Q: Tensor
-) -> None:
+def _check_definite(state: cg.State, active: Tensor, eps: float) -> None:
+    gamma, curvature = state.gamma, state.curvature
     if not bool((active & ~((curvature >= eps) & (gamma >= eps))).any()):
         return
-    iteration.check_finite(system.multiply, curvature, Q)
     for name, value, culprit, way in (
         ("the preconditioned residual inner product r^T M^-1 r", gamma, "the preconditioner", ""),
         ("p^T A p", curvature, "A", "; minres and bicgstab ask for less"),

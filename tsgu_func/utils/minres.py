@@ -1,18 +1,13 @@
-"""MINRES for Hermitian systems, indefinite ones among them.
+"""MINRES as a function, for several shifts of one matrix.  The step is that of the solver `MINRES`.
 
-Paige and Saunders, *Solution of Sparse Indefinite Systems of Linear Equations*, SIAM J. Numer.
-Anal. 12(4), 1975: the Lanczos process makes A tridiagonal, and plane rotations minimize the
-residual over its Krylov space.  A shift adds to the diagonal of the tridiagonal matrix and leaves
-the Krylov space as it is, so all shifts share one; a preconditioner, or a restart, gives each its
-own.
-
-Tensors here have an axis for the shifts in front, of length one where they are shared.
+All shifts share one Krylov space; a preconditioner, or a restart, gives each its own.  Tensors here
+have an axis for the shifts in front, of length one where they are shared.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
@@ -20,8 +15,10 @@ import torch
 from torch import Tensor
 
 from tsgu_func.solvers import iteration
-from tsgu_func.solvers.base import ConvergenceError, SolveError
-from tsgu_func.solvers.iteration import Operator, Pass, Reached, System, column_norms, dot, quotient
+from tsgu_func.solvers import minres as recurrence
+from tsgu_func.solvers.base import ConvergenceError, Result, SolveError
+from tsgu_func.solvers.block import Problem
+from tsgu_func.solvers.iteration import Operator, Pass, Reached, System
 
 __all__ = ["MINRESSettings", "minres"]
 
@@ -191,17 +188,17 @@ def _solve(
     limit: int,
 ) -> Reached:
     apart = None if precondition is None else _over_shifts(precondition)
-    product = _over_shifts(lambda X: value * plain.multiply(X))
+    product = Operator(_over_shifts(lambda X: value * plain.multiply(X)), "matmul_closure")
     system = _shifted(plain, product, sigma)
     eps = max(eps, 10 * torch.finfo(plain.B.dtype).eps)
 
     def run(R: Tensor, steps: int) -> Pass:
         # At first the residual of every shift is B, and the Krylov spaces are one.
+        goal = tolerance * system.unit
         if steps or apart is not None:
-            problem = _Problem(system, system.multiply, 0 * sigma, apart)
-        else:
-            problem, R = _Problem(system, product, sigma, None), R[:1]
-        return _recur(problem, R, tolerance, eps, limit - steps)
+            problem = Problem(system.multiply, apart, goal)
+            return _recur(system, problem, 0 * sigma, R, eps, limit - steps)
+        return _recur(system, Problem(product, None, goal), sigma, R[:1], eps, limit)
 
     return iteration.refine(system, run, lambda error, _: error > tolerance, limit)
 
@@ -214,81 +211,27 @@ def _shifted(plain: System, product: Callable[[Tensor], Tensor], sigma: Tensor) 
     return replace(plain, multiply=multiply, B=B, peak=peak, unit=unit)
 
 
-class _Problem(NamedTuple):
-    """What one pass runs on: `shifts` is zero where `multiply` adds them already."""
-
-    system: System
-    multiply: Callable[[Tensor], Tensor]
-    shifts: Tensor
-    precondition: Callable[[Tensor], Tensor] | None
-
-
-class _Step(NamedTuple):
-    """A step of the Lanczos process: a direction v, and the next residual direction q."""
-
-    v: Tensor
-    alpha: Tensor
-    beta: Tensor
-    beta_next: Tensor
-    q: Tensor
-
-
-def _lanczos(problem: _Problem, R: Tensor) -> Iterator[_Step]:
-    Q, Q_old, Y, beta = R, torch.zeros_like(R), *_preconditioned(problem, R)
-    beta_old = torch.zeros_like(beta)
-    while True:
-        v = quotient(Y, beta, beta > 0)
-        Y = problem.multiply(v) - quotient(beta, beta_old, beta_old > 0) * Q_old
-        alpha = dot(v, Y).real
-        iteration.check_finite(problem.system.multiply, alpha, Y)
-        Q_old, Q = Q, Y - quotient(alpha, beta, beta > 0) * Q
-        beta_old = beta
-        Y, beta = _preconditioned(problem, Q)
-        yield _Step(v, alpha, beta_old, beta, quotient(Q, beta, beta > 0))
-
-
-def _preconditioned(problem: _Problem, Q: Tensor) -> tuple[Tensor, Tensor]:
-    """Return Y = M⁻¹ Q and the norm of Q that belongs to it."""
-    if problem.precondition is None:
-        return Q, column_norms(Q)
-    Y = problem.precondition(Q)
-    square = dot(Q, Y).real
-    if not bool((square >= 0).all()):
-        raise SolveError(
-            f"MINRES broke down: r^T M^-1 r is {float(square.min()):.1e}, so the preconditioner is "
-            f"not Hermitian positive definite, or returned a value that is not finite"
-        )
-    return Y, square.sqrt()
-
-
-def _recur(problem: _Problem, R: Tensor, tolerance: float, eps: float, limit: int) -> Pass:
+def _recur(
+    system: System, problem: Problem, shifts: Tensor, R: Tensor, eps: float, limit: int
+) -> Pass:
     """Run the recurrence on the scaled residual R of all shifts, or of one for all."""
-    system, process = problem.system, _lanczos(problem, R)
-    R = R.expand(system.B.shape)
-    change = W = W_old = torch.zeros_like(R)
-    active = system.error(R) > tolerance
-    zero = torch.zeros_like(system.error(R))
-    c, s, delta_bar, epsilon, size, phi_bar = zero - 1, zero, zero, zero, zero, None
+    state = recurrence.start(problem, R, R.expand(system.B.shape))
+    active = state.norm > problem.goal
     for step in range(limit):
+        _check_preconditioner(state)
         if not bool(active.any()):
-            return Pass(change, step, system.error(R))
-        v, alpha, beta, beta_next, q = next(process)
-        phi_bar = beta if phi_bar is None else phi_bar
-        alpha = alpha + problem.shifts
-        size = torch.maximum(size, alpha.abs() + beta_next)
-        delta, gamma_bar = c * delta_bar + s * alpha, s * delta_bar - c * alpha
-        epsilon_old, epsilon, delta_bar = epsilon, s * beta_next, -c * beta_next
-        gamma = torch.hypot(gamma_bar, beta_next.expand_as(gamma_bar))
-        # A vanishing pivot: A + shift I is singular on the Krylov space, which ends here.
-        solid = gamma > eps * size
-        c, s = quotient(gamma_bar, gamma, solid), quotient(beta_next, gamma, solid)
-        phi, phi_bar = c * phi_bar, s * phi_bar
-        W, W_old = quotient(v - epsilon_old * W_old - delta * W, gamma, solid), W
-        active = active & solid
-        change = change + torch.where(active, phi, 0) * W
-        R = torch.where(active, s * s * R - phi_bar * c * q, R)
-        active = active & (system.error(R) > tolerance) & (beta_next > eps * size)
-    return Pass(change, limit, system.error(R))
+            return Pass(state.change, step, state.norm / system.unit)
+        state = recurrence.step(problem, state, active, shifts=shifts, eps=eps)
+        active = active & (state.norm > problem.goal) & (state.code == 0)
+    return Pass(state.change, limit, state.norm / system.unit)
+
+
+def _check_preconditioner(state: recurrence.State) -> None:
+    if bool((state.code == Result.PRECONDITIONER).any()):
+        raise SolveError(
+            "MINRES broke down: r^T M^-1 r is negative, so the preconditioner is not Hermitian "
+            "positive definite, or returned a value that is not finite"
+        )
 
 
 def _failure(error: Tensor, tolerance: float, steps: int) -> ConvergenceError:
