@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from tsgu_func.convert import blocks_from_torch, from_torch
 from tsgu_func.matrix import SparseMatrix
@@ -13,10 +15,11 @@ from tsgu_func.pattern import SparsityPattern
 
 __all__ = ["over_batches", "over_matrix"]
 
-Function = Callable[[SparsityPattern, Tensor, Tensor], Tensor]
+# Returns a tensor, or a pytree of tensors.
+Function = Callable[[SparsityPattern, Tensor, Tensor], Any]
 
 
-def over_matrix(function: Function, A: SparseMatrix | Tensor, B: Tensor, rows: int) -> Tensor:
+def over_matrix(function: Function, A: SparseMatrix | Tensor, B: Tensor, rows: int) -> Any:
     """Apply what `over_batches` takes to any kind of matrix.
 
     The members of a torch sparse batch may store different entries, so they become the blocks of
@@ -35,10 +38,15 @@ def over_matrix(function: Function, A: SparseMatrix | Tensor, B: Tensor, rows: i
     if A.ndim == 2:
         return over_batches(function, SparseMatrix(*from_torch(A)), B)
     pattern, values, b = blocks_from_torch(A)
-    return function(pattern, values, B.flatten(0, 1)).unflatten(0, (b, rows))
+
+    def apart(C: Tensor) -> Tensor:
+        # What is no more than one row belongs to all blocks.
+        return C.unflatten(0, (b, rows)) if len(C) == b * rows else C.expand(b, *C.shape)
+
+    return tree_map(apart, function(pattern, values, B.flatten(0, 1)))
 
 
-def over_batches(function: Function, A: SparseMatrix, B: Tensor) -> Tensor:
+def over_batches(function: Function, A: SparseMatrix, B: Tensor) -> Any:
     """Apply a function of a pattern, values (nnz,) or (b, nnz) and columns (m, p) or (b, m, p).
 
     Axes of the batch that A lacks become columns of one call, the others one leading axis; nothing
@@ -47,7 +55,8 @@ def over_batches(function: Function, A: SparseMatrix, B: Tensor) -> Tensor:
     Parameters
     ----------
     function : callable
-        Treats the columns of its last argument one by one; returns (n, p) or (b, n, p).
+        Treats the columns of its last argument one by one; returns (n, p) or (b, n, p), or a pytree
+        of such, with any number of rows.
     A : SparseMatrix, shape ``(*batch_A, n, m)``
     B : Tensor, shape (m,) or ``(*batch_B, m, p)``
 
@@ -56,7 +65,7 @@ def over_batches(function: Function, A: SparseMatrix, B: Tensor) -> Tensor:
     Tensor, shape ``(*batch, n, p)``, or ``(*batch_A, n)`` for a vector
     """
     if B.ndim == 1:
-        return over_batches(function, A, B.unsqueeze(-1)).squeeze(-1)
+        return tree_map(lambda C: C.squeeze(-1), over_batches(function, A, B.unsqueeze(-1)))
     batch = torch.broadcast_shapes(A.shape[:-2], B.shape[:-2])
     if not batch:
         return function(A.pattern, A.values, B)
@@ -70,6 +79,9 @@ def over_batches(function: Function, A: SparseMatrix, B: Tensor) -> Tensor:
     values = A.values.reshape(*(sizes[i] for i in own), A.nnz)
     if own:
         values, B = values.flatten(0, -2), B.flatten(0, -3)
-    C = function(A.pattern, values, B)
-    C = C.reshape(*(batch[i] for i in own), C.shape[-2], *(batch[i] for i in free), p)
-    return C.permute([order.index(axis) for axis in range(k + 2)])
+
+    def restored(C: Tensor) -> Tensor:
+        C = C.reshape(*(batch[i] for i in own), C.shape[-2], *(batch[i] for i in free), p)
+        return C.permute([order.index(axis) for axis in range(k + 2)])
+
+    return tree_map(restored, function(A.pattern, values, B))

@@ -67,8 +67,8 @@ def _(values, B, crow, col, cols, transpose, conjugate, solver):
     return torch.empty_like(B, memory_format=torch.contiguous_format)
 
 
-@generic_solve.vjp("values", "B")
-def _(needs, ct, out, values, crow, col, cols, transpose, conjugate, solver):
+def cotangents(needs, ct, X, values, crow, col, cols, transpose, conjugate, solver):
+    """Return the cotangents of the values and of B."""
     W = generic_solve(
         values, ct, crow, col, cols, not transpose, not conjugate, registry.adjoint_key(solver)
     )
@@ -76,19 +76,31 @@ def _(needs, ct, out, values, crow, col, cols, transpose, conjugate, solver):
         return None, W
     # The cotangent of conj(S) is the conjugate of that of S; and as in spmm, what is at (i, j) in S
     # is at (j, i) in its transpose.
-    X, Y = (W.conj(), out) if conjugate else (W, out.conj())
-    X, Y = (Y, X) if transpose else (X, Y)
-    return -sddmm(X, Y, crow, col, cols), W
+    left, right = (W.conj(), X) if conjugate else (W, X.conj())
+    left, right = (right, left) if transpose else (left, right)
+    return -sddmm(left, right, crow, col, cols), W
+
+
+@generic_solve.vjp("values", "B")
+def _(needs, ct, out, values, crow, col, cols, transpose, conjugate, solver):
+    return cotangents(needs, ct, out, values, crow, col, cols, transpose, conjugate, solver)
+
+
+def tangent_of_solution(tangents, X, values, crow, col, cols, transpose, conjugate, solver):
+    """Return the tangent of X."""
+    dS, dB = tangents
+    right = dB
+    if dS is not None:
+        dA_X = spmm(dS.conj() if conjugate else dS, X, crow, col, cols, transpose)
+        right = -dA_X if dB is None else dB - dA_X
+    return generic_solve(values, right, crow, col, cols, transpose, conjugate, solver)
 
 
 @generic_solve.jvp("values", "B")
 def _(tangents, out, values, crow, col, cols, transpose, conjugate, solver):
-    dS, dB = tangents
-    right = dB
-    if dS is not None:
-        dA_X = spmm(dS.conj() if conjugate else dS, out, crow, col, cols, transpose)
-        right = -dA_X if dB is None else dB - dA_X
-    return generic_solve(values, right, crow, col, cols, transpose, conjugate, solver)
+    return tangent_of_solution(
+        tangents, out, values, crow, col, cols, transpose, conjugate, solver
+    )
 
 
 @generic_solve.retain

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import functools
 import itertools
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -16,11 +18,13 @@ __all__ = [
     "ConvergenceError",
     "Preconditioner",
     "Result",
+    "Settings",
     "Solution",
     "SolveError",
     "Solver",
     "relative_residual",
     "solution",
+    "stacked",
 ]
 
 
@@ -180,6 +184,21 @@ def solution(
         column(shift, residual.dtype),
         column(_number(repr(solver)), torch.int64),
     )
+
+
+def stacked(solutions: Sequence[Solution]) -> Solution:
+    """Return the solutions of the members of a batch as one."""
+    return Solution(*(torch.stack(parts) for parts in zip(*solutions, strict=True)))
+
+
+class Settings:
+    """A dataclass that prints what differs from the defaults: short, and enough to tell it."""
+
+    def __repr__(self) -> str:
+        own: Any = self
+        given = ((f.name, getattr(self, f.name), f.default) for f in dataclasses.fields(own))
+        changed = (f"{name}={value!r}" for name, value, default in given if value != default)
+        return f"{type(self).__name__}({', '.join(changed)})"
 
 
 @runtime_checkable

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tsgu_func.solvers.base import Result
 from tsgu_func.solvers.block import Problem
-from tsgu_func.solvers.iteration import check_finite, column_norms, dot, quotient
+from tsgu_func.solvers.iteration import check_product, column_norms, dot, quotient
 from tsgu_func.solvers.krylov import Krylov
 
 __all__ = ["BiCGStab"]
@@ -60,7 +60,7 @@ def step(problem: Problem, state: State, active: Tensor) -> State:
     direction = P if problem.precondition is None else problem.precondition(P)
     V = problem.multiply(direction)
     sigma = dot(shadow, V)
-    check_finite(problem.multiply, sigma, V)
+    check_product(problem.multiply, direction, V)
     stuck = active & (_vanishes(rho, shadow, R) | _vanishes(sigma, shadow, V))
     active, code = active & ~stuck, torch.where(stuck, int(Result.BREAKDOWN), code)
     alpha = quotient(rho, sigma, active)
@@ -72,7 +72,7 @@ def step(problem: Problem, state: State, active: Tensor) -> State:
     direction = R if problem.precondition is None else problem.precondition(R)
     T = problem.multiply(direction)
     along = dot(T, R)
-    check_finite(problem.multiply, along, T)
+    check_product(problem.multiply, direction, T)
     stuck = active & _vanishes(along, T, R)
     code = torch.where(stuck, int(Result.BREAKDOWN), code)
     omega = quotient(along, dot(T, T), active & ~stuck)
@@ -81,12 +81,13 @@ def step(problem: Problem, state: State, active: Tensor) -> State:
 
 
 def _vanishes(product: Tensor, X: Tensor, Y: Tensor) -> Tensor:
-    """Say whether an inner product of X and Y is no more than rounding."""
+    """Say whether an inner product of X and Y is no more than rounding, or has overflowed."""
     eps = torch.finfo(X.dtype).eps
-    return product.abs() <= 10 * eps * column_norms(X) * column_norms(Y)
+    size = product.abs()
+    return ~(size > 10 * eps * column_norms(X) * column_norms(Y)) | ~(size < torch.inf)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BiCGStab(Krylov):
     """BiCGSTAB, for any square A.
 

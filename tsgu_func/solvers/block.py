@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.solvers.base import Preconditioner
-from tsgu_func.solvers.iteration import as_operator
+from tsgu_func.solvers.iteration import as_operator, check_finite
 
 __all__ = ["Block", "Equations", "Place", "Problem"]
 
@@ -119,12 +119,14 @@ class Equations:
 
 @dataclass(frozen=True)
 class Block:
-    """Some members and columns of a system: what multiplies, and how small residuals must be."""
+    """Some members and columns of a system, and how small their residuals must be."""
 
     equations: Equations
     multiply: Any
-    goal: Tensor
-    unit: Tensor  # norm of the right-hand side
+    B: Tensor
+    peak: Tensor  # what residuals and corrections are scaled by
+    unit: Tensor  # norm of B, scaled
+    goal: Tensor  # norm of the residual, scaled
 
     @property
     def problem(self) -> Problem:
@@ -132,11 +134,17 @@ class Block:
         bare = self.equations.preconditioner is None
         return Problem(self.multiply, None if bare else self.equations.precondition, self.goal)
 
+    def residual(self, X: Tensor) -> Tensor:
+        """Return (B - A X) / peak."""
+        R = (self.B - self.multiply(X)) / self.peak
+        check_finite(self.multiply, R, R)
+        return R
+
     def at(self, place: Place) -> Block:
         """Return a part of it."""
-        goal, unit = place.take(self.goal), place.take(self.unit)
-        if place.members is None or len(place.members) == len(self.goal):
-            return replace(self, goal=goal, unit=unit)
-        equations = self.equations.members(place.members)
-        multiply = as_operator(equations.A, self.multiply.name, False, self.multiply.rows)
-        return Block(equations, multiply, goal, unit)
+        parts = (place.take(x) for x in (self.B, self.peak, self.unit, self.goal))
+        equations, multiply = self.equations, self.multiply
+        if place.members is not None and len(place.members) < len(self.goal):
+            equations = equations.members(place.members)
+            multiply = as_operator(equations.A, multiply.name, False, multiply.rows)
+        return Block(equations, multiply, *parts)

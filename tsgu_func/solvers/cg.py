@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tsgu_func.solvers.base import Result
 from tsgu_func.solvers.block import Problem
-from tsgu_func.solvers.iteration import check_finite, column_norms, dot, quotient
+from tsgu_func.solvers.iteration import check_product, column_norms, dot, quotient
 from tsgu_func.solvers.krylov import Krylov
 
 __all__ = ["CG"]
@@ -51,15 +51,16 @@ def step(problem: Problem, state: State, active: Tensor) -> State:
     P = torch.addcmul(Z, beta, P)
     Q = problem.multiply(P)
     curvature = dot(P, Q).real
-    check_finite(problem.multiply, curvature, Q)
+    check_product(problem.multiply, P, Q)
     code = torch.where(active & ~(curvature > 0), int(Result.INDEFINITE), code)
     code = torch.where(active & ~(gamma > 0), int(Result.PRECONDITIONER), code)
+    code = torch.where(active & ~(curvature < torch.inf), int(Result.BREAKDOWN), code)
     alpha = quotient(gamma, curvature, active & (curvature > 0) & (gamma > 0))
     change, R = torch.addcmul(change, alpha, P), torch.addcmul(R, alpha, Q, value=-1)
     return State(change, R, P, column_norms(R), code, gamma, beta, curvature)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CG(Krylov):
     r"""Conjugate gradients, for Hermitian positive definite A.
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tsgu_func.solvers.base import Result
 from tsgu_func.solvers.block import Place, Problem
-from tsgu_func.solvers.iteration import check_finite, check_number, column_norms, quotient
+from tsgu_func.solvers.iteration import check_number, check_product, column_norms, quotient
 from tsgu_func.solvers.krylov import Krylov
 
 __all__ = ["GMRES"]
@@ -37,7 +37,7 @@ class State(NamedTuple):
     size: int  # k
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GMRES(Krylov):
     """Generalized minimal residuals, restarted, for any square A.
 
@@ -93,8 +93,9 @@ class GMRES(Krylov):
         """Add a vector to the basis, and a column to the triangle."""
         basis, triangle, rotation, right, norm, code, k = state
         v = basis[..., k, :].mT.contiguous()
-        W = problem.multiply(v if problem.precondition is None else problem.precondition(v))
-        check_finite(problem.multiply, column_norms(W), W)
+        direction = v if problem.precondition is None else problem.precondition(v)
+        W = problem.multiply(direction)
+        check_product(problem.multiply, direction, W)
         h, w, length = _orthogonalized(basis[..., : k + 1, :], W.mT.unsqueeze(-2))
         on = active.mT.unsqueeze(-1)  # (..., p, 1, 1)
         basis[..., k + 1, :] = torch.where(on, quotient(w, length, length > 0), 0).squeeze(-2)

@@ -32,6 +32,7 @@ __all__ = [
     "check_finite",
     "check_number",
     "check_policy",
+    "check_product",
     "column_norms",
     "default_tolerance",
     "dot",
@@ -357,6 +358,18 @@ def default_tolerance(dtype: torch.dtype) -> float:
 def check_finite(operator: Any, numbers: Tensor, Y: Tensor) -> None:
     """Raise if a recurrence's numbers, computed from the product Y, are not finite."""
     if not bool(torch.isfinite(numbers).all()):
+        raise operator.refuse(Y)
+
+
+def check_product(operator: Any, X: Tensor, Y: Tensor) -> None:
+    """Raise if ``Y = A X`` is not finite, in a column where X is of a size that it should be.
+
+    A column that runs off to infinity is none of the others' business.
+    """
+    if bool(torch.isfinite(Y.sum())):
+        return
+    wrong = ~torch.isfinite(Y).all(-2) & (X.abs().amax(-2) < torch.finfo(X.dtype).max ** 0.5)
+    if bool(wrong.any()):
         raise operator.refuse(Y)
 
 

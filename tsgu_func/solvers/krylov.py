@@ -24,7 +24,7 @@ from torch import Tensor
 
 from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.solvers import iteration
-from tsgu_func.solvers.base import Preconditioner, Result, Solution, solution
+from tsgu_func.solvers.base import Preconditioner, Result, Settings, Solution, solution
 from tsgu_func.solvers.block import Block, Equations, Place, Problem
 from tsgu_func.solvers.factors import prepared
 from tsgu_func.solvers.iteration import System, column_norms
@@ -38,8 +38,8 @@ _ROUNDS, _FEWEST, _MOST = 10, 100, 20_000
 _GAIN = 1e-3
 
 
-@dataclass(frozen=True)
-class Krylov:
+@dataclass(frozen=True, repr=False)
+class Krylov(Settings):
     """Settings of an iterative solver, and the loop around its recurrence.
 
     Parameters
@@ -112,7 +112,8 @@ class Krylov:
         system = iteration.read_system(state.A, B, X0, names=("A", "B", "X0"))
         goal = torch.maximum(self._rtol(B.dtype) * system.unit, self.atol / system.peak)
         with Watch(repr(self), self.callback, self.progress) as watch:
-            return self._solve(system, Block(state, system.multiply, goal, system.unit), watch)
+            block = Block(state, system.multiply, system.B, system.peak, system.unit, goal)
+            return self._solve(system, block, watch)
 
     # ------------------------------------------------------------------------ the recurrence
 
@@ -151,31 +152,48 @@ class Krylov:
         return left
 
     def _solve(self, system: System, block: Block, watch: Watch) -> Solution:
-        X = torch.zeros_like(system.B) if system.start is None else system.start.clone()
-        R = system.B / system.peak if system.start is None else system.residual(X)
-        norm = column_norms(R)
-        wanted, limit, attempt = norm > block.goal, self._limit(X.shape[-2]), 0
-        code = torch.zeros_like(norm, dtype=torch.int64)
-        count = torch.zeros_like(code)
+        reached = _Reached.start(system, block)
+        n, attempt = reached.X.shape[-2], 0
+        wanted, limit = reached.norm > block.goal, self._limit(n)
         while attempt < self.passes and watch.steps < limit and bool(wanted.any()):
-            turn = self._length(limit - watch.steps, X.shape[-2]), attempt
-            run = _Run.empty(R)
-            self._pass(run, block, R, wanted, turn, watch)
-            moved = X + run.change * system.peak
-            left = system.residual(moved)
-            after = column_norms(left)
-            better, gained = wanted & (after < norm), wanted & (after < (1 - _GAIN) * norm)
-            X, R = torch.where(better, moved, X), torch.where(better, left, R)
-            norm = torch.where(better, after, norm)
-            count, code = count + run.steps, torch.where(wanted, run.code, code)
-            mended, attempt = _among(code, self.retries), attempt + 1
-            wanted = wanted & (mended | (gained & (code == 0))) & (norm > block.goal)
-        code = _final(code, norm <= block.goal, watch.steps >= limit)
-        residual = (norm / system.unit).squeeze(-2)
+            place = Place.of(wanted)
+            turn = self._length(limit - watch.steps, n), attempt
+            before = reached.at(place)
+            after = self._improved(block.at(place), before, turn, watch)
+            gained = torch.zeros_like(wanted)
+            place.put(gained, after.norm < (1 - _GAIN) * before.norm)
+            for whole, part in zip(reached, after, strict=True):
+                place.put(whole, part)
+            mended, attempt = _among(reached.code, self.retries), attempt + 1
+            wanted = wanted & (mended | (gained & (reached.code == 0)))
+            wanted = wanted & (reached.norm > block.goal)
+        code = _final(reached.code, reached.norm <= block.goal, watch.steps >= limit)
+        residual = (reached.norm / system.unit).squeeze(-2)
         return solution(
-            self, system.answer(X), residual, code=code.squeeze(-2), iterations=count.squeeze(-2),
-            shift=block.equations.shift,
+            self, system.answer(reached.X), residual, code=code.squeeze(-2),
+            iterations=reached.steps.squeeze(-2), shift=block.equations.shift,
         )  # fmt: skip
+
+    def _improved(
+        self, block: Block, reached: _Reached, turn: tuple[int, int], watch: Watch
+    ) -> _Reached:
+        """Make a pass from what has been reached, and keep of it what has a smaller residual."""
+        wanted = reached.norm > block.goal
+        run = _Run.empty(reached.R)
+        self._pass(run, block, reached.R, wanted, turn, watch)
+        # A correction that ran off to infinity is none.
+        sound = torch.isfinite(run.change.abs().amax(-2, keepdim=True).square())
+        X = reached.X + torch.where(sound, run.change, 0) * block.peak
+        R = block.residual(X)
+        norm = column_norms(R)
+        better = norm < reached.norm
+        return _Reached(
+            torch.where(better, X, reached.X),
+            torch.where(better, R, reached.R),
+            torch.where(better, norm, reached.norm),
+            torch.where(wanted, run.code, reached.code),
+            reached.steps + run.steps,
+        )
 
     def _pass(
         self,
@@ -188,10 +206,9 @@ class Krylov:
     ) -> None:
         """Run the recurrence from the scaled residual R for the active columns, into `run`."""
         length, attempt = turn
-        place = Place.of(active)
-        block, R, active = block.at(place), place.take(R), place.take(active)
-        count = place.take(run.steps)
+        place, count = Place(None, None), run.steps
         state = self.start(block.problem, R, attempt)
+        most = state.norm / torch.finfo(state.norm.dtype).eps
         for _ in range(length):
             if 2 * int(active.sum()) <= active.numel():
                 run.put(place, self.finish(block.problem, state), state.code, count)
@@ -199,12 +216,39 @@ class Krylov:
                     return
                 inner = Place.of(active)
                 state, block = self.narrow(state, inner), block.at(inner)
-                active, count, place = inner.take(active), inner.take(count), place.within(inner)
+                active, count, most = (inner.take(x) for x in (active, count, most))
+                place = place.within(inner)
             state = self.step(block.problem, state, active)
             count = count + active
-            active = active & (state.norm > block.goal) & (state.code == 0)
+            # A residual that has lost all digits of the first is on its way to infinity.
+            lost = active & (state.code == 0) & ~(state.norm <= most)
+            code = torch.where(lost, int(Result.BREAKDOWN), state.code)
+            state = state._replace(code=code)
+            active = active & (state.norm > block.goal) & (code == 0)
             watch.step(state.norm / block.unit, block.goal / block.unit)
         run.put(place, self.finish(block.problem, state), state.code, count)
+
+
+class _Reached(NamedTuple):
+    """A solution, its scaled residual and the norm of that, a code, and iterations."""
+
+    X: Tensor
+    R: Tensor
+    norm: Tensor
+    code: Tensor
+    steps: Tensor
+
+    @classmethod
+    def start(cls, system: System, block: Block) -> _Reached:
+        start = system.start
+        X = torch.zeros_like(system.B) if start is None else start.clone()
+        R = system.B / system.peak if start is None else block.residual(X)
+        norm = column_norms(R)
+        code = torch.zeros_like(norm, dtype=torch.int64)
+        return cls(X, R, norm, code, torch.zeros_like(code))
+
+    def at(self, place: Place) -> _Reached:
+        return _Reached(*(place.take(x) for x in self))
 
 
 class _Run(NamedTuple):

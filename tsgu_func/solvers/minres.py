@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tsgu_func.solvers.base import Result
 from tsgu_func.solvers.block import Problem
-from tsgu_func.solvers.iteration import check_finite, column_norms, dot, quotient
+from tsgu_func.solvers.iteration import check_product, column_norms, dot, quotient
 from tsgu_func.solvers.krylov import Krylov
 
 __all__ = ["MINRES"]
@@ -66,9 +66,9 @@ def step(
     beta_now = state.beta
     v = quotient(state.Y, beta_now, beta_now > 0)
     Y = problem.multiply(v)
+    check_product(problem.multiply, v, Y)
     Y = Y - quotient(beta_now, state.beta_old, state.beta_old > 0) * state.Q_old
     alpha = dot(v, Y).real
-    check_finite(problem.multiply, alpha, Y)
     Q = torch.addcmul(Y, quotient(alpha, beta_now, beta_now > 0), state.Q, value=-1)
     Y, beta, code = _preconditioned(problem, Q, state.code)
 
@@ -107,7 +107,7 @@ def _preconditioned(problem: Problem, Q: Tensor, code: Tensor) -> tuple[Tensor, 
     return Y, square.clamp_min(0).sqrt(), code
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MINRES(Krylov):
     """Minimal residuals, for Hermitian A, definite or not.
 

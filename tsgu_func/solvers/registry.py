@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels.stored import StoredMatrix
-from tsgu_func.solvers.base import SolveError, Solver
+from tsgu_func.solvers import warm
+from tsgu_func.solvers.base import ConvergenceError, Solution, SolveError, Solver, stacked
 from tsgu_func.solvers.factors import prepared
+from tsgu_func.solvers.iteration import fail
 
 __all__ = [
     "Handle",
@@ -49,28 +51,73 @@ class Handle(Protocol):
 
 @dataclass(frozen=True)
 class SolverHandle:
-    """A `Solver`: one state serves the matrix, its transpose and its conjugate."""
+    """A `Solver`, and what is done if it does not converge: "raise", "warn" or "ignore".
+
+    One state serves the matrix, its transpose and its conjugate.
+    """
 
     solver: Solver
+    on_failure: str = "raise"
 
     @property
     def key(self) -> str:
-        """The key: the solver as it prints."""
-        return repr(self.solver)
+        """The key: the solver as it prints, and what else is not the default."""
+        return repr(self.solver) + ("" if self.on_failure == "raise" else f"|{self.on_failure}")
 
     def solve(self, A: StoredMatrix, B: Tensor) -> Tensor:
-        """Solve with the factor of the stored values, member by member."""
-        if B.ndim == 3:
-            pairs = zip(A.members(), B, strict=True)
-            return torch.stack([self.solve(member, b) for member, b in pairs])
-        state = prepared(self.solver, A)
-        state = self.solver.transpose(state) if A.transpose else state
-        state = self.solver.conj(state) if A.conjugate else state
-        return self.solver.compute(state, B).value
+        """Solve ``A X = B``."""
+        return self._judged(_in_members(self._compute, self.solver, A, B)).value
+
+    def report(self, A: StoredMatrix, B: Tensor) -> Solution:
+        """Solve, and tell all there is to tell: the condition number takes some more solves."""
+        return self._judged(_in_members(self._compute_in_full, self.solver, A, B))
+
+    def _compute(self, A: StoredMatrix, B: Tensor) -> Solution:
+        state = self._state(A)
+        start = warm.last(self.solver, A, B)
+        solution = self.solver.compute(state, B, start)
+        warm.keep(self.solver, A, solution.value)
+        return solution
+
+    def _compute_in_full(self, A: StoredMatrix, B: Tensor) -> Solution:
+        solution = self._compute(A, B)
+        if (estimate := getattr(self.solver, "condition", None)) is None:
+            return solution
+        condition = torch.full_like(solution.condition, estimate(self._state(A)))
+        return solution._replace(condition=condition)
+
+    def _state(self, A: StoredMatrix) -> Any:
+        solver = self.solver
+        if getattr(solver, "stateless", False):
+            state = solver.init(StoredMatrix(A.structure, A.values))
+        else:
+            state = prepared(solver, A)
+        state = solver.transpose(state) if A.transpose else state
+        return solver.conj(state) if A.conjugate else state
+
+    def _judged(self, solution: Solution) -> Solution:
+        if solution.result.failed:
+            fail(
+                self.on_failure,
+                ConvergenceError(
+                    solution.message, int(solution.iterations.max()), solution.residual
+                ),
+            )
+        return solution
 
     def adjoint(self) -> SolverHandle:
         """Return itself: the state is transposed, not the solver."""
         return self
+
+
+def _in_members(
+    compute: Callable[[StoredMatrix, Tensor], Solution], solver: Solver, A: StoredMatrix, B: Tensor
+) -> Solution:
+    """Hand a batch over whole to a solver that takes it, and else member by member."""
+    if B.ndim == 2 or getattr(solver, "takes_batches", False):
+        return compute(A, B)
+    pairs = zip(A.members(), B, strict=True)
+    return stacked([compute(member, b) for member, b in pairs])
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,9 +182,13 @@ def _register(handle: Any) -> Any:
     return handle
 
 
-def register_solver(solver: Solver) -> SolverHandle:
-    """Return the handle of a solver, which is kept for good: solvers are few and small."""
-    return pin(_register(SolverHandle(solver)))
+def register_solver(solver: Solver, on_failure: str = "raise") -> SolverHandle:
+    """Return the handle of a solver, which is kept for good: solvers are few and small.
+
+    One that calls back a user's function lives as long as it is held.
+    """
+    handle = _register(SolverHandle(solver, on_failure))
+    return handle if getattr(solver, "callback", None) is not None else pin(handle)
 
 
 def register_function(

@@ -1,0 +1,78 @@
+"""Solution with a triangular matrix, by substitution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from tsgu_func.kernels.stored import StoredMatrix
+from tsgu_func.kernels.triangular import solve, triangle_of
+from tsgu_func.solvers.base import Solution, SolveError, relative_residual, solution
+
+__all__ = ["Substitution"]
+
+
+@dataclass(frozen=True)
+class _Triangle:
+    A: StoredMatrix
+    upper: bool
+    diagonal: Tensor
+
+
+@dataclass(frozen=True)
+class Substitution:
+    """Substitution, for a matrix that stores nothing on one side of its diagonal.
+
+    Raises
+    ------
+    SolveError
+        If the matrix is not triangular, or an entry of its diagonal is zero or not stored.
+
+    Notes
+    -----
+    Cost: O(nnz p) time; memory O(n p).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tsgu_func import SparseMatrix, sparse_solve
+    >>> from tsgu_func.solvers import Substitution
+    >>> A = SparseMatrix.from_dense(torch.tensor([[2.0, 0.0], [1.0, 4.0]]))
+    >>> sparse_solve(A, torch.tensor([2.0, 5.0]), solver=Substitution())
+    tensor([1., 1.])
+    """
+
+    takes_batches = True
+
+    def init(self, A: StoredMatrix) -> _Triangle:
+        """Find the triangle and its diagonal."""
+        s = A.structure
+        upper, lower = bool((s.row < s.col).any()), bool((s.row > s.col).any())
+        if upper and lower:
+            raise SolveError(
+                "Substitution is for triangular matrices, and entries are stored on both sides of "
+                "the diagonal: take SuperLU(), or sparse_triangular_solve, which reads one triangle"
+            )
+        t = triangle_of(s, upper)
+        diagonal = torch.where(t.stored, A.values.index_select(-1, t.diagonal.long()), 0)
+        if bool((diagonal == 0).any()):
+            row = int((diagonal == 0).nonzero()[0, -1])
+            raise SolveError(f"the matrix is singular: the diagonal of row {row} is zero")
+        return _Triangle(A, upper, diagonal)
+
+    def compute(self, state: _Triangle, B: Tensor, X0: Tensor | None = None) -> Solution:
+        """Solve for the columns of B (n, p) or (b, n, p); a start X0 is of no use here."""
+        A, diagonal = state.A, state.diagonal
+        diagonal = diagonal.conj().resolve_conj() if A.conjugate else diagonal
+        X = solve(A.structure, A.entries, diagonal, B, upper=state.upper, transpose=A.transpose)
+        return solution(self, X, relative_residual(B - A @ X, B))
+
+    def transpose(self, state: _Triangle) -> _Triangle:
+        """Return the same triangle, read by columns."""
+        return replace(state, A=state.A.T)
+
+    def conj(self, state: _Triangle) -> _Triangle:
+        """Return the same triangle, conjugated."""
+        return replace(state, A=state.A.conj())
