@@ -95,11 +95,20 @@ def _info(options: argparse.Namespace) -> int:
 
 def _versions() -> dict[str, str]:
     packages = ("torch", "numpy", "scipy", "numba", "optree")
+    optional = ("pyamg", "pypardiso", "scikit-sparse")
     return {
         "tsgu_func": tsgu_func.__version__,
         "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         **{name: metadata.version(name) for name in packages},
+        **{name: _version_or_none(name) for name in optional},
     }
+
+
+def _version_or_none(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed (optional)"
 
 
 def _devices() -> dict[str, str]:
@@ -121,6 +130,7 @@ def _kernels() -> dict[str, str]:
         "A @ B": product,
         "gradient of A": f"{loops} (sampled products)",
         "triangular solve": f"{loops} (substitution)",
+        "sparse_solve": "chosen by the matrix, see tsgu_func.solvers.Auto",
         "direct solve": "SuperLU, through SciPy",
     }
     if torch.cuda.is_available():

@@ -52,7 +52,9 @@ __all__ = [
 
 _libraries: dict[str, torch.library.Library] = {}
 _PROXY = _C._TorchDispatchModeKey.PROXY  # pyright: ignore[reportAttributeAccessIssue]
-_LAZY = (_C.DispatchKey.Conjugate, _C.DispatchKey.Negative, _C.DispatchKey.ZeroTensor)
+_LAZY = ("Conjugate", "Negative", "ZeroTensor")
+_NESTED = ("DynamicLayerFrontMode", "DynamicLayerBackMode", "GradWrapper")
+_KEYS = [getattr(_C.DispatchKey, k) for k in (*_LAZY, *(f"FuncTorch{k}" for k in _NESTED))]
 _traced = threading.local()  # whether this thread runs a kernel only to trace a graph
 
 
@@ -159,7 +161,7 @@ class Primitive:
     def _register_kernel(self, key: str, function: Rule) -> Rule:
         def detached(*args: Any) -> Any:
             plain = [a.detach() if isinstance(a, Tensor) else a for a in args]
-            with torch.no_grad(), _lazy_views():
+            with torch.no_grad(), _as_outside():
                 try:
                     return function(*plain)
                 except (ValueError, torch.linalg.LinAlgError):
@@ -335,17 +337,17 @@ class Primitive:
 
 
 @contextlib.contextmanager
-def _lazy_views() -> Iterator[None]:
-    """Let lazy conjugation and negation mean what they say, inside a kernel.
+def _as_outside() -> Iterator[None]:
+    """Let lazy conjugation, and transforms that a kernel applies, mean what they say inside of it.
 
-    While a graph is traced, a kernel is called from ``__torch_dispatch__``, where PyTorch has
-    switched off the dispatch keys that resolve them: ``x.conj() * y`` would silently be ``x * y``.
+    Where a graph is traced, a kernel is called from ``__torch_dispatch__``, with the dispatch keys
+    that they need switched off: ``x.conj() * y`` would silently be ``x * y``.
     """
-    if not _C._dispatch_tls_is_dispatch_key_excluded(_LAZY[0]):
+    if not _C._dispatch_tls_is_dispatch_key_excluded(_KEYS[0]):
         yield
         return
     with _C._PreserveDispatchKeyGuard():
-        for key in _LAZY:
+        for key in _KEYS:
             _C._dispatch_tls_set_dispatch_key_excluded(key, False)
         yield
 
@@ -453,7 +455,6 @@ def outside_transforms() -> contextlib.AbstractContextManager[Any]:
     """Run a block as if no ``torch.func`` transform were active, and nothing traced or inferred.
 
     What is made in here can be kept: it belongs to no level, graph or mode that may end.
-
     Reading the parts of a closed-over CSR tensor under a transform raises "Sparse CSR tensors do
     not have strides"; in here it works, and indices can be looked at.  Eager autograd goes on.
     """

@@ -21,6 +21,7 @@ from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.matrix import SparseMatrix
 from tsgu_func.pattern import SparsityPattern
 from tsgu_func.solvers.base import ConvergenceError, SolveError
+from tsgu_func.solvers.matrix_free import MatrixFree
 
 __all__ = [
     "Operator",
@@ -221,7 +222,7 @@ def matrix_shape(A: Any) -> tuple[int, ...] | None:
 
 
 def _batch_of(A: Any) -> tuple[int, ...]:
-    if isinstance(A, StoredMatrix):
+    if isinstance(A, (StoredMatrix, MatrixFree)):
         return tuple(A.values.shape[:-1])
     return (matrix_shape(A) or ())[:-2]
 

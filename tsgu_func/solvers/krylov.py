@@ -73,6 +73,7 @@ class Krylov(Settings):
 
     takes_batches: ClassVar[bool] = True
     stateless: ClassVar[bool] = True
+    takes_operators: ClassVar[bool] = True
     passes: ClassVar[int] = 5
     retries: ClassVar[tuple[Result, ...]] = ()  # what another pass may mend
 
@@ -94,8 +95,10 @@ class Krylov(Settings):
     def init(self, A: StoredMatrix) -> Equations:
         """Precondition."""
         M = self.preconditioner
-        if M is None or not isinstance(A, StoredMatrix):
+        if M is None:
             return Equations(A)
+        if not isinstance(A, StoredMatrix):
+            raise TypeError(f"{M!r} is made from entries, and a LinearOperator shows none")
         members = A.members() if A.values.ndim == 2 else [A]
         return Equations(A, M, tuple(prepared(M, member) for member in members))
 

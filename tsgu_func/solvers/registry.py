@@ -73,23 +73,24 @@ class SolverHandle:
         return self._judged(_in_members(self._compute_in_full, self.solver, A, B))
 
     def _compute(self, A: StoredMatrix, B: Tensor) -> Solution:
+        return self._compute_with(self._state(A), A, B)
+
+    def _compute_in_full(self, A: StoredMatrix, B: Tensor) -> Solution:
         state = self._state(A)
-        start = warm.last(self.solver, A, B)
-        solution = self.solver.compute(state, B, start)
+        solution = self._compute_with(state, A, B)
+        if (estimate := getattr(self.solver, "condition", None)) is None:
+            return solution
+        return solution._replace(condition=torch.full_like(solution.condition, estimate(state)))
+
+    def _compute_with(self, state: Any, A: StoredMatrix, B: Tensor) -> Solution:
+        solution = self.solver.compute(state, B, warm.last(self.solver, A, B))
         warm.keep(self.solver, A, solution.value)
         return solution
 
-    def _compute_in_full(self, A: StoredMatrix, B: Tensor) -> Solution:
-        solution = self._compute(A, B)
-        if (estimate := getattr(self.solver, "condition", None)) is None:
-            return solution
-        condition = torch.full_like(solution.condition, estimate(self._state(A)))
-        return solution._replace(condition=condition)
-
     def _state(self, A: StoredMatrix) -> Any:
         solver = self.solver
-        if getattr(solver, "stateless", False):
-            state = solver.init(StoredMatrix(A.structure, A.values))
+        if getattr(solver, "stateless", False) or not isinstance(A, StoredMatrix):
+            state = solver.init(replace(A, transpose=False, conjugate=False))
         else:
             state = prepared(solver, A)
         state = solver.transpose(state) if A.transpose else state
@@ -204,6 +205,11 @@ def register_function(
 def register_transposed(function: Callable[..., Tensor], vector: bool) -> FunctionHandle:
     """Return the handle of what takes M and solves with Mᵀ, in its role: it is handed Aᴴ."""
     return _register(FunctionHandle(function, function, {}, vector, adjoints=True))
+
+
+def register_operator(form: Any) -> Any:
+    """Return what multiplies with a matrix, which lives as long as it is held."""
+    return _register(form)
 
 
 def register_default(function: Callable[..., Tensor]) -> FunctionHandle:

@@ -1,0 +1,97 @@
+"""Algebraic multigrid: symmetry, transposes, repeatability, and what pyamg says."""
+
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_array, diags_array, eye_array, kron
+from torch.testing import assert_close
+
+from tests.preconditioning import close, dense_inverse, from_scipy, general, poisson
+from tests.systems import stored
+from tsgu_func import SparseMatrix
+from tsgu_func.kernels.stored import StoredMatrix
+from tsgu_func.solvers.base import SolveError
+from tsgu_func.solvers.preconditioners import AMG
+
+SMOOTHED = AMG("smoothed_aggregation")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("M", [AMG(), AMG(cycle="W"), SMOOTHED], ids=repr)
+def test_amg_is_symmetric_positive_definite(M, dtype):
+    S = from_scipy(poisson(10))
+    state = M.init(StoredMatrix(S.structure, S.values.to(dtype)))
+    inverse = dense_inverse(M, state, 100, dtype)
+    assert_close(inverse, inverse.mT, **close(dtype))
+    assert float(torch.linalg.eigvalsh(inverse).min()) > 0
+    assert len(state.hierarchy.solver.levels) > 1
+
+
+def convection(n):
+    upwind = diags_array([-np.ones(n - 1), np.ones(n)], offsets=[-1, 0])
+    return csr_array(poisson(n) + 3 * kron(upwind, eye_array(n)))
+
+
+@pytest.mark.parametrize("M", [AMG(), AMG(cycle="W"), SMOOTHED], ids=repr)
+def test_amg_transposes_the_cycle(M):
+    S = from_scipy(convection(10))
+    state = M.init(S)
+    inverse = dense_inverse(M, state, 100)
+    assert float((inverse - inverse.mT).abs().max()) > 1e-3
+    transposed = M.transpose(state)
+    assert_close(dense_inverse(M, transposed, 100), inverse.mT)
+    levels = transposed.hierarchy.transposed
+    assert M.transpose(state).hierarchy.transposed is levels
+    assert M.conj(transposed).hierarchy.transposed is levels
+
+
+def test_amg_complex_hierarchy():
+    phase = torch.polar(torch.ones(100), torch.linspace(0, 6, 100)).to(torch.complex128)
+    P = torch.from_numpy(poisson(10).toarray())
+    general = torch.from_numpy(convection(10).toarray())
+    for A, symmetric in ((P, True), (general, False)):
+        A = phase[:, None] * A * phase.conj()
+        state = SMOOTHED.init(stored(SparseMatrix.from_dense(A)))
+        assert len(state.hierarchy.solver.levels) > 1
+        inverse = dense_inverse(SMOOTHED, state, 100, A.dtype)
+        if symmetric:
+            assert_close(inverse, inverse.mH)
+        transposed = SMOOTHED.transpose(state)
+        assert_close(dense_inverse(SMOOTHED, transposed, 100, A.dtype), inverse.mT)
+        adjoint = SMOOTHED.conj(transposed)
+        assert_close(dense_inverse(SMOOTHED, adjoint, 100, A.dtype), inverse.mH)
+
+
+def test_ruge_stuben_is_for_real_matrices():
+    with pytest.raises(TypeError, match="take AMG\\(method='smoothed_aggregation'\\)"):
+        AMG().init(stored(SparseMatrix.from_dense(general(torch.complex128))))
+
+
+def test_amg_is_repeatable_and_leaves_the_random_state():
+    S = from_scipy(poisson(12))
+    np.random.seed(3)
+    expected = np.random.rand(4)
+    np.random.seed(3)
+    first, second = (dense_inverse(SMOOTHED, SMOOTHED.init(S), 144) for _ in range(2))
+    assert_close(first, second, rtol=0, atol=0)
+    assert (np.random.rand(4) == expected).all()
+
+
+def test_amg_raises_what_pyamg_warns_of(monkeypatch):
+    import pyamg
+
+    def doubt(*args, **settings):
+        warnings.warn("no aggregates found", stacklevel=2)
+
+    monkeypatch.setattr(pyamg, "ruge_stuben_solver", doubt)
+    with pytest.raises(SolveError, match="no aggregates found"):
+        AMG().init(from_scipy(poisson(3)))
+
+
+def test_amg_without_pyamg(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyamg", None)
+    with pytest.raises(ImportError, match=r'pip install "tsgu_func\[amg\]"'):
+        AMG().init(from_scipy(poisson(3)))

@@ -1,0 +1,65 @@
+"""A matrix that is known by its products alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["MatrixFree"]
+
+Product = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class MatrixFree:
+    """The matrix S, Sᵀ, conj(S) or Sᴴ, for an S that depends on values (k,) or (b, k).
+
+    To an iterative solver it is what a `StoredMatrix` is.
+
+    Attributes
+    ----------
+    structure : object
+        What the products belong to.
+    values : Tensor
+        Parameters of S, one vector for each member of a batch.
+    forward, adjoint : callable
+        ``(values, X) -> S X`` and ``Sᴴ X``, for X (n, p) or (b, n, p).
+    size : int
+        Rows and columns.
+    dtype : torch.dtype
+    """
+
+    structure: Any
+    values: Tensor
+    forward: Product
+    adjoint: Product
+    size: int
+    dtype: torch.dtype
+    transpose: bool = False
+    conjugate: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.size, self.size
+
+    @property
+    def T(self) -> MatrixFree:
+        """The transpose."""
+        return replace(self, transpose=not self.transpose)
+
+    def conj(self) -> MatrixFree:
+        """Return the conjugate."""
+        return replace(self, conjugate=not self.conjugate)
+
+    def __matmul__(self, X: Tensor) -> Tensor:
+        """Multiply with X (n, p) or (b, n, p)."""
+        product = self.adjoint if self.transpose else self.forward
+        # Sᵀ X is conj(Sᴴ conj(X)), and conj(S) X is conj(S conj(X)).
+        if self.transpose == self.conjugate:
+            return product(self.values, X)
+        return product(self.values, X.conj()).conj().resolve_conj()

@@ -1,0 +1,207 @@
+"""Algebraic multigrid, by pyamg.
+
+Ruge and Stüben, *Algebraic Multigrid*, in *Multigrid Methods*, SIAM, 1987; Vaněk, Mandel and
+Brezina, *Algebraic Multigrid by Smoothed Aggregation*, Computing 56, 1996; Bell, Olson, Schroder
+and Southworth, *PyAMG: Algebraic Multigrid Solvers in Python*, JOSS 8(87), 2023.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tsgu_func.kernels.stored import StoredMatrix
+from tsgu_func.solvers.base import Settings, SolveError
+from tsgu_func.solvers.preconditioners.reading import nonzero_diagonal
+from tsgu_func.solvers.traits import hermitian
+
+__all__ = ["AMG"]
+
+_METHODS, _CYCLES = ("ruge_stuben", "smoothed_aggregation"), ("V", "W")
+# The same smoother before and after makes a cycle Hermitian where A is.
+_SMOOTHER = ("gauss_seidel", {"sweep": "symmetric"})
+_SEED = 0
+_lock = threading.Lock()  # NumPy's global random state, and warning filters, belong to all threads
+
+
+@dataclass(frozen=True, eq=False)
+class _Hierarchy:
+    """pyamg's levels, and those of the transpose as soon as somebody asks for them."""
+
+    solver: Any
+
+    @functools.cached_property
+    def transposed(self) -> Any:
+        """The levels of Aᵀ whose cycle is the transposed cycle.
+
+        A cycle is ``x += S r``, ``x += P Ac⁻¹ R (b - A x)``, ``x += S r``, with S an approximate
+        inverse.  Its transpose has Sᵀ, which is symmetric Gauss-Seidel for Aᵀ, and in the place of
+        P and R it has Rᵀ and Pᵀ.
+        """
+        from pyamg.multilevel import MultilevelSolver
+        from pyamg.relaxation.smoothing import change_smoothers
+
+        levels: list[Any] = [MultilevelSolver.Level() for _ in self.solver.levels]
+        for level, source in zip(levels, self.solver.levels, strict=True):
+            level.A = source.A.T.asformat(source.A.format)
+            if source is not self.solver.levels[-1]:
+                level.P = source.R.T.asformat(source.R.format)
+                level.R = source.P.T.asformat(source.P.format)
+        solver = MultilevelSolver(levels)
+        change_smoothers(solver, _SMOOTHER, _SMOOTHER)
+        return solver
+
+    @property
+    def bytes(self) -> int:
+        parts = [getattr(level, name, None) for level in self.solver.levels for name in "APR"]
+        own = sum(part.data.nbytes + part.indices.nbytes for part in parts if part is not None)
+        return own * (1 + ("transposed" in self.__dict__))
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """A hierarchy, and which of the four matrices it is for."""
+
+    hierarchy: _Hierarchy
+    hermitian: bool
+    transposed: bool = False
+    conjugated: bool = False
+
+    @property
+    def bytes(self) -> int:
+        return self.hierarchy.bytes
+
+    def solve(self, R: np.ndarray, cycle: str) -> np.ndarray:
+        """Return one cycle from zero for each column of R."""
+        # A Hermitian cycle is its own adjoint: the transpose is the conjugate.
+        transposed = self.transposed and not self.hermitian
+        conjugated = self.conjugated != (self.transposed and self.hermitian)
+        solver = self.hierarchy.transposed if transposed else self.hierarchy.solver
+        cycled = solver.aspreconditioner(cycle=cycle)
+        X = np.empty_like(R, order="C")
+        for j in range(R.shape[1]):
+            column = R[:, j].conj() if conjugated else R[:, j]
+            X[:, j] = cycled.matvec(np.ascontiguousarray(column))
+        return X.conj() if conjugated else X
+
+
+@dataclass(frozen=True, repr=False)
+class AMG(Settings):
+    """A multigrid cycle with coarse levels made from the entries of A, by pyamg.
+
+    For discretized elliptic equations and graph Laplacians, where iterations then hardly grow with
+    n.  Where A is Hermitian positive definite, so is M.
+
+    Parameters
+    ----------
+    method : str
+        ``"ruge_stuben"``, for real matrices, strongest where entries beside the diagonal are
+        negative; or ``"smoothed_aggregation"``, for complex matrices too.
+    cycle : str
+        ``"V"``, or ``"W"``, which goes to coarse levels more often.
+
+    Raises
+    ------
+    ImportError
+        If pyamg is not installed.
+    SolveError
+        If an entry of the diagonal is zero, or pyamg finds no hierarchy.
+
+    Notes
+    -----
+    Cost: O(nnz) time to prepare, and to apply to a column; memory O(nnz).  Columns are cycled one
+    by one.  The transpose of a matrix that is not Hermitian has levels of its own, made at its
+    first use.  pyamg draws random numbers; they are the same each time, and NumPy's global random
+    state is left as it was.
+    """
+
+    method: str = "ruge_stuben"
+    cycle: str = "V"
+
+    def __post_init__(self) -> None:
+        for name, choices in (("method", _METHODS), ("cycle", _CYCLES)):
+            if (value := getattr(self, name)) not in choices:
+                raise ValueError(f"{name} is one of {', '.join(choices)}; got {value!r}")
+
+    def init(self, A: StoredMatrix) -> _State:
+        """Make the levels."""
+        if self.method == "ruge_stuben" and A.dtype.is_complex:
+            raise TypeError(
+                f"AMG(method='ruge_stuben') is for real matrices; got {A.dtype}: take "
+                f"AMG(method='smoothed_aggregation')"
+            )
+        nonzero_diagonal(self, A)
+        symmetric = hermitian(A)
+        with _repeatable(), _explained(self):
+            solver = self._levels(A, symmetric)
+        return _State(_Hierarchy(solver), symmetric)
+
+    def _levels(self, A: StoredMatrix, symmetric: bool) -> Any:
+        pyamg = _pyamg()
+        S = A.to_scipy()
+        # pyamg's loops are compiled for these indices only.
+        S.indices, S.indptr = (x.astype(np.intc, copy=False) for x in (S.indices, S.indptr))
+        smoothers = {"presmoother": _SMOOTHER, "postsmoother": _SMOOTHER}
+        if self.method == "ruge_stuben":
+            return pyamg.ruge_stuben_solver(S, **smoothers)
+        symmetry = "hermitian" if symmetric else "nonsymmetric"
+        return pyamg.smoothed_aggregation_solver(S, symmetry=symmetry, **smoothers)
+
+    def apply(self, state: _State, R: Tensor) -> Tensor:
+        """Cycle once, from zero, for each column of R (n, p)."""
+        solved = state.solve(R.resolve_conj().cpu().numpy(), self.cycle)
+        return torch.from_numpy(solved).to(R)
+
+    def transpose(self, state: _State) -> _State:
+        """Return the same hierarchy, for the transpose."""
+        return replace(state, transposed=not state.transposed)
+
+    def conj(self, state: _State) -> _State:
+        """Return the same hierarchy, for the conjugate."""
+        return replace(state, conjugated=not state.conjugated)
+
+
+def _pyamg() -> Any:
+    try:
+        import pyamg
+    except ImportError as error:
+        raise ImportError('AMG needs pyamg: pip install "tsgu_func[amg]"') from error
+    return pyamg
+
+
+@contextlib.contextmanager
+def _repeatable() -> Iterator[None]:
+    """Draw the same random numbers each time, and put NumPy's global state back."""
+    with _lock:
+        state = np.random.get_state()
+        np.random.seed(_SEED)
+        try:
+            yield
+        finally:
+            np.random.set_state(state)
+
+
+@contextlib.contextmanager
+def _explained(preconditioner: object) -> Iterator[None]:
+    """Raise what pyamg warns of: a hierarchy that it doubts is none to hand on."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.simplefilter("error", RuntimeWarning)
+        # A Krylov space of a small matrix that is exhausted: the estimate is then exact.
+        warnings.filterwarnings("ignore", "Breakdown occurred in step", UserWarning)
+        try:
+            yield
+        except (UserWarning, RuntimeWarning) as warning:
+            raise SolveError(
+                f"{preconditioner!r} found no levels for this matrix (pyamg: {warning}): take "
+                f"another method, or IC0() or ILU0()"
+            ) from warning

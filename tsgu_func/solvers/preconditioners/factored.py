@@ -1,0 +1,184 @@
+"""Approximations by two unit triangles and a diagonal between them: states, and how they solve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tsgu_func.kernels.structure import Structure, unsigned
+from tsgu_func.kernels.triangular import triangle_of
+from tsgu_func.solvers.base import SolveError
+
+__all__ = ["LDLH", "LDU", "Halves", "UpperRows", "cancelled", "halves_of", "shifted"]
+
+T = TypeVar("T")
+
+# Manteuffel: shifts that double, from where they hardly matter to where any diagonal dominates.
+_FIRST_SHIFT, _LAST_SHIFT = 1e-3, 1e6
+
+# A pivot that is fewer units of rounding of what it is a difference of has no correct digit.
+_UNITS = 128
+
+
+class Halves(NamedTuple):
+    """Where the entries of each row before and after the diagonal start and stop, and columns."""
+
+    lower: tuple[np.ndarray, np.ndarray]
+    upper: tuple[np.ndarray, np.ndarray]
+    col: np.ndarray
+
+
+class UpperRows(NamedTuple):
+    """A strict upper triangle by rows, mirrored from the lower one of a matrix.
+
+    Attributes
+    ----------
+    crow, col : ndarray of unsigned integers
+        Its compressed rows, as compiled loops read them.
+    row, column : Tensor
+        Row and column of each entry.
+    mirrored : Tensor of int64
+        Place of the mirrored entry in the matrix.
+    """
+
+    crow: np.ndarray
+    col: np.ndarray
+    row: Tensor
+    column: Tensor
+    mirrored: Tensor
+
+
+def halves_of(structure: Structure) -> Halves:
+    """Return both triangles of a structure, as compiled loops read them; found once."""
+
+    def make(s: Structure) -> Halves:
+        def spans(upper: bool) -> tuple[np.ndarray, np.ndarray]:
+            triangle = triangle_of(s, upper)
+            return unsigned(triangle.start.cpu()), unsigned(triangle.stop.cpu())
+
+        return Halves(spans(upper=False), spans(upper=True), unsigned(s.col.cpu()))
+
+    return structure.derive("halves", make)
+
+
+@dataclass(frozen=True, eq=False)
+class LDU:
+    """``M = (I + L) D (I + V)``, L and V on the pattern of a matrix; its transpose, or conjugate.
+
+    Attributes
+    ----------
+    halves : Halves
+        Where L and V are.
+    values, inverse : ndarray
+        Entries of L and V, and of D⁻¹.
+    shift : float
+        What was added to the diagonal, relative to it.
+    transposed, conjugated : bool
+        Which of the four this is.
+    """
+
+    halves: Halves
+    values: np.ndarray
+    inverse: np.ndarray
+    shift: float = 0.0
+    transposed: bool = False
+    conjugated: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """Size of the factors; the pattern is that of the matrix."""
+        return self.values.nbytes + self.inverse.nbytes
+
+    def solve(self, R: Tensor) -> Tensor:
+        """Return ``M⁻¹ R`` for R (n, p), in one sweep down and one up."""
+        from tsgu_func.kernels import incomplete
+
+        X = _copied(R.conj() if self.conjugated else R)
+        sweep = incomplete.solve_ldu_transposed if self.transposed else incomplete.solve_ldu
+        sweep(*self.halves, self.values, self.inverse, X.numpy())
+        return (X.conj_physical_() if self.conjugated else X).to(R.device)
+
+    def transpose(self) -> LDU:
+        """Return the transpose, sharing the factors."""
+        return replace(self, transposed=not self.transposed)
+
+    def conj(self) -> LDU:
+        """Return the conjugate, sharing the factors."""
+        return replace(self, conjugated=not self.conjugated)
+
+
+@dataclass(frozen=True, eq=False)
+class LDLH:
+    """``M = (I + V)ᴴ D (I + V)`` with a real D, or its conjugate, which is its transpose.
+
+    Attributes
+    ----------
+    rows : UpperRows
+        Where V is.
+    values, inverse : ndarray
+        Entries of V and of D⁻¹.
+    shift : float
+        What was added to the diagonal, relative to it.
+    conjugated : bool
+        Which of the two this is.
+    """
+
+    rows: UpperRows
+    values: np.ndarray
+    inverse: np.ndarray
+    shift: float = 0.0
+    conjugated: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """Size of the factor; its pattern is kept with that of the matrix."""
+        return self.values.nbytes + self.inverse.nbytes
+
+    def solve(self, R: Tensor) -> Tensor:
+        """Return ``M⁻¹ R`` for R (n, p), in one sweep down and one up."""
+        from tsgu_func.kernels import incomplete
+
+        # The sweeps make M⁻¹ conj(X) of X: conjugation is due on one side, whichever M it is.
+        X = _copied(R if self.conjugated else R.conj())
+        incomplete.solve_ldlh(self.rows.crow, self.rows.col, self.values, self.inverse, X.numpy())
+        return (X.conj_physical_() if self.conjugated else X).to(R.device)
+
+    def conj(self) -> LDLH:
+        """Return the conjugate and transpose, sharing the factor."""
+        return replace(self, conjugated=not self.conjugated)
+
+
+def _copied(R: Tensor) -> Tensor:
+    """Copy to what a compiled loop may write: on the CPU, contiguous, with no lazy conjugate."""
+    return torch.empty(R.shape, dtype=R.dtype).copy_(R)
+
+
+def cancelled(dtype: np.dtype) -> float:
+    """Return the size of a pivot, relative to what it is a difference of, that is rounding."""
+    return _UNITS * float(np.finfo(dtype).eps)
+
+
+def shifted(
+    preconditioner: object, start: float, factor: Callable[[float], tuple[T, int | None]]
+) -> T:
+    """Return what ``factor(shift)`` makes, for the first shift of the diagonal that lets it.
+
+    It returns a factorization and the row where it broke down, or None.
+    """
+    shift = float(start)
+    while True:
+        result, row = factor(shift)
+        if row is None:
+            return result
+        if shift >= _LAST_SHIFT:
+            raise SolveError(
+                f"{preconditioner!r} broke down at row {row}, even with {shift:.0e} times the "
+                f"diagonal added to it: see that A has no NaN, scale its rows, or take another "
+                f"preconditioner"
+            )
+        shift = max(2 * shift, _FIRST_SHIFT)
