@@ -18,14 +18,19 @@ from tsgu_func import (
     sparse_generic_lstsq,
     sparse_generic_solve,
     sparse_mm,
+    sparse_solve,
     sparse_triangular_solve,
 )
+from tsgu_func.front_door import reported_solve
 from tsgu_func.indexed_matmul import segment_outer, segment_product
+from tsgu_func.linear_operator import operator_solve
+from tsgu_func.opaque import opaque_call
 from tsgu_func.solvers import SuperLU
 from tsgu_func.sparse_lstsq import least_norm, least_squares
 from tsgu_func.sparse_matmul import sddmm, spmm
 from tsgu_func.sparse_solve import generic_solve
 from tsgu_func.sparse_triangular import triangle, triangular_solve
+from tsgu_func.testing.records.front_door import FORM, FORM_COMPLEX, GMRES_KEY, NEIGHBOURS
 from tsgu_func.testing.strategies import (
     DTYPES,
     entries,
@@ -144,6 +149,26 @@ def least_norm_call(draw, of_values: Batch, of_G: Batch):
     return (lambda v, G: least_norm(v, G, *indices(S), *flags)), (S.values, G), (1,)
 
 
+def reported_solve_call(draw, of_values: Batch, of_B: Batch):
+    e = draw(entries("dominant", batch=of_values, **SIZES))
+    A, B = e.matrix(), dense(draw, e.shape[0], of_B, e.values.dtype)
+    flags = draw(FLAG), draw(FLAG), repr(SUPERLU)
+    return (lambda v, B: reported_solve(v, B, *indices(A), *flags)[0]), (A.values, B), (1,)
+
+
+def operator_solve_call(draw, of_p: Batch, of_B: Batch):
+    p, adjoint = dense(draw, 3, of_p, columns=1), draw(FLAG)
+    form = FORM_COMPLEX if p.is_complex() else FORM
+    B = dense(draw, 3, of_B, p.dtype)
+    flags = form.key, GMRES_KEY, adjoint
+    return (lambda p, B: operator_solve(p, B, *flags)[0]), (p.squeeze(-1), B), (1,)
+
+
+def opaque_call_call(draw, of_x: Batch, _: Batch):
+    x = dense(draw, 4, of_x, columns=1).squeeze(-1)
+    return (lambda x: opaque_call(x, NEIGHBOURS.key)), (x,), ()
+
+
 def rows_in_segments(draw):
     """Draw where segments start and end, and which row stands at each place of them."""
     number = draw(st.integers(0, 4))
@@ -173,6 +198,9 @@ PRIMITIVES = {
     triangle: triangle_call,
     triangular_solve: triangular_solve_call,
     generic_solve: generic_solve_call,
+    reported_solve: reported_solve_call,
+    operator_solve: operator_solve_call,
+    opaque_call: opaque_call_call,
     least_squares: least_squares_call,
     least_norm: least_norm_call,
     segment_product: segment_product_call,
@@ -217,6 +245,7 @@ MATRIX_OPS = {
     "sparse_mm": (sparse_mm, "general", lambda e: e.shape[1]),
     "sparse_triangular_solve": (sparse_triangular_solve, "dominant", lambda e: e.shape[0]),
     "sparse_generic_solve": (solve, "dominant", lambda e: e.shape[0]),
+    "sparse_solve": (sparse_solve, "dominant", lambda e: e.shape[0]),
     "sparse_generic_lstsq": (sparse_generic_lstsq, "tall", lambda e: e.shape[0]),
 }
 PUBLIC = {

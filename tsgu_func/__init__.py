@@ -1,6 +1,8 @@
 """Sparse linear algebra for PyTorch that composes with every ``torch.func`` transform."""
 
+from tsgu_func.front_door import sparse_solve
 from tsgu_func.indexed_matmul import gather_mm, segment_mm
+from tsgu_func.linear_operator import LinearOperator
 from tsgu_func.matrix import SparseMatrix
 from tsgu_func.pattern import SparsityPattern
 from tsgu_func.primitive import Primitive
@@ -11,6 +13,7 @@ from tsgu_func.sparse_solve import sparse_generic_solve, sparse_triangular_solve
 __version__ = "0.1.0"
 
 __all__ = [
+    "LinearOperator",
     "Primitive",
     "SparseMatrix",
     "SparsityPattern",
@@ -20,5 +23,6 @@ __all__ = [
     "sparse_generic_lstsq",
     "sparse_generic_solve",
     "sparse_mm",
+    "sparse_solve",
     "sparse_triangular_solve",
 ]

@@ -163,6 +163,18 @@ def solvable(A: SparseMatrix | Tensor, B: Tensor) -> None:
         raise ValueError(f"B is {B.dtype} but A is {A.dtype}: convert A with .to({B.dtype})")
 
 
+def operator(B: Any) -> None:
+    """Check the right-hand side of a system that is known by products alone."""
+    dense("B", B, TypeError)
+    if B.ndim not in (1, 2):
+        raise ValueError(
+            f"B has shape (n,) or (n, p) for a LinearOperator; got {tuple(B.shape)}: map over a "
+            f"batch with torch.func.vmap"
+        )
+    if B.dtype not in _SOLVABLE:
+        raise ValueError(f"B is float32, float64 or complex to be solved for; got {B.dtype}")
+
+
 def square(A: SparseMatrix | Tensor) -> None:
     """Check that A is square."""
     if A.shape[-2] != A.shape[-1]:

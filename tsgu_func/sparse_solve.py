@@ -98,9 +98,7 @@ def tangent_of_solution(tangents, X, values, crow, col, cols, transpose, conjuga
 
 @generic_solve.jvp("values", "B")
 def _(tangents, out, values, crow, col, cols, transpose, conjugate, solver):
-    return tangent_of_solution(
-        tangents, out, values, crow, col, cols, transpose, conjugate, solver
-    )
+    return tangent_of_solution(tangents, out, values, crow, col, cols, transpose, conjugate, solver)
 
 
 @generic_solve.retain

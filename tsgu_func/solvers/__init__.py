@@ -1,5 +1,6 @@
 """Solvers of linear systems, one a file.  They know nothing of autograd."""
 
+from tsgu_func.solvers.auto import Auto
 from tsgu_func.solvers.base import (
     ConvergenceError,
     Preconditioner,
@@ -10,9 +11,12 @@ from tsgu_func.solvers.base import (
 )
 from tsgu_func.solvers.bicgstab import BiCGStab
 from tsgu_func.solvers.cg import CG
-from tsgu_func.solvers.factors import cache_info, clear_cache
+from tsgu_func.solvers.cholesky import Cholesky
+from tsgu_func.solvers.dense import DenseLU
+from tsgu_func.solvers.factors import cache_info, cache_limit, clear_cache
 from tsgu_func.solvers.gmres import GMRES
 from tsgu_func.solvers.minres import MINRES
+from tsgu_func.solvers.pardiso import Pardiso
 from tsgu_func.solvers.preconditioners import AMG, IC0, ILU0, ILUT, SSOR, BlockJacobi, Jacobi
 from tsgu_func.solvers.substitution import Substitution
 from tsgu_func.solvers.superlu import SuperLU
@@ -26,10 +30,14 @@ __all__ = [
     "ILUT",
     "MINRES",
     "SSOR",
+    "Auto",
     "BiCGStab",
     "BlockJacobi",
+    "Cholesky",
     "ConvergenceError",
+    "DenseLU",
     "Jacobi",
+    "Pardiso",
     "Preconditioner",
     "Result",
     "Solution",
@@ -38,5 +46,6 @@ __all__ = [
     "Substitution",
     "SuperLU",
     "cache_info",
+    "cache_limit",
     "clear_cache",
 ]

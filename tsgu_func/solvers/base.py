@@ -167,7 +167,7 @@ def solution(
     *,
     code: Tensor | Result = Result.SOLVED,
     iterations: Tensor | int = 0,
-    condition: float = float("nan"),
+    condition: float | Tensor = float("nan"),
     shift: float = 0.0,
 ) -> Solution:
     """Return the `Solution` of a solver for X (..., n, p), the residual given per column."""

@@ -4,7 +4,8 @@ A backward pass, a second right-hand side, a line search that returns to a point
 factor of values seen before.  What they hand over need not be the same tensor (a compiled graph
 may compute it anew), so a factor is found by comparing values, O(nnz) and exact: values that were
 changed in place simply do not match.  A factor goes when the memory of its values goes, or when
-the store exceeds its bound, oldest first.
+the store exceeds its limit, oldest first.  One that exceeds the limit by itself is not kept: it
+would push out all others, and be factored again for each solve, which is what was asked for.
 """
 
 from __future__ import annotations
@@ -13,31 +14,39 @@ import threading
 import weakref
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from tsgu_func.kernels.stored import StoredMatrix
-from tsgu_func.solvers.base import Solver
 
-__all__ = ["CacheInfo", "cache_info", "clear_cache", "prepared"]
-
-_BOUND = 2**31  # bytes
+__all__ = ["CacheInfo", "cache_info", "cache_limit", "clear_cache", "prepared"]
 
 
 class CacheInfo(NamedTuple):
-    """What the store of factors holds and has done."""
+    """What the store of factors holds and has done.
+
+    Attributes
+    ----------
+    hits, misses : int
+        How often a factor was found, and how often it had to be made.
+    entries, bytes : int
+        How many there are, and their size.
+    limit : int
+        Bytes that they may take.
+    """
 
     hits: int
     misses: int
     entries: int
     bytes: int
+    limit: int
 
 
 @dataclass(frozen=True)
 class _Entry:
-    solver: Solver
+    solver: Any
     structure: weakref.ref[Any]
     source: int  # address of the user's values
     values: Tensor  # a copy of them: the store does not keep the user's memory alive
@@ -47,20 +56,29 @@ class _Entry:
     def bytes(self) -> int:
         return self.values.nbytes + getattr(self.state, "bytes", 0)
 
-    def matches(self, solver: Solver, A: StoredMatrix) -> bool:
+    def matches(self, solver: Any, A: StoredMatrix) -> bool:
         same = self.belongs(solver, A) and self.values.dtype == A.dtype
         return same and torch.equal(self.values, A.values)
 
-    def belongs(self, solver: Solver, A: StoredMatrix) -> bool:
+    def belongs(self, solver: Any, A: StoredMatrix) -> bool:
         return self.solver == solver and self.structure() is A.structure
+
+
+class Prepares(Protocol):
+    """A solver, or a preconditioner."""
+
+    def init(self, A: StoredMatrix) -> Any:
+        """Prepare a matrix."""
+        ...
 
 
 _entries: OrderedDict[int, _Entry] = OrderedDict()
 _lock = threading.RLock()
 _counts = {"hits": 0, "misses": 0, "key": 0}
+_limit = 2**31  # bytes
 
 
-def prepared(solver: Solver, A: StoredMatrix) -> Any:
+def prepared(solver: Prepares, A: StoredMatrix) -> Any:
     """Return ``solver.init`` of the stored matrix, kept from before if its values are the same."""
     stored = StoredMatrix(A.structure, A.values)
     with _lock:
@@ -89,22 +107,56 @@ def _keep(values: Tensor, entry: _Entry, stale: list[int]) -> None:
         key = _counts["key"]
         for old in stale:
             _entries.pop(old, None)
+        if entry.bytes > _limit:
+            return
         _entries[key] = entry
-        while len(_entries) > 1 and sum(e.bytes for e in _entries.values()) > _BOUND:
-            _entries.popitem(last=False)
+        _shrink()
     # The storage, not the tensor: a kernel sees a tensor object of its own.
     weakref.finalize(values.untyped_storage(), _entries.pop, key, None).atexit = False
+
+
+def _size() -> int:
+    # Over a copy: a finalizer may remove an entry at any time.
+    return sum(entry.bytes for entry in list(_entries.values()))
+
+
+def _shrink() -> None:
+    while len(_entries) and _size() > _limit:
+        _entries.popitem(last=False)
 
 
 def cache_info() -> CacheInfo:
     """Return how many factors are kept, their size in bytes, and how often one was found."""
     with _lock:
-        size = sum(e.bytes for e in _entries.values())
-        return CacheInfo(_counts["hits"], _counts["misses"], len(_entries), size)
+        return CacheInfo(_counts["hits"], _counts["misses"], len(_entries), _size(), _limit)
+
+
+def cache_limit(limit: int | None = None) -> int:
+    """Return how many bytes factors may take; with an argument, set it first.
+
+    Beyond it the oldest go.  0 keeps none: each solve factors anew.
+
+    Examples
+    --------
+    >>> from tsgu_func.solvers import cache_limit
+    >>> before = cache_limit()
+    >>> cache_limit(10**9)
+    1000000000
+    >>> cache_limit(before) == before
+    True
+    """
+    global _limit
+    if limit is not None:
+        if not isinstance(limit, int) or limit < 0:
+            raise ValueError(f"limit is a number of bytes, 0 or more; got {limit!r}")
+        with _lock:
+            _limit = limit
+            _shrink()
+    return _limit
 
 
 def clear_cache() -> None:
-    """Drop all factors."""
+    """Forget all factors, and the counts of `cache_info`."""
     with _lock:
         _entries.clear()
         _counts.update(hits=0, misses=0)

@@ -80,7 +80,8 @@ class SolverHandle:
         solution = self._compute_with(state, A, B)
         if (estimate := getattr(self.solver, "condition", None)) is None:
             return solution
-        return solution._replace(condition=torch.full_like(solution.condition, estimate(state)))
+        condition = torch.as_tensor(estimate(state)).to(solution.condition)
+        return solution._replace(condition=condition.expand_as(solution.condition))
 
     def _compute_with(self, state: Any, A: StoredMatrix, B: Tensor) -> Solution:
         solution = self.solver.compute(state, B, warm.last(self.solver, A, B))

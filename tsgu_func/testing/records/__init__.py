@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from tsgu_func.testing.records.base import Record
+from tsgu_func.testing.records.front_door import front_door_records
 from tsgu_func.testing.records.indexed import indexed_primitive_records, indexed_public_records
 from tsgu_func.testing.records.least_squares import lstsq_records
 from tsgu_func.testing.records.products import product_records
@@ -20,6 +21,7 @@ _KINDS = (
     product_records,
     triangular_records,
     solve_records,
+    front_door_records,
     lstsq_records,
     indexed_primitive_records,
     indexed_public_records,

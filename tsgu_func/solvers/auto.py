@@ -1,0 +1,191 @@
+"""The choice of a solver.
+
+What decides is in `choose`; docs/solvers.md has the measurements behind it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from tsgu_func.kernels.stored import StoredMatrix
+from tsgu_func.solvers.base import Solution, SolveError, Solver, stacked
+from tsgu_func.solvers.bicgstab import BiCGStab
+from tsgu_func.solvers.cg import CG
+from tsgu_func.solvers.dense import DenseLU
+from tsgu_func.solvers.gmres import GMRES
+from tsgu_func.solvers.pardiso import Pardiso
+from tsgu_func.solvers.preconditioners import AMG, IC0, ILU0, Jacobi
+from tsgu_func.solvers.substitution import Substitution
+from tsgu_func.solvers.superlu import SuperLU
+from tsgu_func.solvers.traits import traits_of, width
+
+__all__ = ["Auto", "choose"]
+
+# Up to here dense wins, whatever is stored.
+_TINY = 64
+# Up to here a factorization wins against a preconditioner for a matrix of diffusion.
+_SMALL = 4000
+# An iterative solver that another may replace is not waited for without end.
+_PATIENCE = 1000
+# A factorization that takes longer than this is tried only after an iterative solver.
+_LONG = 20.0  # seconds
+
+
+def choose(A: StoredMatrix, rtol: float | None = None) -> tuple[Solver, ...]:
+    """Return the solvers to try for one matrix, in turn, until one has converged."""
+    if A.shape[0] <= _TINY:
+        return (DenseLU(),)
+    traits = traits_of(A)
+    if traits.triangular:
+        return (Substitution(),)
+    definite = traits.hermitian and traits.positive
+    if A.values.device.type != "cpu":
+        return _elsewhere(definite, rtol), SuperLU()
+    direct = _direct(A, definite)
+    if traits.dominant and A.shape[0] > _SMALL:
+        M = AMG() if installed("pyamg") else IC0()
+        return CG(M, rtol=rtol, max_iterations=_PATIENCE), direct
+    if _factorization(A) < _LONG:
+        return (direct,)
+    if definite:
+        return CG(IC0(), rtol=rtol, max_iterations=_PATIENCE), direct
+    return GMRES(ILU0(), rtol=rtol, max_iterations=_PATIENCE), direct
+
+
+def _elsewhere(definite: bool, rtol: float | None) -> Solver:
+    """Return what runs on an accelerator: products and a diagonal."""
+    method = CG if definite else BiCGStab
+    return method(Jacobi(), rtol=rtol, max_iterations=_PATIENCE)
+
+
+def _direct(A: StoredMatrix, definite: bool) -> Solver:
+    if A.dtype.is_complex or not installed("pypardiso"):
+        return SuperLU()
+    return Pardiso()
+
+
+def _factorization(A: StoredMatrix) -> float:
+    """Estimate the seconds that SuperLU takes on one core.
+
+    By nested dissection the work on a graph with separators of w unknowns is O(w³ + n w).
+    """
+    n, w = A.shape[0], width(A.structure)
+    return 3e-6 * n + 3e-9 * (w**3 + n * w)
+
+
+@cache
+def installed(package: str) -> bool:
+    """Say whether an optional package can be imported."""
+    return importlib.util.find_spec(package) is not None
+
+
+# ---------------------------------------------------------------------------------- the solver
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The candidates for one matrix, and the states of those that were tried."""
+
+    candidates: tuple[Solver, ...]
+    A: StoredMatrix
+    states: dict[Solver, Any] = field(default_factory=dict)
+    steps: tuple[str, ...] = ()  # "transpose", "conj": how the stored matrix is to be read
+
+    @property
+    def bytes(self) -> int:
+        return sum(getattr(state, "bytes", 0) for state in self.states.values())
+
+    def state(self, solver: Solver) -> Any:
+        """Prepare the stored matrix once, whatever it is read as."""
+        if solver not in self.states:
+            self.states[solver] = solver.init(self.A)
+        state = self.states[solver]
+        for step in self.steps:
+            state = getattr(solver, step)(state)
+        return state
+
+    def compute(self, B: Tensor, X0: Tensor | None) -> Solution:
+        *others, last = self.candidates
+        for solver in others:
+            try:
+                solution = solver.compute(self.state(solver), B, X0)
+            except SolveError:  # no preconditioner for this matrix, or the recurrence overflowed
+                continue
+            if not solution.result.failed:
+                return solution
+        return last.compute(self.state(last), B, X0)
+
+    def condition(self) -> Any:
+        """Ask the solver that came last, if it can tell."""
+        *_, solver = self.states
+        estimate = getattr(solver, "condition", None)
+        return float("nan") if estimate is None else estimate(self.state(solver))
+
+
+@dataclass(frozen=True)
+class Auto:
+    """The solver that suits a matrix: it looks, and chooses.
+
+    Parameters
+    ----------
+    rtol : float, optional
+        What is asked of an iterative solver, where one is chosen: a residual relative to the
+        right-hand side.  Default: 1e-5 in single precision, 1e-10 in double.
+
+    Notes
+    -----
+    It looks at size, pattern, symmetry of pattern and values, the diagonal, signs and row sums, the
+    bandwidth after reordering, dtype, device, and which optional packages are installed.  An
+    iterative solver that does not converge is followed by a direct one.  `Solution.solver` names
+    what solved.
+
+    Cost: O(nnz) for the looks, once for given values.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tsgu_func import SparseMatrix, sparse_solve
+    >>> A = SparseMatrix.from_dense(torch.tensor([[2.0, 1.0], [0.0, 4.0]]))
+    >>> sparse_solve(A, torch.tensor([2.0, 4.0]), return_info=True)[1].solver
+    'DenseLU()'
+    """
+
+    rtol: float | None = None
+    takes_batches: ClassVar[bool] = True
+    takes_operators: ClassVar[bool] = True
+
+    def init(self, A: StoredMatrix) -> tuple[_Choice, ...]:
+        """Choose for each member of a batch; small ones are one batch of dense matrices."""
+        if not isinstance(A, StoredMatrix):
+            return (_Choice((GMRES(rtol=self.rtol),), A),)
+        if A.values.ndim == 1 or A.shape[0] <= _TINY:
+            return (_Choice(choose(A, self.rtol), A),)
+        return tuple(_Choice(choose(member, self.rtol), member) for member in A.members())
+
+    def compute(self, state: tuple[_Choice, ...], B: Tensor, X0: Tensor | None = None) -> Solution:
+        """Solve for the columns of B (n, p) or, for a batch, (b, n, p)."""
+        if len(state) == 1 and (B.ndim == 2 or state[0].A.values.ndim == 2):
+            return state[0].compute(B, X0)
+        starts = [None] * len(B) if X0 is None else list(X0)
+        members = zip(state, B, starts, strict=True)
+        return stacked([choice.compute(b, x) for choice, b, x in members])
+
+    def transpose(self, state: tuple[_Choice, ...]) -> tuple[_Choice, ...]:
+        """Return the same choices, for the transpose."""
+        return tuple(replace(choice, steps=(*choice.steps, "transpose")) for choice in state)
+
+    def conj(self, state: tuple[_Choice, ...]) -> tuple[_Choice, ...]:
+        """Return the same choices, for the conjugate."""
+        return tuple(replace(choice, steps=(*choice.steps, "conj")) for choice in state)
+
+    def condition(self, state: tuple[_Choice, ...]) -> float | Tensor:
+        """Estimate the condition numbers, where a direct solver was chosen; else NaN."""
+        if len(state) == 1:
+            return state[0].condition()
+        return torch.tensor([choice.condition() for choice in state]).unsqueeze(-1)
