@@ -6,6 +6,7 @@ What decides is in `choose`; docs/solvers.md has the measurements behind it.
 from __future__ import annotations
 
 import importlib.util
+import math
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, ClassVar
@@ -29,12 +30,12 @@ __all__ = ["Auto", "choose"]
 
 # Up to here dense wins, whatever is stored.
 _TINY = 64
-# Up to here a factorization wins against a preconditioner for a matrix of diffusion.
-_SMALL = 4000
-# An iterative solver that another may replace is not waited for without end.
-_PATIENCE = 1000
+# Up to here a factorization wins, whatever the entries.
+_SMALL = 2000
 # A factorization that takes longer than this is tried only after an iterative solver.
 _LONG = 20.0  # seconds
+# An iterative solver that another may replace is not waited for without end.
+_PATIENCE = 1000
 
 
 def choose(A: StoredMatrix, rtol: float | None = None) -> tuple[Solver, ...]:
@@ -45,38 +46,46 @@ def choose(A: StoredMatrix, rtol: float | None = None) -> tuple[Solver, ...]:
     if traits.triangular:
         return (Substitution(),)
     definite = traits.hermitian and traits.positive
-    if A.values.device.type != "cpu":
-        return _elsewhere(definite, rtol), SuperLU()
-    direct = _direct(A, definite)
-    if traits.dominant and A.shape[0] > _SMALL:
-        M = AMG() if installed("pyamg") else IC0()
-        return CG(M, rtol=rtol, max_iterations=_PATIENCE), direct
-    if _factorization(A) < _LONG:
+    settings: dict[str, Any] = {"rtol": rtol, "max_iterations": _PATIENCE}
+    if A.values.device.type != "cpu":  # products and a diagonal run there
+        return (CG if definite else BiCGStab)(Jacobi(), **settings), SuperLU()
+    direct = Pardiso() if installed("pypardiso") and not A.dtype.is_complex else SuperLU()
+    if A.shape[0] <= _SMALL:
+        return (direct,)
+    if traits.dominant:
+        return _for_diffusion(A, traits.even, direct, settings)
+    if _factorization(A, direct) < _LONG:
         return (direct,)
     if definite:
-        return CG(IC0(), rtol=rtol, max_iterations=_PATIENCE), direct
-    return GMRES(ILU0(), rtol=rtol, max_iterations=_PATIENCE), direct
+        return CG(IC0(), **settings), direct
+    return BiCGStab(ILU0(), **settings), direct
 
 
-def _elsewhere(definite: bool, rtol: float | None) -> Solver:
-    """Return what runs on an accelerator: products and a diagonal."""
-    method = CG if definite else BiCGStab
-    return method(Jacobi(), rtol=rtol, max_iterations=_PATIENCE)
+def _for_diffusion(
+    A: StoredMatrix, even: bool, direct: Solver, settings: dict[str, Any]
+) -> tuple[Solver, ...]:
+    """Order solvers by the seconds that they are expected to take, up to one that cannot fail."""
+    n, w = A.shape[0], max(width(A.structure), 1)
+    seconds: dict[Solver, float] = {direct: _factorization(A, direct)}
+    if even:
+        # Two solves, each with about half as many iterations as the graph is long, n / w.
+        seconds[CG(IC0(), **settings)] = n / w * (3e-4 + 2e-8 * n)
+    if installed("pyamg"):
+        seconds[CG(AMG(), **settings)] = 3.3e-6 * n * (1 if even else 4)
+    order = sorted(seconds, key=lambda solver: seconds[solver])
+    return tuple(order[: order.index(direct) + 1])
 
 
-def _direct(A: StoredMatrix, definite: bool) -> Solver:
-    if A.dtype.is_complex or not installed("pypardiso"):
-        return SuperLU()
-    return Pardiso()
+def _factorization(A: StoredMatrix, direct: Solver) -> float:
+    """Estimate the seconds that a factorization takes.
 
-
-def _factorization(A: StoredMatrix) -> float:
-    """Estimate the seconds that SuperLU takes on one core.
-
-    By nested dissection the work on a graph with separators of w unknowns is O(w³ + n w).
+    By nested dissection on a graph with separators of w unknowns: O(w³) operations for the largest
+    of them, and a term for the many small ones.  The constants are from two cores of 2026.
     """
     n, w = A.shape[0], width(A.structure)
-    return 3e-6 * n + 3e-9 * (w**3 + n * w)
+    if isinstance(direct, Pardiso):
+        return 1.8e-7 * n * math.log2(n) + 2e-10 * w**3
+    return 3e-6 * n + 4.6e-9 * w**3
 
 
 @cache
@@ -95,11 +104,12 @@ class _Choice:
     candidates: tuple[Solver, ...]
     A: StoredMatrix
     states: dict[Solver, Any] = field(default_factory=dict)
+    failed: set[Solver] = field(default_factory=set)
     steps: tuple[str, ...] = ()  # "transpose", "conj": how the stored matrix is to be read
 
     @property
     def bytes(self) -> int:
-        return sum(getattr(state, "bytes", 0) for state in self.states.values())
+        return sum(getattr(state, "bytes", 0) for state in list(self.states.values()))
 
     def state(self, solver: Solver) -> Any:
         """Prepare the stored matrix once, whatever it is read as."""
@@ -111,14 +121,19 @@ class _Choice:
         return state
 
     def compute(self, B: Tensor, X0: Tensor | None) -> Solution:
+        """Solve by the first that can; one that could not is not asked again."""
         *others, last = self.candidates
         for solver in others:
+            if solver in self.failed:
+                continue
             try:
                 solution = solver.compute(self.state(solver), B, X0)
+                if not solution.result.failed:
+                    return solution
             except SolveError:  # no preconditioner for this matrix, or the recurrence overflowed
-                continue
-            if not solution.result.failed:
-                return solution
+                pass
+            self.failed.add(solver)
+            self.states.pop(solver, None)
         return last.compute(self.state(last), B, X0)
 
     def condition(self) -> Any:

@@ -7,9 +7,11 @@ Generation Computer Systems 20(3), 2004.
 from __future__ import annotations
 
 import importlib
+import os
 import threading
 import weakref
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -112,6 +114,7 @@ class Pardiso(Direct):
 
 def _factored(A: StoredMatrix, kind: int) -> _Factor:
     pypardiso = _pypardiso()
+    _name_library()
     S = A.to_scipy().astype(np.float64)
     matrix = _csr(S) if kind == _GENERAL else _upper(S)
     solver = pypardiso.PyPardisoSolver(mtype=kind)
@@ -133,6 +136,14 @@ def _pypardiso() -> Any:
         return importlib.import_module("pypardiso")
     except ImportError as error:
         raise ImportError('Pardiso() needs pypardiso: pip install "tsgu_func[pardiso]"') from error
+
+
+@cache
+def _name_library() -> None:
+    """Say where MKL is, once: pypardiso searches the disk for it, a third of a second each time."""
+    variable = "PYPARDISO_MKL_RT"
+    if variable not in os.environ:
+        os.environ[variable] = _pypardiso().PyPardisoSolver().libmkl._name
 
 
 def _name(kind: int) -> str:

@@ -28,12 +28,15 @@ class Traits(NamedTuple):
     dominant : bool
         Whether besides no other entry is positive and no row sum negative: a symmetric M-matrix,
         so positive semidefinite.  The matrices of diffusion, and graph Laplacians.
+    even : bool
+        Whether besides those entries differ by no more than a factor of ten.
     """
 
     triangular: bool
     hermitian: bool
     positive: bool
     dominant: bool
+    even: bool
 
 
 def traits_of(A: StoredMatrix) -> Traits:
@@ -43,7 +46,8 @@ def traits_of(A: StoredMatrix) -> Traits:
     diagonal = _diagonal(s, values)
     positive = bool((diagonal.real > 0).all()) and not _imaginary(diagonal)
     same = hermitian(A)
-    return Traits(triangular, same, positive, same and positive and _dominant(s, values))
+    dominant = same and positive and _dominant(s, values)
+    return Traits(triangular, same, positive, dominant, dominant and _even(s, values))
 
 
 def hermitian(A: StoredMatrix) -> bool:
@@ -88,6 +92,11 @@ def _dominant(s: Structure, values: Tensor) -> bool:
     zeros = entries.new_zeros(s.rows)
     size = zeros.index_add(0, s.row.long(), entries.abs())
     return bool((zeros.index_add(0, s.row.long(), entries) >= -1e-12 * size).all())
+
+
+def _even(s: Structure, values: Tensor) -> bool:
+    size = values.abs()[(s.row != s.col) & (values != 0)]
+    return not size.numel() or bool(size.max() <= 10 * size.min())
 
 
 def width(s: Structure) -> int:
