@@ -175,6 +175,12 @@ def operator(B: Any) -> None:
         raise ValueError(f"B is float32, float64 or complex to be solved for; got {B.dtype}")
 
 
+def computable(values: Tensor) -> None:
+    """Check, inside of a kernel, that there is one for the dtype."""
+    if values.dtype not in _SOLVABLE:
+        raise NotImplementedError(f"systems are solved in single or double; got {values.dtype}")
+
+
 def square(A: SparseMatrix | Tensor) -> None:
     """Check that A is square."""
     if A.shape[-2] != A.shape[-1]:

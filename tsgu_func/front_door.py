@@ -41,6 +41,7 @@ reported_solve = Primitive(
 @reported_solve.kernel
 def _(values, B, crow, col, cols, transpose, conjugate, solver):
     A = StoredMatrix(structure_of(crow, col, cols), values, transpose, conjugate)
+    check.computable(values)
     check.finite("A", values)
     check.finite("B", B)
     if B.numel():

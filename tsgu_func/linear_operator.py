@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -110,9 +110,10 @@ class Form:
 
     _numbers = itertools.count()
 
-    def __init__(self, function: Any, shapes: Any) -> None:
+    def __init__(self, function: Any, places: Any, leaves: Sequence[Any]) -> None:
         self.function = function
-        self.leaves, self.tree = pytree.tree_flatten(shapes, lambda x: isinstance(x, _Leaf))
+        self.tree = pytree.tree_flatten(places)[1]
+        self.leaves = [_Leaf(*leaf) if len(leaf) == 2 else leaf[0] for leaf in leaves]
         self.sizes = [math.prod(x.shape) for x in self.leaves if isinstance(x, _Leaf)]
         self.key = f"operator:{next(self._numbers)}"
         self._products: dict[Any, OpaqueFunction] = {}
@@ -120,7 +121,7 @@ class Form:
     @classmethod
     def of(cls, function: Any, parameters: Any) -> Form:
         """Return the form of some parameters."""
-        return cls(function, _shapes(parameters))
+        return cls(function, *_form_of(parameters))
 
     def parameters(self, flat: Tensor) -> Any:
         """Return the parameters that a vector holds."""
@@ -146,22 +147,25 @@ class Form:
 
     def product(self, adjoint: bool, X: Tensor) -> OpaqueFunction:
         """Return a product as a function of the parameters and the columns of X in one vector."""
-        *_, n, p = X.shape
-        if (adjoint, p) not in self._products:
+        n, p = (int(size) for size in X.shape[-2:])
+        if (adjoint, n, p) not in self._products:
             multiply, k = self.adjoint if adjoint else self.forward, sum(self.sizes)
 
             def function(both: Tensor) -> Tensor:
                 return multiply(both[:k], both[k:].reshape(n, p)).reshape(-1)
 
-            self._products[adjoint, p] = OpaqueFunction(function, k + n * p, n * p)
-        return self._products[adjoint, p]
+            self._products[adjoint, n, p] = OpaqueFunction(function, k + n * p, n * p)
+        return self._products[adjoint, n, p]
 
 
-def _shapes(parameters: Any) -> Any:
-    """Return the parameters with `_Leaf` in the place of tensors: what the compiler can keep."""
-    return pytree.tree_map(
-        lambda x: _Leaf(tuple(x.shape), x.dtype) if _varies(x) else x, parameters
-    )
+def _form_of(parameters: Any) -> tuple[Any, tuple[tuple[Any, ...], ...]]:
+    """Return the parameters with numbers in the place of leaves, and what each leaf is.
+
+    Containers and tuples of Python and PyTorch alone: this is what the compiler can keep.
+    """
+    leaves, tree = pytree.tree_flatten(parameters)
+    kinds = ((tuple(x.shape), x.dtype) if _varies(x) else (x,) for x in leaves)
+    return pytree.tree_unflatten(list(range(len(leaves))), tree), tuple(kinds)
 
 
 def _varies(x: Any) -> bool:
@@ -185,19 +189,20 @@ def _flat(A: LinearOperator, B: Tensor) -> Tensor:
 operator_solve = Primitive(
     "tsgu_func::operator_solve(Tensor parameters, Tensor B, str function, str solver,"
     " bool adjoint) -> "
-    "(Tensor value, Tensor code, Tensor iterations, Tensor residual, Tensor condition,"
-    " Tensor shift, Tensor method)"
+    "(Tensor value, Tensor code, Tensor iterations, Tensor residual, Tensor method)"
 )
 
 
 @operator_solve.kernel
 def _(parameters, B, function, solver, adjoint):
+    check.computable(B)
     check.finite("a parameter of A", parameters)
     check.finite("B", B)
     with outside_transforms():
         A = _matrix(registry.handle_of(function), parameters, B)
         solved = registry.handle_of(solver).report(A.T.conj() if adjoint else A, B)
-    return tuple(x.clone(memory_format=torch.contiguous_format) for x in solved)
+    told = solved.value, solved.code, solved.iterations, solved.residual, solved.method
+    return tuple(x.clone(memory_format=torch.contiguous_format) for x in told)
 
 
 def _matrix(form: Form, parameters: Tensor, B: Tensor) -> MatrixFree:
@@ -211,7 +216,7 @@ def _matrix(form: Form, parameters: Tensor, B: Tensor) -> MatrixFree:
 def _(parameters, B, function, solver, adjoint):
     shape = (*B.shape[:-2], B.shape[-1])
     real = B.dtype.to_real()
-    dtypes = torch.int64, torch.int64, real, real, real, torch.int64
+    dtypes = torch.int64, torch.int64, real, torch.int64
     X = torch.empty_like(B, memory_format=torch.contiguous_format)
     return X, *(B.new_empty(shape, dtype=dtype) for dtype in dtypes)
 
@@ -261,10 +266,10 @@ operator_solve.fold(parameters=1, B=2, columns="B")
 
 def solve_operator(A: LinearOperator, B: Tensor, solver: str) -> Solution:
     """Solve, for B (n,) or (n, p), by the solver of a key."""
-    shapes = _shapes(A.parameters)
+    places, leaves = _form_of(A.parameters)
     if torch.compiler.is_compiling():
-        return _solve(A, B, _constant_key(A.function, shapes), solver)
-    form = registry.register_operator(Form(A.function, shapes))
+        return _solve(A, B, _constant_key(A.function, places, leaves), solver)
+    form = registry.register_operator(Form(A.function, places, leaves))
     if is_tracing():  # the graph will hold the key, and nothing else of it
         registry.pin(form)
     return _solve(A, B, form.key, solver)
@@ -272,12 +277,16 @@ def solve_operator(A: LinearOperator, B: Tensor, solver: str) -> Solution:
 
 def _solve(A: LinearOperator, B: Tensor, function: str, solver: str) -> Solution:
     X = B.unsqueeze(-1) if B.ndim == 1 else B
-    value, *numbers = operator_solve(_flat(A, B), X, function, solver, False)
-    solved = Solution(value, *(x.detach() for x in numbers))
+    value, code, iterations, residual, method = operator_solve(
+        _flat(A, B), X, function, solver, False
+    )
+    residual = residual.detach()
+    nothing = torch.full_like(residual, torch.nan), torch.zeros_like(residual)
+    solved = Solution(value, code, iterations, residual, *nothing, method)
     return Solution(*(x.squeeze(-1) for x in solved)) if B.ndim == 1 else solved
 
 
 @constant_when_traced
-def _constant_key(function: Any, shapes: Any) -> str:
+def _constant_key(function: Any, places: Any, leaves: Sequence[Any]) -> str:
     """Return a key that stays valid: the compiled graph holds it, and nothing else."""
-    return registry.pin(registry.register_operator(Form(function, shapes))).key
+    return registry.pin(registry.register_operator(Form(function, places, leaves))).key

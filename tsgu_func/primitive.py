@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 from torch import _C, Tensor
-from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
+from torch._C import _autograd, _functorch  # pyright: ignore[reportAttributeAccessIssue]
 from torch._functorch.autograd_function import enable_single_level_autograd_function
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd import forward_ad
@@ -460,6 +460,9 @@ def outside_transforms() -> contextlib.AbstractContextManager[Any]:
     """
     stack = contextlib.ExitStack()
     stack.enter_context(torch.inference_mode(False))
+    while (hooks := _autograd._top_saved_tensors_default_hooks(True)) is not None:  # checkpointing
+        _autograd._pop_saved_tensors_default_hooks()
+        stack.callback(_autograd._push_saved_tensors_default_hooks, *hooks)
     if _C._are_functorch_transforms_active():
         stack.enter_context(temporarily_clear_interpreter_stack())
     if is_tracing():

@@ -112,6 +112,7 @@ generic_solve.autocast("float32")
 
 def solve_stored(A: StoredMatrix, B: Tensor, solver: str, name: str = "B") -> Tensor:
     """Solve with what a key stands for, which is asked only where there is something to solve."""
+    check.computable(A.values)
     check.finite("A", A.values)
     check.finite(name, B)
     if not (B.numel() and A.shape[1]):

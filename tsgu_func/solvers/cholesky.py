@@ -77,20 +77,29 @@ class Cholesky(Direct):
         columns = _columns(A)
         kind = A.dtype.is_complex
         analysis = A.structure.derive(("CHOLMOD", kind), lambda _: cholmod.analyze(columns))
-        try:
-            factor = analysis.cholesky(columns)  # a copy: others share the analysis
-            # For very sparse matrices CHOLMOD makes an L D Lᴴ, of indefinite ones as well.
-            place = next(iter(np.flatnonzero(~(factor.D() > 0))), None)
-        except cholmod.CholmodNotPositiveDefiniteError as error:
-            place = error.column
-        if place is not None:
-            raise SolveError(
-                f"the matrix is not positive definite: the pivot of row "
-                f"{int(analysis.P()[place])} is not positive; take SuperLU(), or MINRES()"
-            )
+        factor = _factored(cholmod, analysis, columns)
         # Counted once, because that takes a copy.
         entries = A.structure.derive(("CHOLMOD entries", kind), lambda _: factor.copy().LD().nnz)
         return _Factor(factor, int(entries))
+
+
+def _factored(cholmod: Any, analysis: Any, columns: Any) -> Any:
+    try:
+        factor = analysis.cholesky(columns)  # a copy: others share the analysis
+    except cholmod.CholmodNotPositiveDefiniteError as error:
+        raise _indefinite(analysis, error.column) from None
+    # For very sparse matrices CHOLMOD makes an L D Lᴴ, of indefinite ones as well.
+    wrong = np.flatnonzero(~(factor.D() > 0))
+    if len(wrong):
+        raise _indefinite(analysis, wrong[0])
+    return factor
+
+
+def _indefinite(analysis: Any, place: int) -> SolveError:
+    return SolveError(
+        f"the matrix is not positive definite: the pivot of row {int(analysis.P()[place])} is not "
+        f"positive; take SuperLU(), or MINRES()"
+    )
 
 
 def _columns(A: StoredMatrix) -> Any:

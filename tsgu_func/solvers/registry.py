@@ -66,7 +66,8 @@ class SolverHandle:
 
     def solve(self, A: StoredMatrix, B: Tensor) -> Tensor:
         """Solve ``A X = B``."""
-        return self._judged(_in_members(self._compute, self.solver, A, B)).value
+        X = self._judged(_in_members(self._compute, self.solver, A, B)).value
+        return X.contiguous()  # as the shape rule of the op says
 
     def report(self, A: StoredMatrix, B: Tensor) -> Solution:
         """Solve, and tell all there is to tell: the condition number takes some more solves."""
