@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from tsgu_func.bench import indexed, least_squares, products, triangular
+from tsgu_func.bench import indexed, least_squares, products, solve, triangular
 
 __all__ = ["add_arguments", "run"]
 
@@ -13,6 +13,7 @@ _SUBJECTS = {
     "triangular": triangular,
     "indexed": indexed,
     "lstsq": least_squares,
+    "solve": solve,
 }
 
 
@@ -23,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         summary = str(module.__doc__).partition("\n")[0].rstrip(".")
         own = subjects.add_parser(name, help=summary, description=summary)
         module.add_arguments(own)
-        own.add_argument("--repeats", type=int, default=15, help="measurements (%(default)s)")
+        repeats = getattr(module, "REPEATS", 15)
+        own.add_argument("--repeats", type=int, default=repeats, help="measurements (%(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,0 +1,106 @@
+"""The benchmark of solvers: its problems, what it counts, and what it does with what fails."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tsgu_func.bench import contenders, worker
+from tsgu_func.bench.problems import PROBLEMS, right_hand_side
+from tsgu_func.bench.solve import Row
+from tsgu_func.bench.worker import Measured, Worker
+
+SMALL = {"plane": 6, "large": 6, "space": 4, "anisotropic": 6, "convection": 6, "graph": 60}
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_problems_are_what_they_say(name):
+    problem = PROBLEMS[name]
+    A = problem.build(SMALL[name])
+    D = A.toarray()
+    assert A.format == "csr"
+    assert A.dtype == np.float64
+    assert np.allclose(D, D.T) == problem.symmetric
+    smallest = np.linalg.eigvalsh((D + D.T) / 2)[0]
+    assert smallest > 0
+    n = {"space": SMALL[name] ** 3, "graph": SMALL[name]}.get(name, SMALL[name] ** 2)
+    assert D.shape == (n, n)
+    assert right_hand_side(n).shape == (n,)
+
+
+def test_the_laplacian_is_exact_for_what_is_linear():
+    line = np.arange(1.0, 7.0)
+    D = PROBLEMS["plane"].build(6).toarray()
+    plane = (line[:, None] + 2 * line).ravel()
+    inner = (D @ plane).reshape(6, 6)[1:-1, 1:-1]
+    np.testing.assert_allclose(inner, 0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("measured", "counts"),
+    [
+        (Measured(1.0, 1e-9), True),
+        (Measured(1.0, 1e-7), False),
+        (Measured(1.0, float("nan")), False),
+        (Measured(failure="it failed"), False),
+    ],
+)
+def test_what_counts(measured, counts):
+    good = Measured(2.0, 1e-12)
+    assert Row("x", "plane", 4, "forward", (good, measured)).counts is counts
+
+
+def failing(S, b):
+    def solve(backward):
+        raise RuntimeError("no solution today\nand more of it")
+
+    return solve
+
+
+@pytest.mark.parametrize("name", ["scipy splu", "scipy cg/bicgstab", "superlu", "tsgu_func"])
+@pytest.mark.parametrize("problem", ["plane", "convection"])
+def test_a_solve_is_measured_in_this_process(name, problem):
+    serve = worker._Server(name, problem, 8)
+    for backward in (False, True):
+        measured = serve(1.5, backward)
+        assert measured.seconds > 0
+        assert measured.residual < 1e-8
+        assert measured.bytes >= 0
+
+
+def test_a_worker_that_hangs_is_ended(monkeypatch):
+    monkeypatch.setattr(worker, "_GRACE", 0.0)
+    slow = Worker("scipy splu", "plane", 8)
+    assert not slow.failure
+    # A limit of nothing is exceeded by any solve.
+    first = slow.measure(1.0, False, 1e-6)
+    assert "more than" in first.failure
+    assert slow.measure(1.0, False, 10.0).failure == first.failure
+    assert not slow._process.is_alive()
+
+
+def test_a_failure_is_reported_in_one_line(monkeypatch):
+    monkeypatch.setitem(contenders.OWN, "failing", contenders.Contender(failing))
+    with pytest.raises(RuntimeError, match="no solution today"):
+        worker._Server("failing", "plane", 4)
+    broken = Worker("nobody", "plane", 4)
+    assert "KeyError" in broken.failure
+    assert "\n" not in broken.failure
+    assert broken.measure(1.0, False, 1.0).failure == broken.failure
+    broken.close()
+
+
+def test_the_command(tmp_path):
+    figure = tmp_path / "figure.png"
+    command = [
+        *(sys.executable, "-m", "tsgu_func", "bench", "solve", "--no-peers", "--repeats", "1"),
+        *("--problems", "space", "convection", "--sizes", "5", "--solvers", "cg+ic0", "superlu"),
+        *("--plot", str(figure)),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("cg+ic0") == 2  # not for the problem that is not symmetric
+    assert done.stdout.count("superlu") == 4
+    assert "forward+backward, times ours" in done.stdout
+    assert figure.stat().st_size > 10_000

@@ -1,0 +1,110 @@
+"""A process that solves one problem by one contender, whenever it is told to.
+
+In a process of its own a contender can be stopped when it takes too long, and its memory is known:
+the growth of the largest resident size since before its first solve.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import time
+from multiprocessing.connection import Connection
+from typing import NamedTuple
+
+__all__ = ["Measured", "Worker"]
+
+_GRACE = 10.0  # seconds: to make the matrix takes a little, too
+
+
+class Measured(NamedTuple):
+    """A solve: seconds, the true relative residual, bytes, and what the solver tells of itself.
+
+    `failure` says why there is none.
+    """
+
+    seconds: float = float("inf")
+    residual: float = float("inf")
+    bytes: int = 0
+    told: str = ""
+    failure: str = ""
+
+
+class Worker:
+    """The parent's end."""
+
+    def __init__(self, contender: str, problem: str, size: int, patience: float = 300.0) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        arguments = theirs, contender, problem, size
+        self._process = context.Process(target=_serve, args=arguments, daemon=True)
+        self._process.start()
+        theirs.close()
+        self.failure = self._receive(patience).failure
+
+    def measure(self, scale: float, backward: bool, limit: float) -> Measured:
+        """Solve with all values of A multiplied by a number; what fails is not asked again."""
+        if not self.failure:
+            self._pipe.send((scale, backward))
+            measured = self._receive(limit)
+            self.failure = measured.failure
+            return measured
+        return Measured(failure=self.failure)
+
+    def _receive(self, limit: float) -> Measured:
+        if not self._pipe.poll(limit + _GRACE):
+            self.close()
+            return Measured(failure=f"more than {limit:g} s")
+        try:
+            return self._pipe.recv()
+        except EOFError:
+            return Measured(failure="the process ended")
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.join()
+
+
+def _serve(pipe: Connection, name: str, problem: str, size: int) -> None:
+    try:
+        serve = _Server(name, problem, size)
+        pipe.send(Measured())
+        while True:
+            pipe.send(serve(*pipe.recv()))
+    except EOFError:
+        pass
+    except Exception as error:  # told to the parent, which prints it
+        pipe.send(Measured(failure=f"{type(error).__name__}: {error}".partition("\n")[0]))
+
+
+class _Server:
+    def __init__(self, name: str, problem: str, size: int) -> None:
+        from tsgu_func.bench.contenders import contender
+        from tsgu_func.bench.problems import PROBLEMS, right_hand_side
+
+        self.prepare = contender(name).prepare
+        # What is compiled or imported at a first solve is not measured.
+        self.S = PROBLEMS[problem].build(PROBLEMS[problem].small)
+        self.b = right_hand_side(self.S.shape[0])
+        self(1.0, True)
+        self.S = PROBLEMS[problem].build(size)
+        self.b = right_hand_side(self.S.shape[0])
+        self.before = _peak()
+
+    def __call__(self, scale: float, backward: bool) -> Measured:
+        import numpy as np
+
+        S = self.S * scale
+        solve = self.prepare(S, self.b)
+        began = time.perf_counter()
+        x = solve(backward)
+        seconds = time.perf_counter() - began
+        residual = np.linalg.norm(self.b - S @ x) / np.linalg.norm(self.b)
+        size = _peak() - getattr(self, "before", 0)
+        told = getattr(solve, "told", str)
+        return Measured(seconds, float(residual), size, told())
+
+
+def _peak() -> int:
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
