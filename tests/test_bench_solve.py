@@ -71,7 +71,7 @@ def test_a_solve_is_measured_in_this_process(name, problem):
 
 def test_a_worker_that_hangs_is_ended(monkeypatch):
     monkeypatch.setattr(worker, "_GRACE", 0.0)
-    slow = Worker("scipy splu", "plane", 8)
+    slow = Worker("scipy splu", "plane", 100)
     assert not slow.failure
     # A limit of nothing is exceeded by any solve.
     first = slow.measure(1.0, False, 1e-6)

@@ -155,7 +155,7 @@ def test_diffusion_in_space_is_iterated_with():
 
 def test_diffusion_in_the_plane_is_factored_if_that_is_fast(without):
     pytest.importorskip("pypardiso")
-    assert chosen(poisson(70)).solver == "Pardiso()"
+    assert chosen(poisson(150)).solver == "Pardiso()"
     clear_cache()
     without("pypardiso")
     assert chosen(poisson(70)).solver in (

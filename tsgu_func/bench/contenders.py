@@ -189,9 +189,9 @@ def _pypardiso(kind: int) -> Callable[[Any, np.ndarray], Solve]:
 
         package = importlib.import_module("pypardiso")
         A = csr_matrix(triu(S) if kind == 2 else S)
+        solver = package.PyPardisoSolver(mtype=kind)  # here, because it searches the disk for MKL
 
         def run(backward: bool) -> np.ndarray:
-            solver = package.PyPardisoSolver(mtype=kind)
             solver.factorize(A)
             x = _with_formula(lambda r, t: solver.solve(A.T if t and kind == 11 else A, r), S, b)(
                 backward

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import resource
 import time
+import warnings
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
@@ -67,6 +68,7 @@ class Worker:
 
 
 def _serve(pipe: Connection, name: str, problem: str, size: int) -> None:
+    warnings.simplefilter("ignore")  # what a peer has to say is not about its speed
     try:
         serve = _Server(name, problem, size)
         pipe.send(Measured())

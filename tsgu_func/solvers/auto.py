@@ -49,7 +49,7 @@ def choose(A: StoredMatrix, rtol: float | None = None) -> tuple[Solver, ...]:
     settings: dict[str, Any] = {"rtol": rtol, "max_iterations": _PATIENCE}
     if A.values.device.type != "cpu":  # products and a diagonal run there
         return (CG if definite else BiCGStab)(Jacobi(), **settings), SuperLU()
-    direct = Pardiso() if installed("pypardiso") and not A.dtype.is_complex else SuperLU()
+    direct = _direct(A)
     if A.shape[0] <= _SMALL:
         return (direct,)
     if traits.dominant:
@@ -71,9 +71,15 @@ def _for_diffusion(
         # Two solves, each with about half as many iterations as the graph is long, n / w.
         seconds[CG(IC0(), **settings)] = n / w * (3e-4 + 2e-8 * n)
     if installed("pyamg"):
-        seconds[CG(AMG(), **settings)] = 3.3e-6 * n * (1 if even else 4)
+        seconds[CG(AMG(), **settings)] = 0.04 + 3.3e-6 * n * (1 if even else 4)
     order = sorted(seconds, key=lambda solver: seconds[solver])
     return tuple(order[: order.index(direct) + 1])
+
+
+def _direct(A: StoredMatrix) -> Solver:
+    if A.dtype.is_complex or not installed("pypardiso"):
+        return SuperLU()
+    return min((SuperLU(), Pardiso()), key=lambda solver: _factorization(A, solver))
 
 
 def _factorization(A: StoredMatrix, direct: Solver) -> float:
@@ -84,7 +90,7 @@ def _factorization(A: StoredMatrix, direct: Solver) -> float:
     """
     n, w = A.shape[0], width(A.structure)
     if isinstance(direct, Pardiso):
-        return 1.8e-7 * n * math.log2(n) + 2e-10 * w**3
+        return 0.02 + 1.8e-7 * n * math.log2(n) + 2e-10 * w**3
     return 3e-6 * n + 4.6e-9 * w**3
 
 
