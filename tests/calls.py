@@ -47,7 +47,7 @@ FLAG = st.booleans()
 # PyTorch's forward mode fails by itself where an argument is lazily conjugated or expanded.
 PLAIN = st.sampled_from(["contiguous", "transposed", "sliced", "offset"])
 SUPERLU = SuperLU()
-LSMR = "least_squares_by_lsmr", "least_norm_by_lsmr"
+LSMR = "LSMR()", "LSMR()"
 
 Batch = tuple[int, ...]
 

@@ -27,6 +27,7 @@ The two ops and the products are closed under differentiation.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,16 +40,14 @@ from tsgu_func.kernels.structure import structure_of
 from tsgu_func.matrix import SparseMatrix
 from tsgu_func.pattern import SparsityPattern
 from tsgu_func.primitive import Primitive, constant_when_traced, is_tracing
-from tsgu_func.solvers import registry
-from tsgu_func.solvers.least_squares import least_norm_by_lsmr, least_squares_by_lsmr
+from tsgu_func.solvers import LSMR, Solver, registry
 from tsgu_func.sparse_matmul import sddmm, spmm
 from tsgu_func.sparse_solve import solve_stored
 
 __all__ = ["SparseGenericLstsq", "least_norm", "least_squares", "sparse_generic_lstsq"]
 
 Solve = Callable[[Tensor, Tensor], Tensor]
-_LSTSQ = registry.register_default(least_squares_by_lsmr)
-_LEAST_NORM = registry.register_default(least_norm_by_lsmr)
+_LSMR = registry.register_solver(LSMR())
 
 # ---------------------------------------------------------------------------- least_squares
 
@@ -167,7 +166,7 @@ def _outer(R, H, Y, X, crow, col, cols, transpose):
 def sparse_generic_lstsq(
     A: SparseMatrix | Tensor,
     B: Tensor,
-    lstsq: Solve | None = None,
+    lstsq: Solve | Solver | None = None,
     transpose_lstsq: Solve | None = None,
 ) -> Tensor:
     r"""Minimize ``|A X - B|`` for a tall A; the gradient of `A` keeps its pattern.
@@ -178,13 +177,14 @@ def sparse_generic_lstsq(
         Of full column rank, m >= n; float32, float64, complex64 or complex128.
     B : Tensor, dense, shape (m,) or (m, p)
         Of the dtype and on the device of `A`.  With a batch of matrices, ``(*batch, m, p)``.
-    lstsq : callable, optional
-        ``lstsq(A, B) -> X``, which gets `A` as a ``torch.sparse_csr`` tensor.  It need not be
-        differentiable.  Default: LSMR for all columns at once, to the last digits but a few, with
-        the columns of A scaled to norm one.
+    lstsq : callable or Solver, optional
+        ``lstsq(A, B) -> X``, which gets `A` as a ``torch.sparse_csr`` tensor, or a `Solver` for
+        least squares, which serves the adjoint problem too.  It need not be differentiable.
+        Default: ``LSMR()``, for all columns at once, to the last digits but a few, with the columns
+        of A scaled to norm one.
     transpose_lstsq : callable, optional
         ``transpose_lstsq(A, G) -> Y``, the solution of ``Aᵀ Y = G`` of least norm, which
-        derivatives are made of.  Default: LSMR, on the (conjugate) transpose.
+        derivatives are made of.  Default: ``LSMR()``, on the (conjugate) transpose.
 
     Returns
     -------
@@ -244,11 +244,16 @@ def sparse_generic_lstsq(
     return over_matrix(solve, A, B, A.shape[-1])
 
 
-def _handles(lstsq: Solve | None, transpose_lstsq: Solve | None, vector: bool) -> tuple:
+def _handles(lstsq: Any, transpose_lstsq: Any, vector: bool) -> tuple[Any, Any]:
     for name, function in (("lstsq", lstsq), ("transpose_lstsq", transpose_lstsq)):
-        if function is not None and not callable(function):
+        if not (function is None or callable(function) or isinstance(function, Solver)):
             raise TypeError(f"{name} is a function of A and B; got {type(function).__name__}")
-    forward, adjoint = _LSTSQ, _LEAST_NORM
+    if isinstance(lstsq, Solver) and not isinstance(lstsq, type):
+        if transpose_lstsq is not None:
+            raise TypeError("a Solver brings its own adjoint solve; got transpose_lstsq as well")
+        handle = registry.register_solver(lstsq)
+        return handle, handle
+    forward, adjoint = _LSMR, _LSMR
     if lstsq is not None:
         forward = registry.register_function(lstsq, None, {}, vector)
     if transpose_lstsq is not None:
@@ -277,7 +282,7 @@ class SparseGenericLstsq(OpFunction):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         A: SparseMatrix | Tensor,
         B: Tensor,
-        lstsq: Solve | None = None,
+        lstsq: Solve | Solver | None = None,
         transpose_lstsq: Solve | None = None,
     ) -> Tensor:
         """Solve."""

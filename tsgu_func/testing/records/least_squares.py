@@ -45,7 +45,7 @@ def lstsq_records(dtype: torch.dtype) -> list[Record]:
     flat = SparseMatrix.from_coo(flat.pattern.row, flat.pattern.col, flat.values, (2, 4))
     B, G = randn(4, 2, dtype=dtype), randn(2, 2, dtype=dtype)
     D = A.to_dense()
-    keys = "least_squares_by_lsmr", "least_norm_by_lsmr"
+    keys = "LSMR()", "LSMR()"
 
     def gram(v: Tensor, D: Tensor, right: Tensor) -> Tensor:
         """Solve ``Dᴴ D X = right``."""
