@@ -88,10 +88,12 @@ def _graph(n: int) -> Any:
 
 
 PROBLEMS = {
-    "plane": Problem("Poisson, 2-D", _plane, (100, 300), 50),
-    "large": Problem("Poisson, 2-D, large", _plane, (1000,), 50),
-    "space": Problem("Poisson, 3-D", _space, (20, 40), 14),
-    "anisotropic": Problem("anisotropic diffusion", _anisotropic, (100, 300), 50),
-    "convection": Problem("convection and diffusion", _convection, (100, 300), 50, symmetric=False),
-    "graph": Problem("graph Laplacian", _graph, (10_000, 50_000), 2500),
+    "plane": Problem("Poisson, 2-D", _plane, (100, 300), 150),
+    "large": Problem("Poisson, 2-D, large", _plane, (1000,), 150),
+    "space": Problem("Poisson, 3-D", _space, (20, 40), 20),
+    "anisotropic": Problem("anisotropic diffusion", _anisotropic, (100, 300), 150),
+    "convection": Problem(
+        "convection and diffusion", _convection, (100, 300), 150, symmetric=False
+    ),
+    "graph": Problem("graph Laplacian", _graph, (10_000, 50_000), 20_000),
 }

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels.stored import StoredMatrix
+from tsgu_func.kernels.structure import Structure
 from tsgu_func.solvers.base import SolveError
 from tsgu_func.solvers.direct import Direct
 from tsgu_func.solvers.traits import traits_of
@@ -115,8 +116,7 @@ class Pardiso(Direct):
 def _factored(A: StoredMatrix, kind: int) -> _Factor:
     pypardiso = _pypardiso()
     _name_library()
-    S = A.to_scipy().astype(np.float64)
-    matrix = _csr(S) if kind == _GENERAL else _upper(S)
+    matrix = _csr(A) if kind == _GENERAL else _upper(A)
     solver = pypardiso.PyPardisoSolver(mtype=kind)
     try:
         solver.factorize(matrix)
@@ -150,17 +150,35 @@ def _name(kind: int) -> str:
     return next(name for name, number in _KINDS.items() if number == kind)
 
 
-def _csr(S: Any) -> Any:
+def _csr(A: StoredMatrix) -> Any:
     from scipy.sparse import csr_matrix
 
-    return csr_matrix(S)
+    return csr_matrix(A.to_scipy().astype(np.float64))
 
 
-def _upper(S: Any) -> Any:
-    """Return the upper triangle, with all of the diagonal stored."""
-    from scipy.sparse import coo_array, triu
+def _upper(A: StoredMatrix) -> Any:
+    """Return the upper triangle, with all of the diagonal stored, as PARDISO asks."""
+    from scipy.sparse import csr_matrix
 
-    above, diagonal = triu(S, 1).tocoo(), np.arange(S.shape[0])
-    row, col = (np.concatenate([index, diagonal]) for index in above.coords)
-    values = np.concatenate([above.data, S.diagonal()])
-    return _csr(coo_array((values, (row, col)), shape=S.shape))
+    crow, col, order = A.structure.derive("upper triangle", _upper_of)
+    stored = torch.cat([A.values, A.values.new_zeros(1)])  # the last for what is not stored
+    values = stored.index_select(-1, order.to(A.values.device)).double().cpu().numpy()
+    return csr_matrix((values, col.numpy(), crow.numpy()), shape=A.shape)
+
+
+def _upper_of(s: Structure) -> tuple[Tensor, Tensor, Tensor]:
+    """Return compressed rows of the upper triangle, and which entries of S these are."""
+    row, col = s.row.cpu().long(), s.col.cpu().long()
+    order = (row <= col).nonzero().squeeze(-1)
+    row, col = row[order], col[order]
+    absent = torch.ones(s.rows, dtype=torch.bool)
+    absent[row[row == col]] = False
+    if bool(absent.any()):
+        more = absent.nonzero().squeeze(-1)
+        row, col = torch.cat([row, more]), torch.cat([col, more])
+        order = torch.cat([order, torch.full_like(more, s.nnz)])
+        by_place = torch.argsort(row * s.cols + col)
+        row, col, order = row[by_place], col[by_place], order[by_place]
+    crow = torch.zeros(s.rows + 1, dtype=torch.int64)
+    crow[1:] = torch.bincount(row, minlength=s.rows).cumsum(0)
+    return crow.int(), col.int(), order
