@@ -184,7 +184,7 @@ def sparse_solve(
     ('DenseLU()', 'SOLVED', True)
     >>> torch.func.grad(lambda A: sparse_solve(A, b).sum())(A).to_dense()
     tensor([[-0.0255, -0.2551],
-            [-0.0102, -0.1020]])
+            [-0.0153, -0.1531]])
     """
     if isinstance(A, LinearOperator):
         check.operator(B)

@@ -59,10 +59,10 @@ class LinearOperator:
     ...     return a * x + x.roll(1)
     >>> A = LinearOperator(multiply, torch.tensor([2.0, 3.0, 4.0]))
     >>> sparse_solve(A, torch.tensor([3.0, 4.0, 5.0]))
-    tensor([1., 1., 1.])
+    tensor([1.0000, 1.0000, 1.0000])
     >>> loss = lambda A: sparse_solve(A, torch.tensor([3.0, 4.0, 5.0])).sum()
     >>> torch.func.grad(loss)(A).parameters
-    tensor([-0.4400, -0.2400, -0.2000])
+    tensor([-0.3600, -0.2800, -0.1600])
     """
 
     def __init__(self, function: Callable[[Any, Tensor], Tensor], parameters: Any) -> None:
