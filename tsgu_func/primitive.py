@@ -149,8 +149,7 @@ class Primitive:
     def kernel(self, function: Rule) -> Rule:
         """Register what computes the value, on every device that has no kernel of its own.
 
-        The kernel gets plain tensors, detached and without lazy conjugation, and must return new
-        ones.
+        It gets plain tensors, detached and without lazy conjugation, and must return new ones.
         """
         return self._register_kernel("CompositeExplicitAutograd", function)
 
@@ -226,8 +225,8 @@ class Primitive:
     def vjp(self, *arguments: str) -> Callable[[Rule], Rule]:
         """Register the cotangent of one argument, or of several that share work.
 
-        The rule of one argument returns its cotangent; that of several gets ``needs`` and returns
-        a tuple, with ``None`` where nothing is needed.
+        The rule of one returns its cotangent; that of several gets ``needs`` and returns a tuple,
+        with ``None`` where nothing is needed.
         """
         return self._joint(self._vjps, arguments)
 
@@ -244,11 +243,7 @@ class Primitive:
             self._joint(self._jvps, (name,))(LinearRule(self.op, self.arguments, name))
 
     def retain(self, function: Rule) -> Rule:
-        """Say what must stay alive as long as a derivative may still be taken.
-
-        ``function`` asks for arguments by name; what it returns is kept by the graph.  An op whose
-        string argument is a key in a registry keeps the registered object alive this way.
-        """
+        """Say what must stay alive as long as a derivative may be taken: it asks by name, too."""
         self._retain = function
         return function
 

@@ -29,6 +29,7 @@ __all__ = [
     "pin",
     "register_default",
     "register_function",
+    "register_operator",
     "register_solver",
     "register_transposed",
     "root_of",

@@ -82,6 +82,7 @@ def front_door_records(dtype: torch.dtype) -> list[Record]:
             reference,
             (S.values, B),
             reported_solve,
+            compiles=not transpose,
             nodes=REPORTED,
         )
 
@@ -96,6 +97,7 @@ def front_door_records(dtype: torch.dtype) -> list[Record]:
             reference,
             (p, B),
             operator_solve,
+            compiles=not adjoint,
             nodes=OPERATOR,
         )
 
