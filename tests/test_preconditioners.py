@@ -25,7 +25,7 @@ from tsgu_func import SparseMatrix
 from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import Structure
 from tsgu_func.solvers.base import Preconditioner, SolveError
-from tsgu_func.solvers.preconditioners import AMG, IC0, ILU0, ILUT, SSOR, BlockJacobi, Jacobi
+from tsgu_func.solvers.preconditioners import AMG, DIC, IC0, ILU0, ILUT, SSOR, BlockJacobi, Jacobi
 
 SMOOTHED = AMG("smoothed_aggregation")
 GENERAL = [
@@ -38,12 +38,12 @@ GENERAL = [
     SMOOTHED,
     AMG("smoothed_aggregation", cycle="W"),
 ]
-HERMITIAN = [IC0(), IC0(relaxation=0.6)]
+HERMITIAN = [IC0(), IC0(relaxation=0.6), DIC(), DIC(relaxation=0.6)]
 ALL = [*GENERAL, *HERMITIAN]
 
 
 def matrix_of(M, dtype=torch.float64):
-    return hermitian(dtype) if isinstance(M, IC0) else general(dtype)
+    return hermitian(dtype) if isinstance(M, IC0 | DIC) else general(dtype)
 
 
 # ------------------------------------------------------------------------ what all have to do

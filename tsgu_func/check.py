@@ -189,6 +189,8 @@ def square(A: SparseMatrix | Tensor) -> None:
 
 def finite(name: str, x: Tensor) -> None:
     """Check that no value is infinite or not a number."""
+    if bool(torch.isfinite(x.sum())):  # what no sum recovers from: one pass, and no memory
+        return
     good = torch.isfinite(x)
     if not bool(good.all()):
         place = tuple(int(i) for i in (~good).nonzero()[0])

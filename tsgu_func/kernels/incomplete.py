@@ -98,6 +98,22 @@ def ilu0(lower, upper, col, values, diagonal, inverse, relaxation, least):
     return n
 
 
+@_compile
+def is_laplacian(crow, col, values, diagonal, slack):
+    """Say whether a strict triangle has no positive entry and, mirrored, no negative row sum.
+
+    Row sums may be negative by `slack` times the diagonal.
+    """
+    total = diagonal.copy()
+    for i in range(diagonal.shape[0]):
+        for q in range(crow[i], crow[i + 1]):
+            if values[q] > 0:
+                return False
+            total[i] += values[q]
+            total[col[q]] += values[q]
+    return np.all(total >= -slack * diagonal)
+
+
 # -------------------------------------------------------------------------------------- sweeps
 
 
@@ -178,3 +194,13 @@ def solve_ldlh(crow, col, values, inverse, X):
     _by_columns(crow[:-1], crow[1:], col, values, X, False)
     _scale_conjugated(inverse, X)
     _by_rows(crow[:-1], crow[1:], col, values, X, True)
+
+
+@_compile
+def solve_llh(crow, col, values, X):
+    """Solve (I + L) (I + L)ᴴ conj(X) = B, B given in X (n, p); conjugation as in `solve_ldlh`."""
+    _by_rows(crow[:-1], crow[1:], col, values, X, False)
+    for i in range(X.shape[0]):
+        for j in range(X.shape[1]):
+            X[i, j] = np.conj(X[i, j])
+    _by_columns(crow[:-1], crow[1:], col, values, X, True)

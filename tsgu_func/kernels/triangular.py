@@ -17,7 +17,7 @@ from tsgu_func.kernels import threads
 from tsgu_func.kernels.products import block_diagonal, csr_tensor
 from tsgu_func.kernels.structure import Structure, unsigned
 
-__all__ = ["Triangle", "solve", "triangle_of", "used"]
+__all__ = ["Triangle", "diagonal_of", "sides", "solve", "triangle_of", "used"]
 
 # Less work than this is done before another thread has started.
 _WORTH_A_THREAD = 1 << 15
@@ -48,16 +48,40 @@ def triangle_of(structure: Structure, upper: bool) -> Triangle:
 
 
 def _triangle(s: Structure, upper: bool) -> Triangle:
-    before = torch.zeros(s.rows, dtype=torch.long, device=s.col.device)
-    before.index_add_(0, s.row, (s.col < s.row).long())
-    diagonal = s.crow[:-1] + before
-    stored = torch.zeros(s.rows, dtype=torch.bool, device=s.col.device)
-    stored[s.row[s.col == s.row].long()] = True
+    diagonal, stored = s.derive("diagonal", _diagonal)
     # Columns increase within a row: what comes before the diagonal is the lower triangle.
     start, stop = (diagonal + stored, s.crow[1:]) if upper else (s.crow[:-1], diagonal)
     place = torch.where(stored, diagonal, 0)
     start, stop, place = (x.to(s.col.dtype).contiguous() for x in (start, stop, place))
     return Triangle(start, stop, place, stored)
+
+
+def _diagonal(s: Structure) -> tuple[Tensor, Tensor]:
+    """Return where in each row the diagonal is or would be, and whether it is stored."""
+    if s.col.device.type == "cpu":
+        from tsgu_func.kernels import looks
+
+        place, stored = looks.diagonal(unsigned(s.crow), unsigned(s.col))
+        return torch.from_numpy(place.view(f"i{place.itemsize}")), torch.from_numpy(stored)
+    before = torch.zeros(s.rows, dtype=torch.long, device=s.col.device)
+    before.index_add_(0, s.row, (s.col < s.row).long())
+    stored = torch.zeros(s.rows, dtype=torch.bool, device=s.col.device)
+    stored[s.row[s.col == s.row].long()] = True
+    return s.crow[:-1] + before, stored
+
+
+def sides(s: Structure) -> tuple[bool, bool]:
+    """Say whether something is stored below the diagonal, and above it."""
+    below, above = (triangle_of(s, upper) for upper in (False, True))
+    return bool((below.start < below.stop).any()), bool((above.start < above.stop).any())
+
+
+def diagonal_of(structure: Structure, values: Tensor) -> Tensor:
+    """Return the diagonal, (n,) or (b, n): zero where no entry is stored."""
+    if not structure.nnz:
+        return values.new_zeros(*values.shape[:-1], structure.rows)
+    t = triangle_of(structure, upper=False)
+    return torch.where(t.stored, values.index_select(-1, t.diagonal.long()), 0)
 
 
 def used(structure: Structure, upper: bool, strict: bool) -> Tensor:

@@ -15,19 +15,22 @@ from tsgu_func.solvers.cholesky import Cholesky
 from tsgu_func.solvers.dense import DenseLU
 from tsgu_func.solvers.factors import cache_info, cache_limit, clear_cache
 from tsgu_func.solvers.gmres import GMRES
+from tsgu_func.solvers.iccg import ICCG
 from tsgu_func.solvers.lsmr import LSMR
 from tsgu_func.solvers.lsqr import LSQR
 from tsgu_func.solvers.minres import MINRES
 from tsgu_func.solvers.pardiso import Pardiso
-from tsgu_func.solvers.preconditioners import AMG, IC0, ILU0, ILUT, SSOR, BlockJacobi, Jacobi
+from tsgu_func.solvers.preconditioners import AMG, DIC, IC0, ILU0, ILUT, SSOR, BlockJacobi, Jacobi
 from tsgu_func.solvers.substitution import Substitution
 from tsgu_func.solvers.superlu import SuperLU
 
 __all__ = [
     "AMG",
     "CG",
+    "DIC",
     "GMRES",
     "IC0",
+    "ICCG",
     "ILU0",
     "ILUT",
     "LSMR",

@@ -9,7 +9,7 @@ import importlib.util
 import math
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,14 +19,16 @@ from tsgu_func.solvers.base import Solution, SolveError, Solver, stacked
 from tsgu_func.solvers.bicgstab import BiCGStab
 from tsgu_func.solvers.cg import CG
 from tsgu_func.solvers.dense import DenseLU
+from tsgu_func.solvers.factors import prepared
 from tsgu_func.solvers.gmres import GMRES
+from tsgu_func.solvers.iccg import ICCG
 from tsgu_func.solvers.pardiso import Pardiso
-from tsgu_func.solvers.preconditioners import AMG, IC0, ILU0, Jacobi
+from tsgu_func.solvers.preconditioners import AMG, DIC, IC0, ILU0, Jacobi
 from tsgu_func.solvers.substitution import Substitution
 from tsgu_func.solvers.superlu import SuperLU
-from tsgu_func.solvers.traits import traits_of, width
+from tsgu_func.solvers.traits import Traits, traits_of, triangular, width
 
-__all__ = ["Auto", "choose"]
+__all__ = ["Auto", "Plan", "choose"]
 
 # Up to here dense wins, whatever is stored.
 _TINY = 64
@@ -38,40 +40,55 @@ _LONG = 20.0  # seconds
 _PATIENCE = 1000
 
 
-def choose(A: StoredMatrix, rtol: float | None = None) -> tuple[Solver, ...]:
-    """Return the solvers to try for one matrix, in turn, until one has converged."""
+class Plan(NamedTuple):
+    """The solvers to try for one matrix, in turn, and whether it was seen to equal its adjoint."""
+
+    solvers: tuple[Solver, ...]
+    hermitian: bool = False
+
+
+def choose(A: StoredMatrix, rtol: float | None = None) -> Plan:
+    """Look at one matrix, and choose: the last of the solvers cannot fail to converge."""
     if A.shape[0] <= _TINY:
-        return (DenseLU(),)
-    traits = traits_of(A)
-    if traits.triangular:
-        return (Substitution(),)
-    definite = traits.hermitian and traits.positive
+        return Plan((DenseLU(),))
+    if triangular(A.structure):
+        return Plan((Substitution(),))
     settings: dict[str, Any] = {"rtol": rtol, "max_iterations": _PATIENCE}
     if A.values.device.type != "cpu":  # products and a diagonal run there
-        return (CG if definite else BiCGStab)(Jacobi(), **settings), SuperLU()
-    direct = _direct(A)
+        iterative = CG if _definite(traits_of(A)) else BiCGStab
+        return Plan((iterative(Jacobi(), **settings), SuperLU()))
     if A.shape[0] <= _SMALL:
-        return (direct,)
+        return Plan((_direct(A),))
+    traits = traits_of(A)
+    direct = _direct(A)
     if traits.dominant:
-        return _for_diffusion(A, traits.even, direct, settings)
-    if _factorization(A, direct) < _LONG:
-        return (direct,)
-    if definite:
-        return CG(IC0(), **settings), direct
-    return BiCGStab(ILU0(), **settings), direct
+        solvers = _for_diffusion(A, direct, settings)
+    elif _factorization(A, direct) < _LONG:
+        solvers = (direct,)
+    elif _definite(traits):
+        solvers = CG(IC0(), **settings), direct
+    else:
+        solvers = BiCGStab(ILU0(), **settings), direct
+    return Plan(solvers, traits.hermitian)
 
 
-def _for_diffusion(
-    A: StoredMatrix, even: bool, direct: Solver, settings: dict[str, Any]
-) -> tuple[Solver, ...]:
-    """Order solvers by the seconds that they are expected to take, up to one that cannot fail."""
-    n, w = A.shape[0], max(width(A.structure), 1)
+def _definite(traits: Traits) -> bool:
+    return traits.hermitian and traits.positive
+
+
+def _for_diffusion(A: StoredMatrix, direct: Solver, settings: dict[str, Any]) -> tuple[Solver, ...]:
+    """Order solvers by the seconds that they are expected to take, up to one that cannot fail.
+
+    Where the factor of `DIC` was relaxed, its pivots look like those of a grid.
+    """
+    n, nnz, w = A.shape[0], A.structure.nnz, max(width(A.structure), 1)
+    like_a_grid = prepared(DIC(), A).relaxation > 0
     seconds: dict[Solver, float] = {direct: _factorization(A, direct)}
-    if even:
+    if like_a_grid:
         # Two solves, each with about half as many iterations as the graph is long, n / w.
-        seconds[CG(IC0(), **settings)] = n / w * (3e-4 + 2e-8 * n)
+        seconds[ICCG(**settings)] = n / w * 1.1e-9 * nnz
     if installed("pyamg"):
-        seconds[CG(AMG(), **settings)] = 0.04 + 3.3e-6 * n * (1 if even else 4)
+        seconds[CG(AMG(), **settings)] = 0.04 + 3.3e-6 * n * (1 if like_a_grid else 4)
     order = sorted(seconds, key=lambda solver: seconds[solver])
     return tuple(order[: order.index(direct) + 1])
 
@@ -105,13 +122,18 @@ def installed(package: str) -> bool:
 
 @dataclass(frozen=True)
 class _Choice:
-    """The candidates for one matrix, and the states of those that were tried."""
+    """What is planned for one matrix, and the states of the solvers that were tried."""
 
-    candidates: tuple[Solver, ...]
+    plan: Plan
     A: StoredMatrix
     states: dict[Solver, Any] = field(default_factory=dict)
     failed: set[Solver] = field(default_factory=set)
     steps: tuple[str, ...] = ()  # "transpose", "conj": how the stored matrix is to be read
+
+    def moved(self, step: str) -> _Choice:
+        """Return the choice for the transpose or the conjugate, one of which is at hand."""
+        step = "conj" if step == "transpose" and self.plan.hermitian else step
+        return replace(self, steps=(*self.steps, step))
 
     @property
     def bytes(self) -> int:
@@ -128,7 +150,7 @@ class _Choice:
 
     def compute(self, B: Tensor, X0: Tensor | None) -> Solution:
         """Solve by the first that can; one that could not is not asked again."""
-        *others, last = self.candidates
+        *others, last = self.plan.solvers
         for solver in others:
             if solver in self.failed:
                 continue
@@ -184,7 +206,7 @@ class Auto:
     def init(self, A: StoredMatrix) -> tuple[_Choice, ...]:
         """Choose for each member of a batch; small ones are one batch of dense matrices."""
         if not isinstance(A, StoredMatrix):
-            return (_Choice((GMRES(rtol=self.rtol),), A),)
+            return (_Choice(Plan((GMRES(rtol=self.rtol),)), A),)
         if A.values.ndim == 1 or A.shape[0] <= _TINY:
             return (_Choice(choose(A, self.rtol), A),)
         return tuple(_Choice(choose(member, self.rtol), member) for member in A.members())
@@ -199,11 +221,11 @@ class Auto:
 
     def transpose(self, state: tuple[_Choice, ...]) -> tuple[_Choice, ...]:
         """Return the same choices, for the transpose."""
-        return tuple(replace(choice, steps=(*choice.steps, "transpose")) for choice in state)
+        return tuple(choice.moved("transpose") for choice in state)
 
     def conj(self, state: tuple[_Choice, ...]) -> tuple[_Choice, ...]:
         """Return the same choices, for the conjugate."""
-        return tuple(replace(choice, steps=(*choice.steps, "conj")) for choice in state)
+        return tuple(choice.moved("conj") for choice in state)
 
     def condition(self, state: tuple[_Choice, ...]) -> float | Tensor:
         """Estimate the condition numbers, where a direct solver was chosen; else NaN."""

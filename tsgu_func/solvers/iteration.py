@@ -29,6 +29,7 @@ __all__ = [
     "Reached",
     "System",
     "adjoint_of",
+    "all_finite",
     "as_operator",
     "check_finite",
     "check_number",
@@ -241,7 +242,7 @@ def _check_rhs(rhs: Any, name: str) -> None:
 
 
 def _check_values(x: Tensor, name: str) -> None:
-    if not bool(torch.isfinite(x).all()):
+    if not all_finite(x):
         raise ValueError(f"{name} holds a value that is not finite (NaN or infinity)")
 
 
@@ -358,8 +359,16 @@ def default_tolerance(dtype: torch.dtype) -> float:
 
 def check_finite(operator: Any, numbers: Tensor, Y: Tensor) -> None:
     """Raise if a recurrence's numbers, computed from the product Y, are not finite."""
-    if not bool(torch.isfinite(numbers).all()):
+    if not all_finite(numbers):
         raise operator.refuse(Y)
+
+
+def all_finite(x: Tensor) -> bool:
+    """Say whether no number is NaN or infinite.
+
+    No sum recovers from one of those; where the sum is none of them, one pass tells.
+    """
+    return bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all())
 
 
 def check_product(operator: Any, X: Tensor, Y: Tensor) -> None:

@@ -30,7 +30,7 @@ from tsgu_func.solvers.factors import prepared
 from tsgu_func.solvers.iteration import System, column_norms
 from tsgu_func.solvers.progress import Watch
 
-__all__ = ["Krylov"]
+__all__ = ["Krylov", "Run"]
 
 # Iterations at most, by default: in exact arithmetic n suffice, and rounding takes its share.
 _ROUNDS, _FEWEST, _MOST = 10, 100, 20_000
@@ -182,7 +182,7 @@ class Krylov(Settings):
     ) -> _Reached:
         """Make a pass from what has been reached, and keep of it what has a smaller residual."""
         wanted = reached.norm > block.goal
-        run = _Run.empty(reached.R)
+        run = Run.empty(reached.R)
         self._pass(run, block, reached.R, wanted, turn, watch)
         # A correction that ran off to infinity is none.
         sound = torch.isfinite(run.change.abs().amax(-2, keepdim=True).square())
@@ -199,13 +199,7 @@ class Krylov(Settings):
         )
 
     def _pass(
-        self,
-        run: _Run,
-        block: Block,
-        R: Tensor,
-        active: Tensor,
-        turn: tuple[int, int],
-        watch: Watch,
+        self, run: Run, block: Block, R: Tensor, active: Tensor, turn: tuple[int, int], watch: Watch
     ) -> None:
         """Run the recurrence from the scaled residual R for the active columns, into `run`."""
         length, attempt = turn
@@ -254,7 +248,7 @@ class _Reached(NamedTuple):
         return _Reached(*(place.take(x) for x in self))
 
 
-class _Run(NamedTuple):
+class Run(NamedTuple):
     """What a pass arrived at: a scaled correction, a code and iterations, filled in by parts."""
 
     change: Tensor
@@ -262,11 +256,13 @@ class _Run(NamedTuple):
     steps: Tensor
 
     @classmethod
-    def empty(cls, R: Tensor) -> _Run:
+    def empty(cls, R: Tensor) -> Run:
+        """Return one that arrived nowhere from the residual R."""
         code = torch.zeros_like(R[..., :1, :], dtype=torch.int64)
         return cls(torch.zeros_like(R), code, torch.zeros_like(code))
 
     def put(self, place: Place, *parts: Tensor) -> None:
+        """Fill in some members and columns."""
         for whole, part in zip(self, parts, strict=True):
             place.put(whole, part)
 

@@ -22,9 +22,14 @@ class Watch(AbstractContextManager["Watch"]):
         self.callback, self.steps = callback, 0
         self._bar = _Bar(title) if progress else None
 
-    def step(self, residual: Tensor, goal: Tensor) -> None:
-        """Note an iteration, after which columns have these relative residuals."""
-        self.steps += 1
+    @property
+    def heard(self) -> bool:
+        """Whether somebody wants to know of each iteration."""
+        return self.callback is not None or self._bar is not None
+
+    def step(self, residual: Tensor, goal: Tensor, count: int = 1) -> None:
+        """Note an iteration, or several, after which columns have these relative residuals."""
+        self.steps += count
         if self.callback is not None:
             self.callback(self.steps, float(residual.max()))
         if self._bar is not None:

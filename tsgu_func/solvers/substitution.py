@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from tsgu_func.kernels.stored import StoredMatrix
-from tsgu_func.kernels.triangular import solve, triangle_of
+from tsgu_func.kernels.triangular import diagonal_of, sides, solve
 from tsgu_func.solvers.base import Solution, SolveError, relative_residual, solution
 
 __all__ = ["Substitution"]
@@ -49,14 +48,13 @@ class Substitution:
     def init(self, A: StoredMatrix) -> _Triangle:
         """Find the triangle and its diagonal."""
         s = A.structure
-        upper, lower = bool((s.row < s.col).any()), bool((s.row > s.col).any())
+        lower, upper = sides(s)
         if upper and lower:
             raise SolveError(
                 "Substitution is for triangular matrices, and entries are stored on both sides of "
                 "the diagonal: take SuperLU(), or sparse_triangular_solve, which reads one triangle"
             )
-        t = triangle_of(s, upper)
-        diagonal = torch.where(t.stored, A.values.index_select(-1, t.diagonal.long()), 0)
+        diagonal = diagonal_of(s, A.values)
         if bool((diagonal == 0).any()):
             row = int((diagonal == 0).nonzero()[0, -1])
             raise SolveError(f"the matrix is singular: the diagonal of row {row} is zero")

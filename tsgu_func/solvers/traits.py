@@ -8,18 +8,20 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels.stored import StoredMatrix
-from tsgu_func.kernels.structure import Structure
+from tsgu_func.kernels.structure import Structure, unsigned
+from tsgu_func.kernels.triangular import diagonal_of, sides
 
-__all__ = ["Traits", "hermitian", "symmetric_pattern", "traits_of", "width"]
+__all__ = ["Traits", "hermitian", "symmetric_pattern", "traits_of", "triangular", "width"]
+
+# Row sums of a Laplacian are zero up to rounding, in the units of what they are sums of.
+_SLACK = 1e-12
 
 
 class Traits(NamedTuple):
-    """What decides which solver suits a matrix.
+    """What the values decide of which solver suits a matrix.
 
     Attributes
     ----------
-    triangular : bool
-        Whether nothing is stored on one side of the diagonal.
     hermitian : bool
         By pattern and values, exactly.
     positive : bool
@@ -28,98 +30,87 @@ class Traits(NamedTuple):
     dominant : bool
         Whether besides no other entry is positive and no row sum negative: a symmetric M-matrix,
         so positive semidefinite.  The matrices of diffusion, and graph Laplacians.
-    even : bool
-        Whether besides those entries differ by no more than a factor of ten.
     """
 
-    triangular: bool
     hermitian: bool
     positive: bool
     dominant: bool
-    even: bool
 
 
 def traits_of(A: StoredMatrix) -> Traits:
     """Look at a matrix.  O(nnz) time."""
-    s, values = A.structure, A.entries
-    triangular = s.derive("triangular", _triangular)
-    diagonal = _diagonal(s, values)
-    positive = bool((diagonal.real > 0).all()) and not _imaginary(diagonal)
-    same = hermitian(A)
-    dominant = same and positive and _dominant(s, values)
-    return Traits(triangular, same, positive, dominant, dominant and _even(s, values))
+    same, positive = hermitian(A), _positive_diagonal(A)
+    return Traits(same, positive, same and positive and _dominant(A))
+
+
+def triangular(s: Structure) -> bool:
+    """Say whether nothing is stored on one side of the diagonal; found once."""
+    return s.derive("triangular", lambda s: not all(sides(s)))
 
 
 def hermitian(A: StoredMatrix) -> bool:
     """Say whether A equals its adjoint."""
-    if not symmetric_pattern(A.structure):
-        return False
-    order = A.structure.transpose.order
-    return torch.equal(A.values, A.values.index_select(-1, order).conj())
+    s = A.structure
+    pattern, values = _symmetry(s, A.values)
+    return s.derive("symmetric", lambda _: pattern) and values
 
 
 def symmetric_pattern(s: Structure) -> bool:
     """Say whether a pattern is that of its transpose; found once."""
-    return s.derive("symmetric", _symmetric)
+    return s.derive("symmetric", lambda s: _symmetry(s, torch.zeros(s.nnz))[0])
 
 
-def _symmetric(s: Structure) -> bool:
-    t = s.transpose.structure
-    return torch.equal(s.crow, t.crow) and torch.equal(s.col, t.col)
+def _symmetry(s: Structure, values: Tensor) -> tuple[bool, bool]:
+    """Say whether a pattern is symmetric, and a matrix that has it Hermitian."""
+    from tsgu_func.kernels import looks
+
+    if s.rows != s.cols:
+        return False, False
+    return looks.symmetry(*_on_host(s), _plain(values))
 
 
-def _triangular(s: Structure) -> bool:
-    below, above = bool((s.row > s.col).any()), bool((s.row < s.col).any())
-    return not (below and above)
+def _positive_diagonal(A: StoredMatrix) -> bool:
+    diagonal = diagonal_of(A.structure, A.values)
+    real = not diagonal.is_complex() or bool((diagonal.imag == 0).all())
+    return real and bool((diagonal.real > 0).all())
 
 
-def _diagonal(s: Structure, values: Tensor) -> Tensor:
-    on = s.derive("on diagonal", lambda s: (s.row == s.col).nonzero().squeeze(-1))
-    diagonal = values.new_zeros(s.rows)
-    return diagonal.index_copy(0, s.row[on].long(), values[on])
+def _dominant(A: StoredMatrix) -> bool:
+    from tsgu_func.kernels import looks
+
+    values = A.values
+    if values.is_complex():
+        if bool((values.imag != 0).any()):
+            return False
+        values = values.real
+    return looks.dominance(*_on_host(A.structure), _plain(values), _SLACK)
 
 
-def _imaginary(x: Tensor) -> bool:
-    return x.is_complex() and bool((x.imag != 0).any())
+def _on_host(s: Structure):
+    return unsigned(s.crow.cpu()), unsigned(s.col.cpu())
 
 
-def _dominant(s: Structure, values: Tensor) -> bool:
-    if _imaginary(values):
-        return False
-    entries = values.real if values.is_complex() else values
-    if bool(((entries > 0) & (s.row != s.col)).any()):
-        return False
-    zeros = entries.new_zeros(s.rows)
-    size = zeros.index_add(0, s.row.long(), entries.abs())
-    return bool((zeros.index_add(0, s.row.long(), entries) >= -1e-12 * size).all())
-
-
-def _even(s: Structure, values: Tensor) -> bool:
-    size = values.abs()[(s.row != s.col) & (values != 0)]
-    return not size.numel() or bool(size.max() <= 10 * size.min())
+def _plain(values: Tensor):
+    return values.resolve_conj().cpu().contiguous().numpy()
 
 
 def width(s: Structure) -> int:
-    """Return the bandwidth of the pattern in the order of Cuthill and McKee; found once.
+    """Return the size of the largest set of unknowns at one distance from an end; found once.
 
-    About the number of unknowns that separate the graph into two: n for a graph without small
-    separators, n^(1/2) for a grid in the plane, n^(2/3) for one in space.  It bounds the fill of a
-    factor, and tells what a factorization will cost.  O(nnz) time: Cuthill and McKee, *Reducing the
-    Bandwidth of Sparse Symmetric Matrices*, 1969.
+    Such a set separates the graph: n for a graph without small separators, n^(1/2) for a grid in
+    the plane, n^(2/3) for one in space.  It is about the bandwidth of the matrix after reordering
+    (Cuthill and McKee, *Reducing the Bandwidth of Sparse Symmetric Matrices*, 1969, who order by
+    these sets), and tells what a factorization will cost.  O(nnz) time.
     """
     return s.derive("width", _width)
 
 
 def _width(s: Structure) -> int:
-    from scipy.sparse import csr_array
-    from scipy.sparse.csgraph import reverse_cuthill_mckee
+    from tsgu_func.kernels import looks
 
-    if not s.nnz:
-        return 0
-    col, crow = s.col.cpu().numpy(), s.crow.cpu().numpy()
-    A = csr_array((torch.ones(s.nnz, dtype=torch.int8).numpy(), col, crow), shape=(s.rows, s.cols))
-    symmetric = symmetric_pattern(s)
-    order = reverse_cuthill_mckee(A if symmetric else (A + A.T).tocsr(), symmetric_mode=True)
-    place = torch.empty(s.rows, dtype=torch.int64)
-    place[torch.from_numpy(order.copy()).long()] = torch.arange(s.rows)
-    return int((place[s.row.cpu().long()] - place[s.col.cpu().long()]).abs().max())
+    if symmetric_pattern(s):
+        return looks.widest_level(*_on_host(s))
+    S = StoredMatrix(s, torch.ones(s.nnz, dtype=torch.int8)).to_scipy()
+    both = (S + S.T).tocsr()
+    crow, col = (x.astype("u4") for x in (both.indptr, both.indices))
+    return looks.widest_level(crow, col)

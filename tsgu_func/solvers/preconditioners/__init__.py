@@ -6,10 +6,11 @@ solver makes M from the matrix.
 
 from tsgu_func.solvers.preconditioners.amg import AMG
 from tsgu_func.solvers.preconditioners.block_jacobi import BlockJacobi
+from tsgu_func.solvers.preconditioners.dic import DIC
 from tsgu_func.solvers.preconditioners.ic0 import IC0
 from tsgu_func.solvers.preconditioners.ilu0 import ILU0
 from tsgu_func.solvers.preconditioners.ilut import ILUT
 from tsgu_func.solvers.preconditioners.jacobi import Jacobi
 from tsgu_func.solvers.preconditioners.ssor import SSOR
 
-__all__ = ["AMG", "IC0", "ILU0", "ILUT", "SSOR", "BlockJacobi", "Jacobi"]
+__all__ = ["AMG", "DIC", "IC0", "ILU0", "ILUT", "SSOR", "BlockJacobi", "Jacobi"]

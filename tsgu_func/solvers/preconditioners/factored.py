@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -14,12 +14,31 @@ from tsgu_func.kernels.structure import Structure, unsigned
 from tsgu_func.kernels.triangular import triangle_of
 from tsgu_func.solvers.base import SolveError
 
-__all__ = ["LDLH", "LDU", "Halves", "UpperRows", "cancelled", "halves_of", "shifted"]
+__all__ = [
+    "LDLH",
+    "LDU",
+    "Halves",
+    "UpperRows",
+    "cancelled",
+    "copied",
+    "halves_of",
+    "is_laplacian",
+    "relaxed",
+    "shifted",
+]
 
 T = TypeVar("T")
 
 # Manteuffel: shifts that double, from where they hardly matter to where any diagonal dominates.
 _FIRST_SHIFT, _LAST_SHIFT = 1e-3, 1e6
+
+# By default: the relaxation that is tried, and what is asked of the pivots.  On a grid in its
+# natural order each row has as much behind it as before, and a relaxed pivot keeps about half of
+# its diagonal entry (Gustafsson's theory asks for that).  In a random order, or on a random graph,
+# many rows have all their neighbours before them, their pivots nearly vanish, and relaxation does
+# harm.
+_STRONG = 0.97
+_SMALL, _FEW = 0.25, 0.1
 
 # A pivot that is fewer units of rounding of what it is a difference of has no correct digit.
 _UNITS = 128
@@ -40,16 +59,12 @@ class UpperRows(NamedTuple):
     ----------
     crow, col : ndarray of unsigned integers
         Its compressed rows, as compiled loops read them.
-    row, column : Tensor
-        Row and column of each entry.
     mirrored : Tensor of int64
         Place of the mirrored entry in the matrix.
     """
 
     crow: np.ndarray
     col: np.ndarray
-    row: Tensor
-    column: Tensor
     mirrored: Tensor
 
 
@@ -98,7 +113,7 @@ class LDU:
         """Return ``M⁻¹ R`` for R (n, p), in one sweep down and one up."""
         from tsgu_func.kernels import incomplete
 
-        X = _copied(R.conj() if self.conjugated else R)
+        X = copied(R.conj() if self.conjugated else R)
         sweep = incomplete.solve_ldu_transposed if self.transposed else incomplete.solve_ldu
         sweep(*self.halves, self.values, self.inverse, X.numpy())
         return (X.conj_physical_() if self.conjugated else X).to(R.device)
@@ -144,7 +159,7 @@ class LDLH:
         from tsgu_func.kernels import incomplete
 
         # The sweeps make M⁻¹ conj(X) of X: conjugation is due on one side, whichever M it is.
-        X = _copied(R if self.conjugated else R.conj())
+        X = copied(R if self.conjugated else R.conj())
         incomplete.solve_ldlh(self.rows.crow, self.rows.col, self.values, self.inverse, X.numpy())
         return (X.conj_physical_() if self.conjugated else X).to(R.device)
 
@@ -153,7 +168,7 @@ class LDLH:
         return replace(self, conjugated=not self.conjugated)
 
 
-def _copied(R: Tensor) -> Tensor:
+def copied(R: Tensor) -> Tensor:
     """Copy to what a compiled loop may write: on the CPU, contiguous, with no lazy conjugate."""
     return torch.empty(R.shape, dtype=R.dtype).copy_(R)
 
@@ -182,3 +197,50 @@ def shifted(
                 f"preconditioner"
             )
         shift = max(2 * shift, _FIRST_SHIFT)
+
+
+def is_laplacian(
+    crow: np.ndarray, col: np.ndarray, entries: np.ndarray, diagonal: np.ndarray
+) -> bool:
+    """Whether a triangle has no positive entry and, mirrored, no negative row sum; both real."""
+    from tsgu_func.kernels import incomplete
+
+    if np.iscomplexobj(entries):
+        return False
+    slack = float(np.finfo(entries.dtype).eps) ** 0.5
+    return bool(incomplete.is_laplacian(crow, col, entries, diagonal, slack))
+
+
+class Pivoted(Protocol):
+    """A factorization that can tell its pivots."""
+
+    @property
+    def inverse(self) -> np.ndarray:
+        """One over each of them."""
+        ...
+
+
+P = TypeVar("P", bound=Pivoted)
+
+
+def relaxed(
+    preconditioner: Any,
+    laplacian: bool,
+    diagonal: np.ndarray,
+    factor: Callable[[float, float], tuple[P, int | None]],
+) -> P:
+    """Return what ``factor(shift, relaxation)`` makes: relaxed if that helps, shifted if it must.
+
+    `laplacian` says whether relaxation is worth a try, if the preconditioner leaves that open.
+    """
+    if preconditioner.relaxation is None and laplacian:
+        result, row = factor(preconditioner.shift, _STRONG)
+        if row is None and _sound(result.inverse, diagonal):
+            return result
+    relaxation = float(preconditioner.relaxation or 0)
+    return shifted(preconditioner, preconditioner.shift, lambda shift: factor(shift, relaxation))
+
+
+def _sound(inverse: np.ndarray, diagonal: np.ndarray) -> bool:
+    """Whether few pivots are a small part of their diagonal entry."""
+    return int(np.count_nonzero(_SMALL * inverse * diagonal > 1)) <= _FEW * len(diagonal)

@@ -16,19 +16,17 @@ from torch import Tensor
 
 from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import Structure, unsigned
-from tsgu_func.solvers.base import Settings, SolveError
-from tsgu_func.solvers.preconditioners.factored import LDLH, UpperRows, cancelled, shifted
-from tsgu_func.solvers.preconditioners.reading import check_between, check_square, diagonal_of
+from tsgu_func.solvers.base import Settings
+from tsgu_func.solvers.preconditioners.factored import (
+    LDLH,
+    UpperRows,
+    cancelled,
+    is_laplacian,
+    relaxed,
+)
+from tsgu_func.solvers.preconditioners.reading import check_between, positive_diagonal
 
 __all__ = ["IC0"]
-
-# By default: the relaxation that is tried, and what is asked of the pivots.  On a grid in its
-# natural order each row has as much behind it as before, and a relaxed pivot keeps about half of
-# its diagonal entry (Gustafsson's theory asks for that).  In a random order, or on a random graph,
-# many rows have all their neighbours before them, their pivots nearly vanish, and relaxation does
-# harm.
-_STRONG = 0.97
-_SMALL, _FEW = 0.25, 0.1
 
 
 @dataclass(frozen=True, repr=False)
@@ -82,31 +80,17 @@ class IC0(Settings):
 
     def init(self, A: StoredMatrix) -> LDLH:
         """Factor."""
-        check_square(self, A)
-        diagonal = self._positive_diagonal(A)
+        diagonal = positive_diagonal(self, A).cpu().numpy()
         rows = A.structure.derive("mirrored lower triangle", _mirrored)
-        upper = A.values[rows.mirrored].conj().resolve_conj()
-        entries, pivots = upper.cpu().numpy(), diagonal.cpu().numpy()
-
-        def factor(shift: float, relaxation: float) -> tuple[LDLH, int | None]:
-            return _factored(rows, entries, pivots * (1 + shift), relaxation, shift)
-
-        if self.relaxation is None and _laplacian(rows, upper, diagonal):
-            relaxed, row = factor(self.shift, _STRONG)
-            if row is None and _sound(relaxed, pivots):
-                return relaxed
-        relaxation = float(self.relaxation or 0)
-        return shifted(self, self.shift, lambda shift: factor(shift, relaxation))
-
-    def _positive_diagonal(self, A: StoredMatrix) -> Tensor:
-        diagonal = torch.real(diagonal_of(A))
-        if not bool((positive := diagonal > 0).all()):
-            row = int((~positive).nonzero()[0])
-            raise SolveError(
-                f"{self!r} is for Hermitian positive definite matrices, and the diagonal of row "
-                f"{row} is {float(diagonal[row]):.3g}: take ILU0() or ILUT()"
-            )
-        return diagonal
+        entries = A.values[rows.mirrored].conj().resolve_conj().cpu().numpy()
+        return relaxed(
+            self,
+            is_laplacian(rows.crow, rows.col, entries, diagonal),
+            diagonal,
+            lambda shift, relaxation: _factored(
+                rows, entries, diagonal * (1 + shift), relaxation, shift
+            ),
+        )
 
     def apply(self, state: LDLH, R: Tensor) -> Tensor:
         """Solve with both triangles, for R (n, p)."""
@@ -119,22 +103,6 @@ class IC0(Settings):
     def conj(self, state: LDLH) -> LDLH:
         """Return the same factor, conjugated."""
         return state.conj()
-
-
-def _laplacian(rows: UpperRows, upper: Tensor, diagonal: Tensor) -> bool:
-    """Whether entries are real, none beside the diagonal positive, and no row sum negative."""
-    if upper.is_complex() or bool((upper > 0).any()):
-        return False
-    total = diagonal.clone()
-    total.index_add_(0, rows.row, upper).index_add_(0, rows.column, upper)
-    slack = torch.finfo(upper.dtype).eps ** 0.5
-    return bool((total >= -slack * diagonal).all())
-
-
-def _sound(state: LDLH, diagonal: np.ndarray) -> bool:
-    """Whether few pivots are a small part of their diagonal entry."""
-    small = int(np.count_nonzero(_SMALL * state.inverse * diagonal > 1))
-    return small <= _FEW * len(diagonal)
 
 
 def _factored(
@@ -158,4 +126,4 @@ def _mirrored(s: Structure) -> UpperRows:
     counts = torch.bincount(row, minlength=s.rows)
     crow = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(s.crow.dtype)
     crow_read, col_read = (unsigned(index.cpu()) for index in (crow, col))
-    return UpperRows(crow_read, col_read, row, col, order[chosen].long())
+    return UpperRows(crow_read, col_read, order[chosen].long())

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels.stored import StoredMatrix
+from tsgu_func.kernels.triangular import diagonal_of
 from tsgu_func.solvers.base import Settings, SolveError
 from tsgu_func.solvers.preconditioners.factored import LDU, Halves, cancelled, halves_of, shifted
-from tsgu_func.solvers.preconditioners.reading import check_between, check_square, diagonal_of
+from tsgu_func.solvers.preconditioners.reading import check_between, check_square
 
 __all__ = ["ILU0"]
 
@@ -70,7 +71,7 @@ class ILU0(Settings):
         """Factor."""
         check_square(self, A)
         halves, values = halves_of(A.structure), A.values.cpu().numpy()
-        diagonal = diagonal_of(A)
+        diagonal = diagonal_of(A.structure, A.values)
 
         def factor(shift: float) -> tuple[LDU, int | None]:
             moved = diagonal + shift * _unit_shift(A, diagonal) if shift else diagonal

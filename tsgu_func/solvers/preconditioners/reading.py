@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from tsgu_func.kernels.stored import StoredMatrix
-from tsgu_func.kernels.triangular import triangle_of
+from tsgu_func.kernels.triangular import diagonal_of
 from tsgu_func.solvers.base import SolveError
 
-__all__ = ["check_between", "check_square", "diagonal_of", "nonzero_diagonal"]
+__all__ = [
+    "check_between",
+    "check_square",
+    "nonzero_diagonal",
+    "positive_diagonal",
+]
 
 
 def check_between(name: str, value: float, least: float, most: float) -> None:
@@ -28,22 +34,26 @@ def check_square(preconditioner: object, A: StoredMatrix) -> None:
         raise ValueError(f"{preconditioner!r} is for square matrices; got shape {A.shape}")
 
 
-def diagonal_of(A: StoredMatrix) -> Tensor:
-    """Return the diagonal (n,), zero where no entry is stored."""
-    triangle = triangle_of(A.structure, upper=False)
-    diagonal = A.values.new_zeros(A.shape[0])
-    place = triangle.diagonal[triangle.stored].long()
-    diagonal[triangle.stored] = A.values[place]
-    return diagonal
-
-
 def nonzero_diagonal(preconditioner: object, A: StoredMatrix) -> Tensor:
     """Return the diagonal, and raise if it has a zero."""
     check_square(preconditioner, A)
-    diagonal = diagonal_of(A)
+    diagonal = diagonal_of(A.structure, A.values)
     if bool((zero := diagonal == 0).any()):
         raise SolveError(
             f"{preconditioner!r} divides by the diagonal, which is zero or not stored in row "
             f"{int(zero.nonzero()[0])}: reorder the rows, or take ILU0() or ILUT()"
+        )
+    return diagonal
+
+
+def positive_diagonal(preconditioner: object, A: StoredMatrix) -> Tensor:
+    """Return the real parts of the diagonal, and raise if one is not positive."""
+    check_square(preconditioner, A)
+    diagonal = torch.real(diagonal_of(A.structure, A.values))
+    if not bool((positive := diagonal > 0).all()):
+        row = int((~positive).nonzero()[0])
+        raise SolveError(
+            f"{preconditioner!r} is for Hermitian positive definite matrices, and the diagonal of "
+            f"row {row} is {float(diagonal[row]):.3g}: take ILU0() or ILUT()"
         )
     return diagonal

@@ -1,0 +1,255 @@
+"""ICCG: the iterations of CG with the same preconditioner, and no more work than they take."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+from tests.preconditioning import from_scipy, hermitian, poisson, with_zeros
+from tests.systems import DTYPES, close, numpy_solve, randn
+from tsgu_func import SparseMatrix, sparse_solve
+from tsgu_func.kernels import eisenstat, looks
+from tsgu_func.kernels.structure import unsigned
+from tsgu_func.kernels.triangular import triangle_of
+from tsgu_func.solvers import CG, DIC, IC0, ICCG, ConvergenceError, Result, SolveError
+from tsgu_func.solvers.traits import hermitian as is_hermitian
+from tsgu_func.solvers.traits import symmetric_pattern, traits_of, width
+
+
+def solved(solver, A, B, X0=None):
+    return solver.compute(solver.init(A), B, X0)
+
+
+# ----------------------------------------------------------------------------------- iterations
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("M", [DIC(), DIC(relaxation=0.9), DIC(shift=0.1)], ids=repr)
+def test_iterations_are_those_of_cg(dtype, M):
+    D = hermitian(dtype, n=60)
+    A, B = with_zeros(D), randn(60, 4, dtype=dtype)
+    X, info = (s := solved(ICCG(M), A, B)).value, s
+    torch.testing.assert_close(X, numpy_solve(D, B).to(dtype), **close(dtype))
+    plain = solved(CG(M), A, B)
+    assert (info.iterations - plain.iterations).abs().max() <= 1
+    assert info.result is Result.SOLVED
+    assert float(info.residual.max()) <= (
+        1e-10 if dtype in (torch.float64, torch.complex128) else 1e-5
+    )
+
+
+@pytest.mark.parametrize("n", [5, 30])
+def test_on_a_grid_the_factor_is_that_of_ic0(n):
+    A, R = from_scipy(poisson(n)), randn(n * n, 3)
+    for relaxation in (None, 0.0, 0.97):
+        first, second = DIC(relaxation=relaxation), IC0(relaxation=relaxation)
+        torch.testing.assert_close(
+            first.apply(first.init(A), R), second.apply(second.init(A), R), rtol=1e-12, atol=1e-12
+        )
+
+
+def test_the_factor_is_what_it_says():
+    D = hermitian(torch.complex128)
+    state = DIC(shift=0.25).init(with_zeros(D))
+    n, L = len(D), torch.tril(D, -1).numpy()
+    pivots = np.zeros(n)
+    for i in range(n):  # E = 1.25 diag(A) - diag(L E⁻¹ Lᴴ)
+        pivots[i] = 1.25 * D[i, i].real - sum(abs(L[i, k]) ** 2 / pivots[k] for k in range(i))
+    M = (np.diag(pivots) + L) @ np.diag(1 / pivots) @ (np.diag(pivots) + L).conj().T
+    inverse = DIC().apply(state, torch.eye(n, dtype=D.dtype)).numpy()
+    np.testing.assert_allclose(inverse @ M, np.eye(n), atol=1e-12)
+    assert state.shift == 0.25
+
+
+def test_a_full_relaxation_keeps_row_sums():
+    A = from_scipy(poisson(7))
+    M = DIC(relaxation=1.0)
+    one = torch.ones(49, 1).double()
+    torch.testing.assert_close(M.apply(M.init(A), A @ one), one)
+
+
+def test_columns_end_one_by_one_and_are_not_disturbed():
+    A = from_scipy(poisson(12))
+    easy, hard = A @ torch.ones(144, 1).double(), randn(144, 1)
+    together = solved(ICCG(), A, torch.cat([easy, 0 * easy, hard], 1))
+    for k, b in enumerate((easy, 0 * easy, hard)):
+        alone = solved(ICCG(), A, b)
+        assert int(alone.iterations) == int(together.iterations[k])
+        assert torch.equal(alone.value[:, 0], together.value[:, k])
+    assert together.iterations[1] == 0
+
+
+def test_a_start_is_gone_on_from():
+    A, B = from_scipy(poisson(12)), randn(144, 2)
+    X = solved(ICCG(), A, B)
+    again = solved(ICCG(), A, B, X.value)
+    assert not again.iterations.any()
+    near = solved(ICCG(), A, B, X.value * (1 + 1e-6))
+    assert (near.iterations < X.iterations).all()
+
+
+def test_no_product_with_the_matrix_but_for_the_residual(monkeypatch):
+    from tsgu_func.kernels import products
+
+    calls, spmm = [], products.spmm
+    monkeypatch.setattr(products, "spmm", lambda *a, **k: calls.append(1) or spmm(*a, **k))
+    info = solved(ICCG(), from_scipy(poisson(30)), randn(900, 2))
+    assert int(info.iterations.min()) > 10
+    assert len(calls) == 1
+
+
+def test_each_iteration_is_told():
+    told = []
+    solver = ICCG(callback=lambda k, residual: told.append((k, residual)))
+    info = solved(solver, from_scipy(poisson(12)), randn(144, 3))
+    assert [k for k, _ in told] == list(range(1, int(info.iterations.max()) + 1))
+    assert told[-1][1] <= 1e-10 < told[-2][1]
+    quiet = solved(ICCG(), from_scipy(poisson(12)), randn(144, 3))
+    assert torch.equal(quiet.iterations, info.iterations)
+
+
+# -------------------------------------------------------------------------------------- failure
+
+
+def test_iterations_run_out():
+    A = SparseMatrix.from_scipy(poisson(12))
+    with pytest.raises(ConvergenceError, match="no iterations were left"):
+        sparse_solve(A, randn(144), solver=ICCG(max_iterations=3))
+
+
+def test_a_matrix_that_is_not_hermitian_is_not_solved_for():
+    S = poisson(12).tolil()
+    S[0, 1] = -0.5
+    with pytest.raises(ConvergenceError):
+        sparse_solve(SparseMatrix.from_scipy(S), randn(144), solver=ICCG())
+
+
+def test_the_adjoint_is_judged_by_the_adjoint():
+    """The solution does not meet the entry above the diagonal, but that of the adjoint does."""
+    A = SparseMatrix.from_coo([0, 1, 2, 0], [0, 1, 2, 2], torch.tensor([2.0, 3, 4, 1]), (3, 3))
+    values = A.values.clone().requires_grad_()
+    x = sparse_solve(A.with_values(values), torch.tensor([2.0, 3, 0]), solver=ICCG())
+    torch.testing.assert_close(x, torch.tensor([1.0, 1, 0]))
+    x.sum().backward()
+    w = numpy_solve(A.to_dense().mT, torch.ones(3))
+    torch.testing.assert_close(values.grad.double(), -w[[0, 0, 1, 2]] * x.detach()[[0, 2, 1, 2]])
+
+
+def test_an_indefinite_matrix_is_named():
+    D = torch.tensor([[1.0, 2.0], [2.0, 1.0]]).double()
+    b = torch.tensor([[1.0], [-1.0]]).double()
+    info = solved(ICCG(), with_diagonal(D), b)
+    assert info.result is Result.INDEFINITE
+    with pytest.raises(SolveError, match="diagonal of row 1 is -1"):
+        solved(ICCG(), with_diagonal(torch.diag(torch.tensor([1.0, -1.0]).double())), b)
+
+
+def with_diagonal(D):
+    return from_scipy(sp.csr_array(D.numpy()))
+
+
+@pytest.mark.parametrize("M", [IC0(), None])
+def test_another_preconditioner_is_refused(M):
+    with pytest.raises(TypeError, match="CG takes any"):
+        ICCG(M)
+
+
+@pytest.mark.parametrize("scale", [1e-120, 1e-20, 1e20, 1e120])
+def test_the_size_of_the_entries_does_not_matter(scale):
+    A = from_scipy(poisson(9) * scale)
+    X = solved(ICCG(), A, randn(81, 2))
+    torch.testing.assert_close(A @ X.value, randn(81, 2))
+
+
+def test_single_precision_of_a_long_sum():
+    n = 300_000
+    A = sp.diags_array([-1.0, 4.0, -1.0], offsets=[-1, 0, 1], shape=(n, n), dtype=np.float32)
+    M = SparseMatrix.from_scipy(A)
+    info = sparse_solve(M, randn(n).float(), solver=ICCG(), return_info=True)[1]
+    assert info.result is Result.SOLVED
+
+
+# ---------------------------------------------------------------------------- looks at a matrix
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rows_wait_for_rows_before_them_only(seed):
+    D = hermitian(n=40, seed=seed)
+    s = with_zeros(D).structure
+    crow, col = unsigned(s.crow), unsigned(s.col)
+    order = eisenstat.level_order(crow, col)
+    assert sorted(order) == list(range(40))
+    start, column, entry = eisenstat.ordered_triangle(crow, col, order)
+    row = np.repeat(np.arange(40), np.diff(start))
+    assert (column < row).all()
+    np.testing.assert_array_equal(s.row.numpy()[entry], order[row])
+    np.testing.assert_array_equal(s.col.numpy()[entry], order[column])
+    assert len(entry) == int((s.row > s.col).sum())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_seen_of_a_matrix(dtype, seed):
+    D = hermitian(dtype, n=12, seed=seed)
+    D[3, 4] = D[4, 3] = 2.0
+    A = SparseMatrix.from_dense(D)
+
+    def seen(D, pattern):
+        s = stored_like(pattern, D)
+        return symmetric_pattern(s.structure), is_hermitian(s), traits_of(s)
+
+    stored_like = lambda P, D: from_dense(P, D)
+    assert seen(D, D)[:2] == (True, True)
+    moved = D.clone()
+    moved[3, 4] += 1e-13
+    assert seen(moved, D)[:2] == (True, False)
+    gone = D.clone()
+    gone[3, 4] = 0
+    assert seen(gone, gone)[:2] == (False, False)
+    gone = D.clone()
+    gone[4, 3] = 0
+    assert seen(gone, gone)[:2] == (False, False)
+    t = triangle_of(A.pattern.structure, upper=False)
+    assert t.stored.all()
+
+
+def from_dense(pattern, D):
+    from tsgu_func.kernels.stored import StoredMatrix
+
+    s = SparseMatrix.from_dense(pattern).pattern.structure
+    return StoredMatrix(s, D[s.row.long(), s.col.long()])
+
+
+def test_dominance():
+    def dominant(D):
+        return traits_of(from_dense(torch.ones_like(D), D)).dominant
+
+    L = torch.tensor([[2.0, -1, -1], [-1, 2, -1], [-1, -1, 2]]).double()
+    assert dominant(L)
+    assert not dominant(L - 0.01 * torch.eye(3))
+    assert not dominant(torch.tensor([[2.0, 1], [1, 2]]).double())
+    assert not dominant(torch.tensor([[2.0, -1], [-1.5, 2]]).double())
+    assert dominant(L.to(torch.complex128))
+    assert not dominant(torch.tensor([[2, -1j], [1j, 2]]).to(torch.complex128))
+
+
+@pytest.mark.parametrize("n", [1, 3, 5, 9])
+def test_the_width_of_a_grid_is_its_side(n):
+    assert width(from_scipy(poisson(n)).structure) == n
+    one_way = from_scipy(sp.triu(poisson(n)))
+    assert width(one_way.structure) == n
+
+
+def test_the_width_is_that_of_the_widest_part():
+    parts = sp.block_diag([poisson(3), poisson(7), poisson(4)])
+    order = np.random.default_rng(0).permutation(parts.shape[0])
+    S = parts.tocsr()[order][:, order]
+    assert width(from_scipy(S).structure) == 7
+    assert width(from_scipy(sp.csr_array((4, 4))).structure) == 1
+
+
+def test_places_of_the_diagonal():
+    S = sp.csr_array(np.array([[0, 1.0, 0], [1, 2, 3], [4, 0, 0]]))
+    place, stored = looks.diagonal(S.indptr.astype("u4"), S.indices.astype("u4"))
+    assert place.tolist() == [0, 2, 5]
+    assert stored.tolist() == [False, True, False]
