@@ -177,14 +177,29 @@ def test_rows_wait_for_rows_before_them_only(seed):
     D = hermitian(n=40, seed=seed)
     s = with_zeros(D).structure
     crow, col = unsigned(s.crow), unsigned(s.col)
-    order = eisenstat.level_order(crow, col)
+    order, levels = eisenstat.level_order(crow, col)
     assert sorted(order) == list(range(40))
+    assert levels == len(set(longest_chain(D)))
     start, column, entry = eisenstat.ordered_triangle(crow, col, order)
     row = np.repeat(np.arange(40), np.diff(start))
     assert (column < row).all()
     np.testing.assert_array_equal(s.row.numpy()[entry], order[row])
     np.testing.assert_array_equal(s.col.numpy()[entry], order[column])
     assert len(entry) == int((s.row > s.col).sum())
+
+
+def longest_chain(D):
+    """Return how many rows each row waits for, one after the other."""
+    depth = []
+    for i, row in enumerate(D.tolist()):
+        depth.append(max((depth[j] + 1 for j in range(i) if row[j]), default=0))
+    return depth
+
+
+@pytest.mark.parametrize("m", [30, 100, 300])
+def test_iterations_grow_with_the_root_of_the_length(m):
+    info = solved(ICCG(rtol=1e-9), from_scipy(poisson(m)), randn(m * m, 1))
+    assert int(info.iterations) <= 5 * m**0.5
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from scipy.sparse import csr_array, diags_array, eye_array
+from scipy.sparse import csr_array, diags_array, eye_array, triu
 from scipy.sparse.linalg import LinearOperator, cg
 from torch.testing import assert_close
 
@@ -396,15 +396,23 @@ def test_fewer_iterations_on_a_laplacian(M, share):
     assert iterations(S, M) <= share * iterations(S, None)
 
 
-def test_ic0_relaxes_where_it_helps():
-    S = poisson(16)
-    order = np.random.default_rng(0).permutation(256)
+@pytest.mark.parametrize("kind", [IC0, DIC])
+def test_relaxation_is_tried_where_it_helps(kind):
+    S = poisson(40)  # 79 levels
+    chan = 1 - 8 * np.sin(np.pi / (2 * 79 / 3)) ** 2
+    order = np.random.default_rng(0).permutation(1600)
     positive = S.copy()
     positive[0, 1] = positive[1, 0] = 0.5
-    R = randn(256, 1)
-    for matrix, relaxation in ((S, 0.97), (S[order][:, order], 0.0), (positive, 0.0)):
+    row, col = triu(S, 1).coords
+    jumping = 10.0 ** (4 * (np.random.default_rng(1).random(row.size) < 0.5))
+    jumps = csr_array((-jumping, (row, col)), S.shape)
+    jumps = jumps + jumps.T
+    jumps = csr_array(jumps + diags_array(0.01 - jumps.sum(axis=1)))
+    R = randn(1600, 1)
+    cases = ((S, chan), (S[order][:, order], 0.0), (positive, 0.0), (jumps, 0.0))
+    for matrix, relaxation in cases:
         A = from_scipy(matrix)
-        chosen, given = (M.apply(M.init(A), R) for M in (IC0(), IC0(relaxation=relaxation)))
+        chosen, given = (M.apply(M.init(A), R) for M in (kind(), kind(relaxation=relaxation)))
         assert_close(chosen, given, rtol=0, atol=0)
 
 

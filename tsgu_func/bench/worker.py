@@ -16,6 +16,8 @@ from typing import NamedTuple
 __all__ = ["Measured", "Worker"]
 
 _GRACE = 10.0  # seconds: to make the matrix takes a little, too
+# Threads of OpenMP spin for a fifth of a second after their work, on the cores of who is next.
+_PAUSE = 0.4
 
 
 class Measured(NamedTuple):
@@ -46,6 +48,7 @@ class Worker:
     def measure(self, scale: float, backward: bool, limit: float) -> Measured:
         """Solve with all values of A multiplied by a number; what fails is not asked again."""
         if not self.failure:
+            time.sleep(_PAUSE)
             self._pipe.send((scale, backward))
             measured = self._receive(limit)
             self.failure = measured.failure

@@ -33,7 +33,10 @@ _NEAR, _EVERY = 4.0, 16
 
 @_compile
 def level_order(crow, col):
-    """Return the rows by levels: one more than the highest level of the rows before it in `col`."""
+    """Return the rows by levels, and how many levels there are.
+
+    The level of a row is one more than the highest of the rows before it in `col`.
+    """
     n = crow.shape[0] - 1
     level, count = np.zeros(n, np.int64), np.zeros(n + 2, np.int64)
     for i in range(n):
@@ -42,13 +45,15 @@ def level_order(crow, col):
             if j < i:
                 level[i] = max(level[i], level[j] + 1)
         count[level[i] + 1] += 1
+    levels = 0
     for m in range(n):
+        levels += count[m + 1] > 0
         count[m + 1] += count[m]
     order = np.empty(n, np.int64)
     for i in range(n):
         order[count[level[i]]] = i
         count[level[i]] += 1
-    return order
+    return order, levels
 
 
 @_compile

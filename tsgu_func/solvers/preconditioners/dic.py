@@ -17,7 +17,13 @@ from torch import Tensor
 from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import Structure, unsigned
 from tsgu_func.solvers.base import Settings
-from tsgu_func.solvers.preconditioners.factored import cancelled, copied, is_laplacian, relaxed
+from tsgu_func.solvers.preconditioners.factored import (
+    cancelled,
+    copied,
+    is_laplacian,
+    levels_of,
+    relaxed,
+)
 from tsgu_func.solvers.preconditioners.reading import check_between, positive_diagonal
 
 __all__ = ["DIC", "LevelRows", "Split"]
@@ -106,7 +112,7 @@ class DIC(Settings):
     ----------
     relaxation : float, optional
         Share of the dropped fill that is added to the diagonals of its two rows, between 0 and 1,
-        as for `IC0`; by default 0.97 or 0, on the same grounds.
+        as for `IC0`, and chosen on the same grounds by default.
     shift : float
         The shift to begin with.
 
@@ -126,8 +132,8 @@ class DIC(Settings):
     >>> from tsgu_func import SparseMatrix, sparse_solve
     >>> from tsgu_func.solvers import CG, DIC
     >>> A = SparseMatrix.from_dense(torch.tensor([[4.0, -1.0], [-1.0, 4.0]]))
-    >>> sparse_solve(A, torch.tensor([3.0, 3.0]), solver=CG(DIC()))
-    tensor([1., 1.])
+    >>> sparse_solve(A, torch.tensor([2.0, 7.0]), solver=CG(DIC()))
+    tensor([1.0000, 2.0000])
     """
 
     relaxation: float | None = None
@@ -143,9 +149,10 @@ class DIC(Settings):
         rows = A.structure.derive("lower triangle by levels", _by_levels)
         diagonal = positive_diagonal(self, A).cpu()[rows.order].numpy()
         entries = A.values[rows.entry.to(A.values.device)].cpu().numpy()
+        laplacian = is_laplacian(rows.crow, rows.col, entries, diagonal)
         return relaxed(
             self,
-            is_laplacian(rows.crow, rows.col, entries, diagonal),
+            levels_of(A.structure).relaxation if laplacian else 0.0,
             diagonal,
             lambda shift, relaxation: _factored(rows, entries, diagonal, relaxation, shift),
         )
@@ -180,7 +187,7 @@ def _factored(
 def _by_levels(s: Structure) -> LevelRows:
     from tsgu_func.kernels import eisenstat
 
+    order, _ = levels_of(s)
     crow, col = unsigned(s.crow.cpu()), unsigned(s.col.cpu())
-    order = eisenstat.level_order(crow, col)
-    start, column, entry = eisenstat.ordered_triangle(crow, col, order)
-    return LevelRows(start, column, torch.from_numpy(entry), torch.from_numpy(order))
+    start, column, entry = eisenstat.ordered_triangle(crow, col, order.numpy())
+    return LevelRows(start, column, torch.from_numpy(entry), order)

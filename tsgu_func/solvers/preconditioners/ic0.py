@@ -22,6 +22,7 @@ from tsgu_func.solvers.preconditioners.factored import (
     UpperRows,
     cancelled,
     is_laplacian,
+    levels_of,
     relaxed,
 )
 from tsgu_func.solvers.preconditioners.reading import check_between, positive_diagonal
@@ -42,10 +43,10 @@ class IC0(Settings):
     relaxation : float, optional
         Share of the dropped fill that is added to the diagonals of its two rows, between 0 and 1;
         with 1, M and A have the same row sums (if complex, the real part of them that a Hermitian
-        M can keep).  Default: 0.97 for what behaves like a Laplacian on a grid in its natural
-        order, where it reduces the order of the condition number: real, no positive entries
-        beside the diagonal, no negative row sums, and few relaxed pivots that are small.  0 for
-        any other, where it may do harm.
+        M can keep).  Default: for what behaves like a Laplacian on a grid in its natural order,
+        what is best for a grid of this length (Chan, 1991), which reduces the order of the
+        condition number.  That is: real, no positive entries beside the diagonal, no negative
+        row sums, and few relaxed pivots that are small.  0 for any other, where it may do harm.
     shift : float
         The shift to begin with.
 
@@ -83,9 +84,10 @@ class IC0(Settings):
         diagonal = positive_diagonal(self, A).cpu().numpy()
         rows = A.structure.derive("mirrored lower triangle", _mirrored)
         entries = A.values[rows.mirrored].conj().resolve_conj().cpu().numpy()
+        laplacian = is_laplacian(rows.crow, rows.col, entries, diagonal)
         return relaxed(
             self,
-            is_laplacian(rows.crow, rows.col, entries, diagonal),
+            levels_of(A.structure).relaxation if laplacian else 0.0,
             diagonal,
             lambda shift, relaxation: _factored(
                 rows, entries, diagonal * (1 + shift), relaxation, shift
