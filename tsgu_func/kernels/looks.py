@@ -45,6 +45,19 @@ def symmetry(crow, col, values):
 
 
 @_compile
+def magnitudes(crow, col, values, rows, columns):
+    """Add the magnitudes of the entries of each matrix of a batch up, by rows and by columns."""
+    for batch in range(values.shape[0]):
+        for i in range(crow.shape[0] - 1):
+            total = rows[batch, i]
+            for k in range(crow[i], crow[i + 1]):
+                size = abs(values[batch, k])
+                total += size
+                columns[batch, col[k]] += size
+            rows[batch, i] = total
+
+
+@_compile
 def dominance(crow, col, values, slack):
     """Say whether no entry beside the diagonal is positive, and no row sum negative.
 

@@ -33,6 +33,7 @@ from tsgu_func.solvers.base import (
     relative_residual,
     solution,
 )
+from tsgu_func.solvers.traits import sums_of_magnitudes
 
 __all__ = ["Direct", "Factor", "Factored", "on_host"]
 
@@ -65,6 +66,7 @@ class Factored:
 
     A: StoredMatrix
     factor: Factor
+    norm: Tensor  # the largest column or row sum of |A|, (*batch, 1)
     # What was found later, for all views of the state: a better factor, the condition number.
     later: dict[str, Any] = field(default_factory=dict)
 
@@ -72,18 +74,6 @@ class Factored:
     def bytes(self) -> int:
         """Memory of the factors."""
         return self.factor.bytes + getattr(self.later.get("factor"), "bytes", 0)
-
-    @property
-    def norm(self) -> Tensor:
-        """The largest column or row sum of |A|, ``(*batch, 1)``."""
-        if "norm" not in self.later:
-            s, size = self.A.structure, self.A.values.abs()
-            sums = [
-                size.new_zeros(*size.shape[:-1], n).index_add_(-1, index.long(), size)
-                for n, index in ((s.rows, s.row), (s.cols, s.col))
-            ]
-            self.later["norm"] = torch.cat(sums, -1).amax(-1, keepdim=True)
-        return self.later["norm"]
 
     def solve(self, B: Tensor) -> Tensor:
         """Solve with the best factor there is, in its precision."""
@@ -126,9 +116,12 @@ class Direct(Settings):
 
     def init(self, A: StoredMatrix) -> Factored:
         """Factor."""
-        if (row := _empty_row(A)) is not None:
+        rows, columns = sums_of_magnitudes(A)
+        if bool((empty := rows == 0).any()):
+            row = int(empty.nonzero()[0, -1])
             raise SolveError(f"the matrix is singular: nothing but zeros in row {row}")
-        return Factored(A, self.factor(self._narrowed(A)))
+        norm = torch.cat([rows, columns], -1).amax(-1, keepdim=True)
+        return Factored(A, self.factor(self._narrowed(A)), norm)
 
     def compute(self, state: Factored, B: Tensor, X0: Tensor | None = None) -> Solution:
         """Solve for the columns of B (n, p); a start X0 is of no use here."""
@@ -230,8 +223,7 @@ class Direct(Settings):
         inverse = linalg.LinearOperator(
             (n, n), matvec=forward, rmatvec=adjoint, matmat=forward, rmatmat=adjoint, dtype=dtype
         )
-        columns = plain.A.values.abs().new_zeros(n)
-        columns.index_add_(0, plain.A.structure.col.long(), plain.A.values.abs())
+        _, columns = sums_of_magnitudes(plain.A)
         # With t = 1 the estimate draws no random numbers.
         return float(columns.max()) * float(linalg.onenormest(inverse, t=1))
 
@@ -253,13 +245,6 @@ def _singular(residual: float) -> str:
         f"the matrix is singular to working precision: the best solution leaves a relative "
         f"residual of {residual:.1e}"
     )
-
-
-def _empty_row(A: StoredMatrix) -> int | None:
-    size = A.values.abs()
-    rows = size.new_zeros(*size.shape[:-1], A.structure.rows)
-    empty = rows.index_add_(-1, A.structure.row.long(), size) == 0
-    return int(empty.nonzero()[0, -1]) if bool(empty.any()) else None
 
 
 def on_host(solve: Callable[[np.ndarray], np.ndarray], B: Tensor) -> Tensor:

@@ -11,7 +11,15 @@ from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import Structure, unsigned
 from tsgu_func.kernels.triangular import diagonal_of, sides
 
-__all__ = ["Traits", "hermitian", "symmetric_pattern", "traits_of", "triangular", "width"]
+__all__ = [
+    "Traits",
+    "hermitian",
+    "sums_of_magnitudes",
+    "symmetric_pattern",
+    "traits_of",
+    "triangular",
+    "width",
+]
 
 # Row sums of a Laplacian are zero up to rounding, in the units of what they are sums of.
 _SLACK = 1e-12
@@ -73,6 +81,20 @@ def _positive_diagonal(A: StoredMatrix) -> bool:
     diagonal = diagonal_of(A.structure, A.values)
     real = not diagonal.is_complex() or bool((diagonal.imag == 0).all())
     return real and bool((diagonal.real > 0).all())
+
+
+def sums_of_magnitudes(A: StoredMatrix) -> tuple[Tensor, Tensor]:
+    """Return the sums of |S| along its rows, ``(*batch, n)``, and along its columns."""
+    from tsgu_func.kernels import looks
+
+    s, batch = A.structure, A.values.shape[:-1]
+    values = A.values.resolve_conj().cpu().reshape(-1, s.nnz).contiguous()
+    rows, columns = (
+        torch.zeros(len(values), n, dtype=values.dtype.to_real()) for n in (s.rows, s.cols)
+    )
+    looks.magnitudes(*_on_host(s), values.numpy(), rows.numpy(), columns.numpy())
+    device = A.values.device
+    return rows.reshape(*batch, -1).to(device), columns.reshape(*batch, -1).to(device)
 
 
 def _dominant(A: StoredMatrix) -> bool:
