@@ -19,16 +19,17 @@ _ONE = np.uint64(1)
 
 
 @_compile
-def ic0(crow, col, values, diagonal, inverse, relaxation, least):
+def ic0(crow, col, values, diagonal, inverse, shift, relaxation, least):
     """Factor a Hermitian matrix as (I + V)ᴴ D (I + V) on the pattern of its upper triangle.
 
     In place: the strict upper triangle in `values` becomes V, `inverse` D⁻¹.  Step k takes
     conj(u_ki) u_kj / d_k off each entry (i, j); what falls outside of the pattern is dropped, and
-    `relaxation` times its real part taken off the diagonals of both its rows.  Returns the first
-    row with a pivot of at most `least` times the diagonal entry, n if there is none.
+    `relaxation` times its real part taken off the diagonals of both its rows; `shift` times the
+    diagonal is added to it.  Returns the first row with a pivot of at most `least` times the
+    diagonal entry, n if there is none.
     """
     n = diagonal.shape[0]
-    pivots = diagonal.copy()
+    pivots = diagonal * diagonal.dtype.type(1 + shift)
     for k in range(n):
         if not pivots[k] > least * diagonal[k]:
             return k

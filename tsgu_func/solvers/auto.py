@@ -24,7 +24,7 @@ from tsgu_func.solvers.gmres import GMRES
 from tsgu_func.solvers.iccg import ICCG
 from tsgu_func.solvers.pardiso import Pardiso
 from tsgu_func.solvers.preconditioners import AMG, DIC, IC0, ILU0, Jacobi
-from tsgu_func.solvers.preconditioners.factored import levels_of
+from tsgu_func.solvers.preconditioners.incomplete_cholesky import levels_of
 from tsgu_func.solvers.substitution import Substitution
 from tsgu_func.solvers.superlu import SuperLU
 from tsgu_func.solvers.traits import Traits, traits_of, triangular, width

@@ -1,8 +1,8 @@
 """Incomplete Cholesky factorization that changes the diagonal alone.
 
 Meijerink and van der Vorst, *An Iterative Solution Method for Linear Systems of Which the
-Coefficient Matrix is a Symmetric M-Matrix*, Math. Comp. 31, 1977, for grids; modified as by
-Gustafsson, *A Class of First Order Factorization Methods*, BIT 18, 1978.
+Coefficient Matrix is a Symmetric M-Matrix*, Math. Comp. 31, 1977: their factorization of the
+matrices of grids.
 """
 
 from __future__ import annotations
@@ -16,15 +16,8 @@ from torch import Tensor
 
 from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import Structure, unsigned
-from tsgu_func.solvers.base import Settings
-from tsgu_func.solvers.preconditioners.factored import (
-    cancelled,
-    copied,
-    is_laplacian,
-    levels_of,
-    relaxed,
-)
-from tsgu_func.solvers.preconditioners.reading import check_between, positive_diagonal
+from tsgu_func.solvers.preconditioners.factored import cancelled, copied
+from tsgu_func.solvers.preconditioners.incomplete_cholesky import IncompleteCholesky, levels_of
 
 __all__ = ["DIC", "LevelRows", "Split"]
 
@@ -97,24 +90,13 @@ class Split:
 
 
 @dataclass(frozen=True, repr=False)
-class DIC(Settings):
+class DIC(IncompleteCholesky):
     """Incomplete Cholesky factorization whose triangles are those of A, and only pivots are new.
 
-    ``M = (E + L) E⁻¹ (E + L)ᴴ`` with the strict lower triangle L of A and pivots E.  For Hermitian
-    positive definite matrices.  Where no three rows are joined with each other, as on grids with
-    their nearest neighbours, it is `IC0`; elsewhere it is less close to A, but cheaper to make.
-    `ICCG` makes use of its form.
-
-    The lower triangle is read, and the diagonal.  Where a pivot is not positive, a multiple of the
-    diagonal is added to it, the least that helps: the state tells it as its `shift`.
-
-    Parameters
-    ----------
-    relaxation : float, optional
-        Share of the dropped fill that is added to the diagonals of its two rows, between 0 and 1,
-        as for `IC0`, and chosen on the same grounds by default.
-    shift : float
-        The shift to begin with.
+    ``M = (E + L) E⁻¹ (E + L)ᴴ`` with the strict lower triangle L of A and pivots E.  Where no three
+    rows are joined with each other, as on grids with their nearest neighbours, it is `IC0`;
+    elsewhere it is less close to A, but cheaper to make.  `ICCG` makes use of its form.
+    The parameters are those of `IncompleteCholesky`.
 
     Raises
     ------
@@ -136,52 +118,29 @@ class DIC(Settings):
     tensor([1.0000, 2.0000])
     """
 
-    relaxation: float | None = None
-    shift: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.relaxation is not None:
-            check_between("relaxation", self.relaxation, 0, 1)
-        check_between("shift", self.shift, 0, float("inf"))
-
-    def init(self, A: StoredMatrix) -> Split:
-        """Factor."""
+    def read(self, A: StoredMatrix, diagonal: Tensor) -> tuple[LevelRows, np.ndarray, np.ndarray]:
+        """Return the strict lower triangle by levels."""
         rows = A.structure.derive("lower triangle by levels", _by_levels)
-        diagonal = positive_diagonal(self, A).cpu()[rows.order].numpy()
-        entries = A.values[rows.entry.to(A.values.device)].cpu().numpy()
-        laplacian = is_laplacian(rows.crow, rows.col, entries, diagonal)
-        return relaxed(
-            self,
-            levels_of(A.structure).relaxation if laplacian else 0.0,
-            diagonal,
-            lambda shift, relaxation: _factored(rows, entries, diagonal, relaxation, shift),
-        )
+        entries = A.values[rows.entry.to(A.values.device)]
+        return rows, entries.cpu().numpy(), diagonal.cpu()[rows.order].numpy()
 
-    def apply(self, state: Split, R: Tensor) -> Tensor:
-        """Solve with both triangles, for R (n, p)."""
-        return state.solve(R)
+    def factor(
+        self,
+        triangle: LevelRows,
+        entries: np.ndarray,
+        diagonal: np.ndarray,
+        shift: float,
+        relaxation: float,
+    ) -> tuple[Split | None, int | None]:
+        """Find the pivots, and scale by them."""
+        from tsgu_func.kernels import eisenstat
 
-    def transpose(self, state: Split) -> Split:
-        """Return the same factor, conjugated: M is Hermitian."""
-        return state.conj()
-
-    def conj(self, state: Split) -> Split:
-        """Return the same factor, conjugated."""
-        return state.conj()
-
-
-def _factored(
-    rows: LevelRows, entries: np.ndarray, diagonal: np.ndarray, relaxation: float, shift: float
-) -> tuple[Split, int | None]:
-    from tsgu_func.kernels import eisenstat
-
-    least = cancelled(diagonal.dtype)
-    pivots, row = eisenstat.pivots(rows.crow, rows.col, entries, diagonal, shift, relaxation, least)
-    if row < len(pivots):
-        return Split(rows, entries, diagonal, pivots), int(rows.order[row])
-    values = eisenstat.scaled(rows.crow, rows.col, entries, pivots)
-    state = Split(rows, values, diagonal / pivots - 2, np.sqrt(pivots), relaxation, shift)
-    return state, None
+        rows, least = (triangle.crow, triangle.col), cancelled(diagonal.dtype)
+        pivots, row = eisenstat.pivots(*rows, entries, diagonal, shift, relaxation, least)
+        if row < len(pivots):
+            return None, int(triangle.order[row])
+        values, excess = eisenstat.scaled(*rows, entries, pivots), diagonal / pivots - 2
+        return Split(triangle, values, excess, np.sqrt(pivots), relaxation, shift), None
 
 
 def _by_levels(s: Structure) -> LevelRows:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -15,30 +14,12 @@ from tsgu_func.kernels.structure import Structure, unsigned
 from tsgu_func.kernels.triangular import triangle_of
 from tsgu_func.solvers.base import SolveError
 
-__all__ = [
-    "LDLH",
-    "LDU",
-    "Halves",
-    "UpperRows",
-    "cancelled",
-    "copied",
-    "halves_of",
-    "is_laplacian",
-    "levels_of",
-    "relaxed",
-    "shifted",
-]
+__all__ = ["LDLH", "LDU", "Halves", "UpperRows", "cancelled", "copied", "halves_of", "shifted"]
 
 T = TypeVar("T")
 
 # Manteuffel: shifts that double, from where they hardly matter to where any diagonal dominates.
 _FIRST_SHIFT, _LAST_SHIFT = 1e-3, 1e6
-
-# What is asked of the pivots of a relaxed factor.  On a grid in its natural order each row has as
-# much behind it as before, and a relaxed pivot keeps about half of its diagonal entry (Gustafsson's
-# theory asks for that).  Where entries jump by orders of magnitude at random, many rows have nearly
-# all of their weight before them, their pivots nearly vanish, and relaxation does harm.
-_SMALL, _FEW = 0.1, 0.1
 
 # A pivot that is fewer units of rounding of what it is a difference of has no correct digit.
 _UNITS = 128
@@ -197,89 +178,3 @@ def shifted(
                 f"preconditioner"
             )
         shift = max(2 * shift, _FIRST_SHIFT)
-
-
-def is_laplacian(
-    crow: np.ndarray, col: np.ndarray, entries: np.ndarray, diagonal: np.ndarray
-) -> bool:
-    """Whether a triangle has no positive entry and, mirrored, no negative row sum; both real."""
-    from tsgu_func.kernels import incomplete
-
-    if np.iscomplexobj(entries):
-        return False
-    slack = float(np.finfo(entries.dtype).eps) ** 0.5
-    return bool(incomplete.is_laplacian(crow, col, entries, diagonal, slack))
-
-
-class Levels(NamedTuple):
-    """The rows of a lower triangle by what they wait for.
-
-    Attributes
-    ----------
-    order : Tensor of int64
-        The rows, those that wait for none first, then those that wait for these only, ...
-    number : int
-        How many such levels there are.
-    """
-
-    order: Tensor
-    number: int
-
-    @property
-    def relaxation(self) -> float:
-        """The share of dropped fill to add to the diagonals of a Laplacian with this many levels.
-
-        Chan, *Fourier Analysis of Relaxed Incomplete Factorization Preconditioners*, SIAM J. Sci.
-        Stat. Comput. 12, 1991: ``1 - 8 sin²(π / 2m)`` is best for a grid of m x m points.  In its
-        natural order that has 2m levels, and one of m x m x m points 3m.  In a random order there
-        are few, and relaxation would do harm.
-        """
-        side = max(self.number / 3, 1.0)
-        return max(1 - 8 * math.sin(math.pi / (2 * side)) ** 2, 0.0)
-
-
-def levels_of(structure: Structure) -> Levels:
-    """Return the levels of a lower triangle; found once for a structure.  O(nnz) time."""
-
-    def make(s: Structure) -> Levels:
-        from tsgu_func.kernels import eisenstat
-
-        order, count = eisenstat.level_order(unsigned(s.crow.cpu()), unsigned(s.col.cpu()))
-        return Levels(torch.from_numpy(order), int(count))
-
-    return structure.derive("levels", make)
-
-
-class Pivoted(Protocol):
-    """A factorization that can tell its pivots."""
-
-    @property
-    def inverse(self) -> np.ndarray:
-        """One over each of them."""
-        ...
-
-
-P = TypeVar("P", bound=Pivoted)
-
-
-def relaxed(
-    preconditioner: Any,
-    relaxation: float,
-    diagonal: np.ndarray,
-    factor: Callable[[float, float], tuple[P, int | None]],
-) -> P:
-    """Return what ``factor(shift, relaxation)`` makes: relaxed if that helps, shifted if it must.
-
-    `relaxation` is worth a try, if the preconditioner leaves it open; zero for none.
-    """
-    if preconditioner.relaxation is None and relaxation:
-        result, row = factor(preconditioner.shift, relaxation)
-        if row is None and _sound(result.inverse, diagonal):
-            return result
-    asked = float(preconditioner.relaxation or 0)
-    return shifted(preconditioner, preconditioner.shift, lambda shift: factor(shift, asked))
-
-
-def _sound(inverse: np.ndarray, diagonal: np.ndarray) -> bool:
-    """Whether few pivots are a small part of their diagonal entry."""
-    return int(np.count_nonzero(_SMALL * inverse * diagonal > 1)) <= _FEW * len(diagonal)

@@ -1,9 +1,7 @@
-"""Incomplete Cholesky factorization without fill.
+"""Incomplete Cholesky factorization on the pattern of the matrix.
 
 Meijerink and van der Vorst, *An Iterative Solution Method for Linear Systems of Which the
-Coefficient Matrix is a Symmetric M-Matrix*, Math. Comp. 31, 1977; modified as by Gustafsson, *A
-Class of First Order Factorization Methods*, BIT 18, 1978; shifted as by Manteuffel, *An Incomplete
-Factorization Technique for Positive Definite Linear Systems*, Math. Comp. 34, 1980.
+Coefficient Matrix is a Symmetric M-Matrix*, Math. Comp. 31, 1977.
 """
 
 from __future__ import annotations
@@ -16,39 +14,17 @@ from torch import Tensor
 
 from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import Structure, unsigned
-from tsgu_func.solvers.base import Settings
-from tsgu_func.solvers.preconditioners.factored import (
-    LDLH,
-    UpperRows,
-    cancelled,
-    is_laplacian,
-    levels_of,
-    relaxed,
-)
-from tsgu_func.solvers.preconditioners.reading import check_between, positive_diagonal
+from tsgu_func.solvers.preconditioners.factored import LDLH, UpperRows, cancelled
+from tsgu_func.solvers.preconditioners.incomplete_cholesky import IncompleteCholesky
 
 __all__ = ["IC0"]
 
 
 @dataclass(frozen=True, repr=False)
-class IC0(Settings):
+class IC0(IncompleteCholesky):
     """Cholesky factorization on the pattern of A: what would fill in is dropped.
 
-    For Hermitian positive definite matrices.  The lower triangle is read, and the diagonal; the
-    upper triangle need not be stored.  Where a pivot is not positive, a multiple of the diagonal
-    is added to it, the least that helps: the state tells it as its `shift`.
-
-    Parameters
-    ----------
-    relaxation : float, optional
-        Share of the dropped fill that is added to the diagonals of its two rows, between 0 and 1;
-        with 1, M and A have the same row sums (if complex, the real part of them that a Hermitian
-        M can keep).  Default: for what behaves like a Laplacian on a grid in its natural order,
-        what is best for a grid of this length (Chan, 1991), which reduces the order of the
-        condition number.  That is: real, no positive entries beside the diagonal, no negative
-        row sums, and few relaxed pivots that are small.  0 for any other, where it may do harm.
-    shift : float
-        The shift to begin with.
+    The parameters are those of `IncompleteCholesky`.
 
     Raises
     ------
@@ -71,53 +47,29 @@ class IC0(Settings):
     tensor([1., 1.])
     """
 
-    relaxation: float | None = None
-    shift: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.relaxation is not None:
-            check_between("relaxation", self.relaxation, 0, 1)
-        check_between("shift", self.shift, 0, float("inf"))
-
-    def init(self, A: StoredMatrix) -> LDLH:
-        """Factor."""
-        diagonal = positive_diagonal(self, A).cpu().numpy()
+    def read(self, A: StoredMatrix, diagonal: Tensor) -> tuple[UpperRows, np.ndarray, np.ndarray]:
+        """Return the strict lower triangle by columns, conjugated."""
         rows = A.structure.derive("mirrored lower triangle", _mirrored)
-        entries = A.values[rows.mirrored].conj().resolve_conj().cpu().numpy()
-        laplacian = is_laplacian(rows.crow, rows.col, entries, diagonal)
-        return relaxed(
-            self,
-            levels_of(A.structure).relaxation if laplacian else 0.0,
-            diagonal,
-            lambda shift, relaxation: _factored(
-                rows, entries, diagonal * (1 + shift), relaxation, shift
-            ),
-        )
+        entries = A.values[rows.mirrored].conj().resolve_conj()
+        return rows, entries.cpu().numpy(), diagonal.cpu().numpy()
 
-    def apply(self, state: LDLH, R: Tensor) -> Tensor:
-        """Solve with both triangles, for R (n, p)."""
-        return state.solve(R)
+    def factor(
+        self,
+        triangle: UpperRows,
+        entries: np.ndarray,
+        diagonal: np.ndarray,
+        shift: float,
+        relaxation: float,
+    ) -> tuple[LDLH, int | None]:
+        """Factor on the pattern."""
+        from tsgu_func.kernels import incomplete
 
-    def transpose(self, state: LDLH) -> LDLH:
-        """Return the same factor, conjugated: M is Hermitian."""
-        return state.conj()
-
-    def conj(self, state: LDLH) -> LDLH:
-        """Return the same factor, conjugated."""
-        return state.conj()
-
-
-def _factored(
-    rows: UpperRows, entries: np.ndarray, diagonal: np.ndarray, relaxation: float, shift: float
-) -> tuple[LDLH, int | None]:
-    from tsgu_func.kernels import incomplete
-
-    state = LDLH(rows, entries.copy(), np.empty_like(diagonal), shift)
-    least = cancelled(entries.dtype)
-    row = incomplete.ic0(
-        rows.crow, rows.col, state.values, diagonal, state.inverse, relaxation, least
-    )
-    return state, None if row == len(diagonal) else row
+        state = LDLH(triangle, entries.copy(), np.empty_like(diagonal), shift)
+        row = incomplete.ic0(
+            triangle.crow, triangle.col, state.values, diagonal, state.inverse,
+            shift, relaxation, cancelled(entries.dtype),
+        )  # fmt: skip
+        return state, None if row == len(diagonal) else row
 
 
 def _mirrored(s: Structure) -> UpperRows:

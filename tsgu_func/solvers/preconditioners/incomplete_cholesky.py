@@ -1,0 +1,159 @@
+"""Incomplete Cholesky factorizations: what `IC0` and `DIC` share.
+
+Both drop what would fill in.  *Relaxed* (Gustafsson, *A Class of First Order Factorization
+Methods*, BIT 18, 1978), a share of it goes to the diagonals of its two rows, which reduces the
+order of the condition number of the matrices of diffusion; *shifted* (Manteuffel, *An Incomplete
+Factorization Technique for Positive Definite Linear Systems*, Math. Comp. 34, 1980), a multiple of
+the diagonal is added to it where a pivot would not be positive.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tsgu_func.kernels.stored import StoredMatrix
+from tsgu_func.kernels.structure import Structure, unsigned
+from tsgu_func.solvers.base import Settings
+from tsgu_func.solvers.preconditioners.factored import shifted
+from tsgu_func.solvers.preconditioners.reading import check_between, positive_diagonal
+
+__all__ = ["IncompleteCholesky", "Levels", "levels_of"]
+
+# What is asked of the pivots of a relaxed factor.  On a grid in its natural order each row has as
+# much behind it as before, and a relaxed pivot keeps about half of its diagonal entry (Gustafsson's
+# theory asks for that).  Where entries jump by orders of magnitude at random, many rows have nearly
+# all of their weight before them, their pivots nearly vanish, and relaxation does harm.
+_SMALL, _FEW = 0.1, 0.1
+
+
+@dataclass(frozen=True, repr=False)
+class IncompleteCholesky(Settings):
+    """Settings of an incomplete Cholesky factorization, for Hermitian positive definite matrices.
+
+    The lower triangle is read, and the diagonal; the upper triangle need not be stored.  Where a
+    pivot is not positive, a multiple of the diagonal is added to it, the least that helps: the
+    state tells it as its `shift`.
+
+    Parameters
+    ----------
+    relaxation : float, optional
+        Share of the dropped fill that is added to the diagonals of its two rows, between 0 and 1;
+        with 1, M and A have the same row sums (if complex, the real part of them that a Hermitian
+        M can keep).  Default: for what behaves like a Laplacian on a grid in its natural order,
+        what is best for a grid of this length (Chan, 1991).  That is: real, no positive entries
+        beside the diagonal, no negative row sums, and few relaxed pivots that are small.  0 for
+        any other, where it may do harm.
+    shift : float
+        The shift to begin with.
+    """
+
+    relaxation: float | None = None
+    shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.relaxation is not None:
+            check_between("relaxation", self.relaxation, 0, 1)
+        check_between("shift", self.shift, 0, float("inf"))
+
+    def read(self, A: StoredMatrix, diagonal: Tensor) -> tuple[Any, np.ndarray, np.ndarray]:
+        """Return a triangle by rows (`crow`, `col`), its entries, and the diagonal in its order."""
+        raise NotImplementedError
+
+    def factor(
+        self,
+        triangle: Any,
+        entries: np.ndarray,
+        diagonal: np.ndarray,
+        shift: float,
+        relaxation: float,
+    ) -> tuple[Any, int | None]:
+        """Return a state, and None; or anything, and the row where the factorization broke down."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------------- the protocol
+
+    def init(self, A: StoredMatrix) -> Any:
+        """Factor: relaxed if that helps, shifted if it must."""
+        triangle, entries, diagonal = self.read(A, positive_diagonal(self, A))
+
+        def factor(shift: float, relaxation: float) -> tuple[Any, int | None]:
+            return self.factor(triangle, entries, diagonal, shift, relaxation)
+
+        if self.relaxation is None and _is_laplacian(triangle, entries, diagonal):
+            result, row = factor(self.shift, levels_of(A.structure).relaxation)
+            if row is None and _sound(result.inverse, diagonal):
+                return result
+        relaxation = float(self.relaxation or 0)
+        return shifted(self, self.shift, lambda shift: factor(shift, relaxation))
+
+    def apply(self, state: Any, R: Tensor) -> Tensor:
+        """Solve with both triangles, for R (n, p)."""
+        return state.solve(R)
+
+    def transpose(self, state: Any) -> Any:
+        """Return the same factor, conjugated: M is Hermitian."""
+        return state.conj()
+
+    def conj(self, state: Any) -> Any:
+        """Return the same factor, conjugated."""
+        return state.conj()
+
+
+def _is_laplacian(triangle: Any, entries: np.ndarray, diagonal: np.ndarray) -> bool:
+    """Whether a triangle has no positive entry and, mirrored, no negative row sum; both real."""
+    from tsgu_func.kernels import incomplete
+
+    if np.iscomplexobj(entries):
+        return False
+    slack = float(np.finfo(entries.dtype).eps) ** 0.5
+    return bool(incomplete.is_laplacian(triangle.crow, triangle.col, entries, diagonal, slack))
+
+
+def _sound(inverse: np.ndarray, diagonal: np.ndarray) -> bool:
+    """Whether few pivots, given by what they are one over of, are small parts of the diagonal."""
+    return int(np.count_nonzero(_SMALL * inverse * diagonal > 1)) <= _FEW * len(diagonal)
+
+
+class Levels(NamedTuple):
+    """The rows of a lower triangle by what they wait for.
+
+    Attributes
+    ----------
+    order : Tensor of int64
+        The rows, those that wait for none first, then those that wait for these only, ...
+    number : int
+        How many such levels there are.
+    """
+
+    order: Tensor
+    number: int
+
+    @property
+    def relaxation(self) -> float:
+        """The share of dropped fill to add to the diagonals of a Laplacian with this many levels.
+
+        Chan, *Fourier Analysis of Relaxed Incomplete Factorization Preconditioners*, SIAM J. Sci.
+        Stat. Comput. 12, 1991: ``1 - 8 sin²(π / 2m)`` is best for a grid of m x m points.  In its
+        natural order that has 2m levels, and one of m x m x m points 3m.  In a random order there
+        are few, and relaxation would do harm.
+        """
+        side = max(self.number / 3, 1.0)
+        return max(1 - 8 * math.sin(math.pi / (2 * side)) ** 2, 0.0)
+
+
+def levels_of(structure: Structure) -> Levels:
+    """Return the levels of a lower triangle; found once for a structure.  O(nnz) time."""
+    return structure.derive("levels", _levels)
+
+
+def _levels(s: Structure) -> Levels:
+    from tsgu_func.kernels import eisenstat
+
+    order, number = eisenstat.level_order(unsigned(s.crow.cpu()), unsigned(s.col.cpu()))
+    return Levels(torch.from_numpy(order), int(number))
