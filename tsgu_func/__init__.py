@@ -1,6 +1,7 @@
 """Sparse linear algebra for PyTorch that composes with every ``torch.func`` transform."""
 
 from tsgu_func.front_door import sparse_solve
+from tsgu_func.front_door_lstsq import sparse_lstsq
 from tsgu_func.indexed_matmul import gather_mm, segment_mm
 from tsgu_func.linear_operator import LinearOperator
 from tsgu_func.matrix import SparseMatrix
@@ -22,6 +23,7 @@ __all__ = [
     "segment_mm",
     "sparse_generic_lstsq",
     "sparse_generic_solve",
+    "sparse_lstsq",
     "sparse_mm",
     "sparse_solve",
     "sparse_triangular_solve",

@@ -19,12 +19,12 @@ from tsgu_func.linear_operator import LinearOperator, solve_operator
 from tsgu_func.matrix import SparseMatrix
 from tsgu_func.pattern import SparsityPattern
 from tsgu_func.primitive import Primitive, constant_when_traced, is_tracing
+from tsgu_func.reporting import OUTPUTS, as_rows, empty_report, from_rows, report, still
 from tsgu_func.solvers import Auto, Solution, Solver, registry
-from tsgu_func.solvers.base import solution
 from tsgu_func.solvers.iteration import check_policy
 from tsgu_func.sparse_solve import cotangents, generic_solve, tangent_of_solution
 
-__all__ = ["reported_solve", "sparse_solve"]
+__all__ = ["constant_key", "handle_of_solver", "reported_solve", "sparse_solve"]
 
 _AUTO = Auto()
 
@@ -32,31 +32,19 @@ _AUTO = Auto()
 
 reported_solve = Primitive(
     "tsgu_func::reported_solve(Tensor values, Tensor B, Tensor crow, Tensor col, SymInt cols,"
-    " bool transpose, bool conjugate, str solver) -> "
-    "(Tensor value, Tensor code, Tensor iterations, Tensor residual, Tensor condition,"
-    " Tensor shift, Tensor method)"
+    f" bool transpose, bool conjugate, str solver) -> {OUTPUTS}"
 )
 
 
 @reported_solve.kernel
 def _(values, B, crow, col, cols, transpose, conjugate, solver):
     A = StoredMatrix(structure_of(crow, col, cols), values, transpose, conjugate)
-    check.computable(values)
-    check.finite("A", values)
-    check.finite("B", B)
-    if B.numel():
-        solved = registry.handle_of(solver).report(A, B)
-    else:
-        solved = solution("nothing to solve", torch.zeros_like(B), _zeros(B, _real(B)))
-    return tuple(x.clone(memory_format=torch.contiguous_format) for x in solved)
+    return report(A, B, solver)
 
 
 @reported_solve.fake
 def _(values, B, crow, col, cols, transpose, conjugate, solver):
-    counts, numbers = _zeros(B, torch.int64), _zeros(B, _real(B))
-    X = torch.empty_like(B, memory_format=torch.contiguous_format)
-    others = (counts, counts, numbers, numbers, numbers, counts)
-    return X, *(torch.empty_like(x) for x in others)
+    return empty_report(torch.empty_like(B, memory_format=torch.contiguous_format), B)
 
 
 @reported_solve.vjp("values", "B")
@@ -68,9 +56,9 @@ def _(needs, ct, outs, values, crow, col, cols, transpose, conjugate, solver):
 
 @reported_solve.jvp("values", "B")
 def _(tangents, outs, values, crow, col, cols, transpose, conjugate, solver):
-    X, *rest = outs
+    X, *told = outs
     moved = tangent_of_solution(tangents, X, values, crow, col, cols, transpose, conjugate, solver)
-    return moved, *(torch.zeros_like(x) if x.is_floating_point() else None for x in rest)
+    return moved, *still(told)
 
 
 @reported_solve.retain
@@ -80,14 +68,6 @@ def _(solver):
 
 reported_solve.fold(values=1, B=2, columns="B")
 reported_solve.autocast("float32")
-
-
-def _zeros(B: Tensor, dtype: torch.dtype) -> Tensor:
-    return B.new_zeros(*B.shape[:-2], B.shape[-1], dtype=dtype)
-
-
-def _real(B: Tensor) -> torch.dtype:
-    return B.dtype.to_real()
 
 
 # -------------------------------------------------------------------------- public function
@@ -195,8 +175,8 @@ def sparse_solve(
     if isinstance(A, LinearOperator) and not getattr(chosen, "takes_operators", False):
         raise TypeError(f"{chosen!r} needs the entries of A, and a LinearOperator shows none")
     if torch.compiler.is_compiling():
-        return _solve_by(_constant_key(chosen, on_failure), A, B, return_info)
-    handle = _handle(chosen, on_failure)
+        return _solve_by(constant_key(chosen, on_failure), A, B, return_info)
+    handle = handle_of_solver(chosen, on_failure)
     if is_tracing():  # the graph will hold the key, and nothing else of it
         registry.pin(handle)
     return _solve_by(handle.key, A, B, return_info)
@@ -208,8 +188,7 @@ def _solve_by(key: str, A: Any, B: Tensor, reported: bool) -> Any:
         return (solved.value, solved) if reported else solved.value
     if not reported:
         return over_matrix(_solved(key), A, B, A.shape[-1])
-    value, *numbers = over_matrix(_reported(key), A, B, A.shape[-1])
-    return value, Solution(value, *(x.squeeze(-1 if B.ndim == 1 else -2) for x in numbers))
+    return from_rows(over_matrix(_reported(key), A, B, A.shape[-1]), B)
 
 
 def _solved(key: str) -> Any:
@@ -223,16 +202,15 @@ def _solved(key: str) -> Any:
 def _reported(key: str) -> Any:
     def solve(pattern: SparsityPattern, values: Tensor, B: Tensor) -> tuple[Tensor, ...]:
         s = pattern.structure
-        X, *numbers = reported_solve(
-            values, B, s.crow, s.col, s.cols, pattern.transposed, False, key
+        return as_rows(
+            reported_solve(values, B, s.crow, s.col, s.cols, pattern.transposed, False, key)
         )
-        # A row of numbers, so that they go through what brings batches together as X does.
-        return X, *(x.detach().unsqueeze(-2) for x in numbers)
 
     return solve
 
 
-def _handle(solver: Any, on_failure: str) -> registry.SolverHandle:
+def handle_of_solver(solver: Any, on_failure: str) -> registry.SolverHandle:
+    """Check a solver and what to do if it fails; return the handle that ops refer to."""
     if not isinstance(solver, Solver) or isinstance(solver, type):
         hint = "call it" if isinstance(solver, type) else "a function is for sparse_generic_solve"
         raise TypeError(f"solver is a Solver, such as CG(); got {solver!r}; {hint}")
@@ -241,6 +219,6 @@ def _handle(solver: Any, on_failure: str) -> registry.SolverHandle:
 
 
 @constant_when_traced
-def _constant_key(solver: Any, on_failure: str) -> str:
+def constant_key(solver: Any, on_failure: str) -> str:
     """Return a key that stays valid: the compiled graph holds it, and nothing else."""
-    return registry.pin(_handle(solver, on_failure)).key
+    return registry.pin(handle_of_solver(solver, on_failure)).key

@@ -44,7 +44,14 @@ from tsgu_func.solvers import LSMR, Solver, registry
 from tsgu_func.sparse_matmul import sddmm, spmm
 from tsgu_func.sparse_solve import solve_stored
 
-__all__ = ["SparseGenericLstsq", "least_norm", "least_squares", "sparse_generic_lstsq"]
+__all__ = [
+    "SparseGenericLstsq",
+    "cotangents_of_minimizer",
+    "least_norm",
+    "least_squares",
+    "sparse_generic_lstsq",
+    "tangent_of_minimizer",
+]
 
 Solve = Callable[[Tensor, Tensor], Tensor]
 _LSMR = registry.register_solver(LSMR())
@@ -68,27 +75,41 @@ def _(values, B, crow, col, cols, transpose, solver, adjoint):
     return B.new_empty(*B.shape[:-2], unknowns, B.shape[-1])
 
 
-@least_squares.vjp("values", "B")
-def _(needs, ct, out, values, B, crow, col, cols, transpose, solver, adjoint):
+def cotangents_of_minimizer(needs, ct, X, values, B, crow, col, cols, transpose, solver, adjoint):
+    """Return the cotangents of the values and of B."""
     Y = least_norm(values, ct, crow, col, cols, transpose, solver, adjoint)
     if not needs[0]:
         return None, Y
-    R = B - spmm(values, out, crow, col, cols, transpose)
+    R = B - spmm(values, X, crow, col, cols, transpose)
     H = least_squares(values, Y, crow, col, cols, transpose, solver, adjoint)
-    return _outer(R, H, Y, out, crow, col, cols, transpose), Y
+    return _outer(R, H, Y, X, crow, col, cols, transpose), Y
+
+
+@least_squares.vjp("values", "B")
+def _(needs, ct, out, values, B, crow, col, cols, transpose, solver, adjoint):
+    return cotangents_of_minimizer(
+        needs, ct, out, values, B, crow, col, cols, transpose, solver, adjoint
+    )
+
+
+def tangent_of_minimizer(tangents, X, values, B, crow, col, cols, transpose, solver, adjoint):
+    """Return the tangent of X."""
+    dS, dB = tangents
+    right = dB
+    if dS is not None:
+        R = B - spmm(values, X, crow, col, cols, transpose)
+        dAh_R = spmm(dS.conj(), R, crow, col, cols, not transpose)
+        moved = least_norm(values, dAh_R, crow, col, cols, transpose, solver, adjoint)
+        moved = moved - spmm(dS, X, crow, col, cols, transpose)
+        right = moved if dB is None else dB + moved
+    return least_squares(values, right, crow, col, cols, transpose, solver, adjoint)
 
 
 @least_squares.jvp("values", "B")
 def _(tangents, out, values, B, crow, col, cols, transpose, solver, adjoint):
-    dS, dB = tangents
-    right = dB
-    if dS is not None:
-        R = B - spmm(values, out, crow, col, cols, transpose)
-        dAh_R = spmm(dS.conj(), R, crow, col, cols, not transpose)
-        moved = least_norm(values, dAh_R, crow, col, cols, transpose, solver, adjoint)
-        moved = moved - spmm(dS, out, crow, col, cols, transpose)
-        right = moved if dB is None else dB + moved
-    return least_squares(values, right, crow, col, cols, transpose, solver, adjoint)
+    return tangent_of_minimizer(
+        tangents, out, values, B, crow, col, cols, transpose, solver, adjoint
+    )
 
 
 @least_squares.retain

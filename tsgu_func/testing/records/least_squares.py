@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tsgu_func import SparseMatrix, sparse_generic_lstsq
+from tsgu_func import SparseMatrix, sparse_generic_lstsq, sparse_lstsq
+from tsgu_func.front_door_lstsq import reported_least_squares
+from tsgu_func.solvers import LSQR
 from tsgu_func.sparse_lstsq import least_norm, least_squares
 from tsgu_func.testing.records.base import (
     Nodes,
@@ -28,6 +31,7 @@ SQUARES = Nodes(
     {"least_norm": 1, "spmm": 1, "least_squares": 1, "sddmm": 1},
     ({"least_norm": 1, "spmm": 1, "least_squares": 1, "sddmm": 1}, {"least_norm": 1}),
 )
+REPORTED = SQUARES._replace(forward={"reported_least_squares": 1})
 # The cotangent of G is Z = least_squares(C).  That of the values is (C - A Z) H^H - Y Z^H where an
 # entry is stored: spmm(A, Z), H = least_squares(Y), and both outer products in one sddmm.
 NORM = Nodes(
@@ -67,6 +71,23 @@ def lstsq_records(dtype: torch.dtype) -> list[Record]:
             least_squares,
             compiles=not transpose,
             nodes=SQUARES,
+        )
+
+    def reported(transpose: bool) -> Record:
+        M = flat if transpose else A
+        s = M.pattern.structure
+        plain = squares(transpose)
+
+        def solved(v: Tensor, B: Tensor) -> Tensor:
+            return reported_least_squares(v, B, s.crow, s.col, s.cols, transpose, keys[0])[0]
+
+        return replace(
+            plain,
+            name=named("reported_least_squares", transpose=transpose),
+            function=solved,
+            primitive=reported_least_squares,
+            compiles=False,
+            nodes=REPORTED,
         )
 
     def norm(transpose: bool) -> Record:
@@ -120,13 +141,27 @@ def lstsq_records(dtype: torch.dtype) -> list[Record]:
             nodes=SQUARES,
         )
 
+    def front_door(name: str, **options: Any) -> Record:
+        reports = options.get("return_info", False)
+
+        def solved(v: Tensor, B: Tensor) -> Tensor:
+            X = sparse_lstsq(A.with_values(v), B, **options)
+            return X[0] if reports else X
+
+        nodes = REPORTED if reports else SQUARES
+        return replace(public(""), name=name, function=solved, compiles=reports, nodes=nodes)
+
     return [
         squares(False),
         squares(True),
+        reported(False),
+        reported(True),
         norm(False),
         norm(True),
         public("LSMR"),
         public("user", user, user_transposed),
+        front_door("sparse_lstsq", solver=LSQR()),
+        front_door("sparse_lstsq info", return_info=True),
         closed("COO", A.to_coo()),
         closed("CSR", A.to_csr()),
     ]
