@@ -22,6 +22,7 @@ from tsgu_func import (
     sparse_triangular_solve,
 )
 from tsgu_func.front_door import reported_solve
+from tsgu_func.front_door_lstsq import reported_least_squares
 from tsgu_func.indexed_matmul import segment_outer, segment_product
 from tsgu_func.linear_operator import operator_solve
 from tsgu_func.opaque import opaque_call
@@ -142,6 +143,13 @@ def least_squares_call(draw, of_values: Batch, of_B: Batch):
     return (lambda v, B: least_squares(v, B, *indices(S), *flags)), (S.values, B), (1,)
 
 
+def reported_least_squares_call(draw, of_values: Batch, of_B: Batch):
+    e, transpose = draw(entries("tall", batch=of_values, **SIZES)), draw(FLAG)
+    S, B = (flipped(e) if transpose else e).matrix(), dense(draw, e.shape[0], of_B, e.values.dtype)
+    flags = transpose, LSMR[0]
+    return (lambda v, B: reported_least_squares(v, B, *indices(S), *flags)[0]), (S.values, B), (1,)
+
+
 def least_norm_call(draw, of_values: Batch, of_G: Batch):
     e, transpose = draw(entries("tall", batch=of_values, **SIZES)), draw(FLAG)
     S, G = (flipped(e) if transpose else e).matrix(), dense(draw, e.shape[1], of_G, e.values.dtype)
@@ -203,6 +211,7 @@ PRIMITIVES = {
     opaque_call: opaque_call_call,
     least_squares: least_squares_call,
     least_norm: least_norm_call,
+    reported_least_squares: reported_least_squares_call,
     segment_product: segment_product_call,
     segment_outer: segment_outer_call,
 }
