@@ -11,7 +11,7 @@ from tsgu_func.bench.problems import PROBLEMS, right_hand_side
 from tsgu_func.bench.solve import Row
 from tsgu_func.bench.worker import Measured, Worker
 
-SMALL = {"plane": 6, "large": 6, "space": 4, "anisotropic": 6, "convection": 6, "graph": 60}
+SMALL = {"plane": 6, "space": 4, "anisotropic": 6, "convection": 6, "graph": 60}
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

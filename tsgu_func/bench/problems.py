@@ -88,8 +88,7 @@ def _graph(n: int) -> Any:
 
 
 PROBLEMS = {
-    "plane": Problem("Poisson, 2-D", _plane, (100, 300), 150),
-    "large": Problem("Poisson, 2-D, large", _plane, (1000,), 150),
+    "plane": Problem("Poisson, 2-D", _plane, (100, 300, 1000), 150),
     "space": Problem("Poisson, 3-D", _space, (20, 40), 20),
     "anisotropic": Problem("anisotropic diffusion", _anisotropic, (100, 300), 150),
     "convection": Problem(

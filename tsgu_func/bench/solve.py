@@ -92,10 +92,10 @@ def _measured(
     problem: str, size: int, names: Sequence[str], options: argparse.Namespace
 ) -> Iterator[Row]:
     family = PROBLEMS[problem]
-    A = family.build(size)
-    print(f"\n{family.title}: n = {A.shape[0]}, {A.nnz} entries", flush=True)
     fit = [name for name in names if family.symmetric or not contender(name).symmetric]
     workers = {name: Worker(name, problem, size) for name in fit}
+    n, nnz = max((worker.n, worker.nnz) for worker in workers.values())
+    print(f"\n{family.title}: n = {n}, {nnz} entries", flush=True)
     try:
         for direction, backward in _DIRECTIONS.items():
             taken: dict[str, list[Measured]] = {name: [] for name in fit}
@@ -103,9 +103,7 @@ def _measured(
                 for name, worker in workers.items():
                     scale = 1 + 0.125 * turn + 0.5 * backward
                     taken[name].append(worker.measure(scale, backward, options.limit))
-            rows = [
-                Row(name, problem, A.shape[0], direction, tuple(m)) for name, m in taken.items()
-            ]
+            rows = [Row(name, problem, n, direction, tuple(m)) for name, m in taken.items()]
             _show(rows)
             yield from rows
     finally:

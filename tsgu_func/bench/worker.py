@@ -1,7 +1,8 @@
 """A process that solves one problem by one contender, whenever it is told to.
 
 In a process of its own a contender can be stopped when it takes too long, and its memory is known:
-the growth of the largest resident size since before its first solve.
+the growth of the largest resident size since before its first solve.  The parent builds no matrix,
+because a child inherits its parent's peak.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import resource
 import time
 import warnings
 from multiprocessing.connection import Connection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-__all__ = ["Measured", "Worker"]
+__all__ = ["Measured", "Ready", "Worker"]
 
 _GRACE = 10.0  # seconds: to make the matrix takes a little, too
 # Threads of OpenMP spin for a fifth of a second after their work, on the cores of who is next.
@@ -33,8 +34,24 @@ class Measured(NamedTuple):
     failure: str = ""
 
 
+class Ready(NamedTuple):
+    """The first that a worker says: rows and entries of its matrix, or why there is none."""
+
+    n: int = 0
+    nnz: int = 0
+    failure: str = ""
+
+
 class Worker:
-    """The parent's end."""
+    """The parent's end.
+
+    Attributes
+    ----------
+    n, nnz : int
+        Rows and entries of the matrix; 0 if it could not be made.
+    failure : str
+        Why it cannot be asked, or empty.
+    """
 
     def __init__(self, contender: str, problem: str, size: int, patience: float = 300.0) -> None:
         context = multiprocessing.get_context("spawn")
@@ -43,7 +60,9 @@ class Worker:
         self._process = context.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
-        self.failure = self._receive(patience).failure
+        ready = self._receive(patience)
+        self.n, self.nnz = (ready.n, ready.nnz) if isinstance(ready, Ready) else (0, 0)
+        self.failure = ready.failure
 
     def measure(self, scale: float, backward: bool, limit: float) -> Measured:
         """Solve with all values of A multiplied by a number; what fails is not asked again."""
@@ -55,7 +74,7 @@ class Worker:
             return measured
         return Measured(failure=self.failure)
 
-    def _receive(self, limit: float) -> Measured:
+    def _receive(self, limit: float) -> Any:
         if not self._pipe.poll(limit + _GRACE):
             self.close()
             return Measured(failure=f"more than {limit:g} s")
@@ -74,7 +93,7 @@ def _serve(pipe: Connection, name: str, problem: str, size: int) -> None:
     warnings.simplefilter("ignore")  # what a peer has to say is not about its speed
     try:
         serve = _Server(name, problem, size)
-        pipe.send(Measured())
+        pipe.send(Ready(serve.S.shape[0], serve.S.nnz))
         while True:
             pipe.send(serve(*pipe.recv()))
     except EOFError:

@@ -78,7 +78,7 @@ class ICCG(Krylov):
             made = max(lane.made for lane in going)
             left -= made
             norm, goal = torch.tensor([(x.norm, x.goal) for x in going], dtype=torch.float64).mT
-            unit = torch.stack([_by_member(block.unit)[lane.place] for lane in going])
+            unit = torch.stack([_by_member(block.unit)[lane.place] for lane in going]).cpu()
             watch.step(norm / unit, goal / unit, made)
         for lane in lanes:
             lane.stop()
@@ -142,7 +142,7 @@ class _Lane:
 
 def _lanes(block: Block, R: Tensor, active: Tensor) -> list[_Lane]:
     """Return a lane for each active column of each member of the batch."""
-    parts, columns = block.equations.parts, _by_member(R).mT.contiguous().numpy()
+    parts, columns = block.equations.parts, _by_member(R).mT.contiguous().cpu().numpy()
     norm, goal = _by_member(column_norms(R)), _by_member(block.goal)
     places = (tuple(place) for place in _by_member(active).nonzero().tolist())
     return [
