@@ -205,7 +205,7 @@ def test_an_inaccurate_factor_is_made_again_with_pivoting(monkeypatch):
     calls = []
     factored = superlu._factored
     monkeypatch.setattr(superlu, "_factored", lambda *a: calls.append(a[1]) or factored(*a))
-    monkeypatch.setitem(superlu._SYMMETRIC, "diag_pivot_thresh", 0.0)
+    monkeypatch.setitem(superlu.SYMMETRIC, "diag_pivot_thresh", 0.0)
     solver, B = SuperLU(), randn(3, 2)
     state = prepared(solver, D)
     for view, M in ((state, D), (solver.transpose(state), D.mT)):

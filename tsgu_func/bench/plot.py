@@ -60,9 +60,7 @@ def _panel(ax: Axes, problem: str, rows: Sequence[Row], names: Sequence[str]) ->
     ax.set_title(PROBLEMS[problem].title, fontsize=10)
     ax.set_xlabel("n")
     ax.xaxis.set_minor_formatter(NullFormatter())
-    if sizes := [
-        row.n for row in rows
-    ]:  # about whole decades, which are what ticks are numbered by
+    if sizes := [row.n for row in rows]:  # about whole decades, which are numbered
         least, most = math.log10(min(sizes)), math.log10(max(sizes))
         ax.set_xlim(0.8 * 10 ** math.floor(least), 1.25 * 10 ** math.ceil(most))
     ax.grid(visible=True, which="major", linewidth=0.4, alpha=0.5)

@@ -16,14 +16,16 @@ from tsgu_func.solvers.base import SolveError
 from tsgu_func.solvers.direct import Direct, on_host
 from tsgu_func.solvers.traits import symmetric_pattern
 
-__all__ = ["SuperLU"]
+__all__ = ["GENERAL", "SYMMETRIC", "SuperLU"]
 
-_SYMMETRIC: dict[str, Any] = {
+# For a symmetric pattern: along the diagonal, in a minimum-degree order.  For any other: whatever
+# row is largest, in an order that is good for all choices of rows.
+SYMMETRIC: dict[str, Any] = {
     "permc_spec": "MMD_AT_PLUS_A",
     "diag_pivot_thresh": 0.01,
     "options": {"SymmetricMode": True},
 }
-_GENERAL: dict[str, Any] = {"permc_spec": "COLAMD"}
+GENERAL: dict[str, Any] = {"permc_spec": "COLAMD"}
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,11 @@ class SuperLU(Direct):
 
     def factor(self, A: StoredMatrix) -> _Factor:
         """Factor, along the diagonal where the pattern is symmetric."""
-        return _factored(A, _SYMMETRIC if symmetric_pattern(A.structure) else _GENERAL)
+        return _factored(A, SYMMETRIC if symmetric_pattern(A.structure) else GENERAL)
 
     def again(self, A: StoredMatrix) -> _Factor:
         """Factor with full row pivoting."""
-        return _factored(A, _GENERAL)
+        return _factored(A, GENERAL)
 
 
 def _factored(A: StoredMatrix, settings: dict[str, Any]) -> _Factor:
@@ -106,6 +108,6 @@ def _dependent(columns: Any) -> int:
 
     size = np.finfo(columns.dtype).eps * max(abs(columns).max(), np.finfo(columns.dtype).tiny)
     nudged = (columns + size * eye_array(columns.shape[0], dtype=columns.dtype)).tocsc()
-    lu = splu(nudged, **_GENERAL)
+    lu = splu(nudged, **GENERAL)
     # Column j of what was factored, a row of A, stands at place perm_c[j].
     return int(np.argsort(lu.perm_c)[np.argmin(abs(lu.U.diagonal()))])

@@ -16,6 +16,8 @@ from torch import Tensor
 from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.solvers.base import Settings, SolveError
 from tsgu_func.solvers.preconditioners.reading import check_between, check_square
+from tsgu_func.solvers.superlu import GENERAL, SYMMETRIC
+from tsgu_func.solvers.traits import symmetric_pattern
 
 __all__ = ["ILUT"]
 
@@ -44,7 +46,9 @@ class _State:
 class ILUT(Settings):
     """LU factorization with row pivoting that drops small entries, by SciPy's SuperLU.
 
-    For matrices where `ILU0` is too weak, or breaks down: it fills in where it matters.
+    For matrices where `ILU0` is too weak, or breaks down: it fills in where it matters.  A matrix
+    with a symmetric pattern is first factored along its diagonal in a minimum-degree order, where
+    less has to be dropped.
 
     Parameters
     ----------
@@ -85,20 +89,27 @@ class ILUT(Settings):
 
     def init(self, A: StoredMatrix) -> _State:
         """Factor."""
+        check_square(self, A)
+        along = symmetric_pattern(A.structure)
+        for settings in (SYMMETRIC, GENERAL) if along else (GENERAL,):
+            if (lu := self._factored(A, settings)) is not None:
+                return _State(lu, A.values.itemsize)
+        raise SolveError(
+            f"{self!r}: the matrix is singular, or too much was dropped: take a smaller drop_tol "
+            f"or a larger fill_factor"
+        )
+
+    def _factored(self, A: StoredMatrix, settings: dict[str, Any]) -> Any:
         from scipy.sparse.linalg import spilu
 
-        check_square(self, A)
+        limits = {"drop_tol": self.drop_tol, "fill_factor": self.fill_factor}
         try:
             # The transpose of CSR is CSC, without a copy.
-            lu = spilu(A.to_scipy().T, drop_tol=self.drop_tol, fill_factor=self.fill_factor)
+            return spilu(A.to_scipy().T, **limits, **settings)
         except RuntimeError as error:
             if "singular" not in str(error):
                 raise
-            raise SolveError(
-                f"{self!r}: the matrix is singular, or too much was dropped: take a smaller "
-                f"drop_tol or a larger fill_factor"
-            ) from None
-        return _State(lu, A.values.itemsize)
+        return None
 
     def apply(self, state: _State, R: Tensor) -> Tensor:
         """Solve with both triangles, for R (n, p)."""
