@@ -98,6 +98,25 @@ def test_no_product_with_the_matrix_but_for_the_residual(monkeypatch):
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+def test_the_adjoint_takes_as_many_iterations_as_the_solution(dtype, monkeypatch):
+    made, iterate = [], eisenstat.iterate
+
+    def counting(*args):
+        made.append(iterate(*args)[0])
+        return made[-1], 1.0
+
+    monkeypatch.setattr(eisenstat, "iterate", counting)
+    turn = sp.diags_array(np.exp(1j * np.arange(144)) if dtype.is_complex else np.ones(144))
+    A = SparseMatrix.from_scipy(sp.csr_array(turn @ poisson(12) @ turn.conj()))
+    values, b = A.values.clone().requires_grad_(), randn(144, dtype=dtype)
+    x = sparse_solve(A.with_values(values), b, solver=ICCG())
+    x.backward(randn(144, dtype=dtype, seed=9))
+    forward, adjoint = made
+    assert forward > 10
+    assert abs(adjoint - forward) <= 3
+
+
 def test_each_iteration_is_told():
     told = []
     solver = ICCG(callback=lambda k, residual: told.append((k, residual)))

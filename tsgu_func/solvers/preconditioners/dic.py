@@ -114,8 +114,8 @@ class DIC(IncompleteCholesky):
     >>> from tsgu_func import SparseMatrix, sparse_solve
     >>> from tsgu_func.solvers import CG, DIC
     >>> A = SparseMatrix.from_dense(torch.tensor([[4.0, -1.0], [-1.0, 4.0]]))
-    >>> sparse_solve(A, torch.tensor([2.0, 7.0]), solver=CG(DIC()))
-    tensor([1.0000, 2.0000])
+    >>> sparse_solve(A, torch.tensor([1.0, 2.0]), solver=CG(DIC()))
+    tensor([0.4000, 0.6000])
     """
 
     def read(self, A: StoredMatrix, diagonal: Tensor) -> tuple[LevelRows, np.ndarray, np.ndarray]:

@@ -76,8 +76,8 @@ class ILUT(Settings):
     >>> from tsgu_func.solvers.preconditioners import ILUT
     >>> A = SparseMatrix.from_dense(torch.tensor([[4.0, -1.0], [1.0, 2.0]]))
     >>> solver = GMRES(preconditioner=ILUT(drop_tol=1e-3))
-    >>> sparse_generic_solve(A, torch.tensor([3.0, 3.0]), solve=solver)
-    tensor([1., 1.])
+    >>> sparse_generic_solve(A, torch.tensor([1.0, 2.0]), solve=solver)
+    tensor([0.4444, 0.7778])
     """
 
     drop_tol: float = 1e-4
