@@ -189,12 +189,17 @@ def square(A: SparseMatrix | Tensor) -> None:
 
 def finite(name: str, x: Tensor) -> None:
     """Check that no value is infinite or not a number."""
-    if bool(torch.isfinite(x.sum())):  # what no sum recovers from: one pass, and no memory
-        return
-    good = torch.isfinite(x)
-    if not bool(good.all()):
-        place = tuple(int(i) for i in (~good).nonzero()[0])
+    if not all_finite(x):
+        place = tuple(int(i) for i in (~torch.isfinite(x)).nonzero()[0])
         raise ValueError(f"{name} holds a value that is not finite: {x[place]} at {place}")
+
+
+def all_finite(x: Tensor) -> bool:
+    """Say whether no number is NaN or infinite.
+
+    No sum recovers from one of those; where the sum is none of them, one pass tells.
+    """
+    return bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all())
 
 
 def inner(A: SparseMatrix | Tensor, B: Tensor) -> None:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tsgu_func.check import all_finite
 from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.matrix import SparseMatrix
 from tsgu_func.pattern import SparsityPattern
@@ -29,7 +30,6 @@ __all__ = [
     "Reached",
     "System",
     "adjoint_of",
-    "all_finite",
     "as_operator",
     "check_finite",
     "check_number",
@@ -361,14 +361,6 @@ def check_finite(operator: Any, numbers: Tensor, Y: Tensor) -> None:
     """Raise if a recurrence's numbers, computed from the product Y, are not finite."""
     if not all_finite(numbers):
         raise operator.refuse(Y)
-
-
-def all_finite(x: Tensor) -> bool:
-    """Say whether no number is NaN or infinite.
-
-    No sum recovers from one of those; where the sum is none of them, one pass tells.
-    """
-    return bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all())
 
 
 def check_product(operator: Any, X: Tensor, Y: Tensor) -> None:
