@@ -1,6 +1,9 @@
 """Kernels, each path by itself: compiled loops, PyTorch's CSR, threads."""
 
 import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -77,12 +80,51 @@ def test_empty_parts(four_threads):
     assert products.sddmm(empty, torch.ones(0, 2), torch.ones(3, 2)).shape == (0,)
 
 
-def test_error_in_a_part_is_raised(four_threads):
-    def loop(first, last):
-        raise ZeroDivisionError
+@pytest.fixture(params=["region", "pool"])
+def either(request, monkeypatch, four_threads):
+    """Run loops in a region of OpenMP, where there is one, and in the pool."""
+    if request.param == "pool":
+        monkeypatch.setattr(threads, "_region", lambda: None)
+    elif threads._region() is None:
+        pytest.skip("PyTorch does not run in the OpenMP runtime of GNU here")
 
-    with pytest.raises(ZeroDivisionError):
-        threads.run_parts(loop, [0, 1, 2])
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, IndexError, StopIteration])
+def test_error_in_a_part_is_raised(either, error):
+    def loop(first, last):
+        if first == 1:
+            raise error
+
+    with pytest.raises(error):
+        threads.run_parts(loop, [0, 1, 2, 3])
+
+
+def test_tasks_run_at_the_same_time(either):
+    meeting = threading.Barrier(2, timeout=60)
+    threads.run_all([meeting.wait, meeting.wait])
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 40])
+def test_each_part_is_run_once(either, count):
+    done = []
+    threads.run_parts(lambda a, b: done.append((a, b)), range(count + 1))
+    assert sorted(done) == [(k, k + 1) for k in range(count)]
+
+
+def test_regions_are_entered_from_several_threads(either):
+    def sums():
+        done = []
+        for _ in range(50):
+            threads.run_parts(lambda a, b: done.append(b - a), [0, 1, 3, 6])
+        return sum(done)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert [f.result() for f in [pool.submit(sums) for _ in range(8)]] == [300] * 8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="wheels for other systems bring other runtimes")
+def test_pytorch_runs_in_the_runtime_that_is_found():
+    assert threads._region() is not None
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
