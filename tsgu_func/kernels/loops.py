@@ -6,6 +6,7 @@ Numba compiles a loop at its first call for a dtype and keeps the result on disk
 """
 
 import numba
+import numpy as np
 
 # Sums of products may be reordered, which is what lets them use vector instructions; NaN and
 # infinity keep their meaning.
@@ -14,38 +15,90 @@ _compile = numba.njit(
 )
 
 
+# Rows are counted without a sign: an index that may be negative costs a comparison for each entry.
+# An unsigned number plus a signed one would be a float.
+_ONE = np.uint64(1)
+
+
 @_compile
 def product(crow, col, values, B, out, first, last):
     """out[i] = A[i] @ B[i], for values (b or 1, nnz), B (b or 1, m, p) and out (b, n, p)."""
-    n, p = out.shape[1], out.shape[2]
-    for r in range(first, last):
-        batch, i = divmod(r, n)
-        v, right = values[batch if values.shape[0] > 1 else 0], B[batch if B.shape[0] > 1 else 0]
-        o = out[batch, i]
-        o[:] = 0
-        if p == 1:
-            total = o[0]
-            for k in range(crow[i], crow[i + 1]):
-                total += v[k] * right[col[k], 0]
-            o[0] = total
+    n = out.shape[1]
+    for batch in range(first // n, -(-last // n)):
+        start, stop = _of_member(batch, n, first, last)
+        v, b = _member(values, batch), _member(B, batch)
+        if B.shape[2] == 1:
+            _times_column(crow, col, v, b[:, 0], out[batch, :, 0], start, stop)
         else:
-            for k in range(crow[i], crow[i + 1]):
-                a, b = v[k], right[col[k]]
-                for j in range(p):
-                    o[j] += a * b[j]
+            _times_columns(crow, col, v, b, out[batch], start, stop)
 
 
 @_compile
 def sampled(crow, col, X, Y, out, first, last):
     """out[i, k] += X[i, row_k] . Y[i, col_k], X (b or 1, n, p), Y (b or 1, m, p), out (b, nnz)."""
-    n, p = X.shape[1], X.shape[2]
-    for r in range(first, last):
-        batch, i = divmod(r, n)
-        x = X[batch if X.shape[0] > 1 else 0, i]
-        right, o = Y[batch if Y.shape[0] > 1 else 0], out[batch]
-        for k in range(crow[i], crow[i + 1]):
-            y = right[col[k]]
-            total = o[k]
-            for j in range(p):
-                total += x[j] * y[j]
-            o[k] = total
+    n = crow.shape[0] - 1
+    for batch in range(first // n, -(-last // n)):
+        start, stop = _of_member(batch, n, first, last)
+        x, y = _member(X, batch), _member(Y, batch)
+        if X.shape[2] == 1:
+            _sampled_column(crow, col, x[:, 0], y[:, 0], out[batch], start, stop)
+        else:
+            _sampled_columns(crow, col, x, y, out[batch], start, stop)
+
+
+@_compile
+def _of_member(batch, n, first, last):
+    """Return the span of rows of one member that is within a span counted through all."""
+    return np.uint64(max(first - batch * n, 0)), np.uint64(min(last - batch * n, n))
+
+
+@_compile
+def _member(x, batch):
+    return x[batch if x.shape[0] > 1 else 0]
+
+
+@_compile
+def _times_column(crow, col, v, b, out, start, stop):
+    first = np.uint64(crow[start])
+    for i in range(start, stop):
+        total, last = out.dtype.type(0), np.uint64(crow[i + _ONE])
+        for k in range(first, last):
+            total += v[k] * b[col[k]]
+        out[i], first = total, last
+
+
+@_compile
+def _times_columns(crow, col, v, B, out, start, stop):
+    first = np.uint64(crow[start])
+    for i in range(start, stop):
+        last = np.uint64(crow[i + _ONE])
+        for j in range(B.shape[1]):
+            out[i, j] = 0
+        for k in range(first, last):
+            a, c = v[k], col[k]
+            for j in range(B.shape[1]):
+                out[i, j] += a * B[c, j]
+        first = last
+
+
+@_compile
+def _sampled_column(crow, col, x, y, out, start, stop):
+    first = np.uint64(crow[start])
+    for i in range(start, stop):
+        a, last = x[i], np.uint64(crow[i + _ONE])
+        for k in range(first, last):
+            out[k] += a * y[col[k]]
+        first = last
+
+
+@_compile
+def _sampled_columns(crow, col, X, Y, out, start, stop):
+    first = np.uint64(crow[start])
+    for i in range(start, stop):
+        last = np.uint64(crow[i + _ONE])
+        for k in range(first, last):
+            c, total = col[k], out[k]
+            for j in range(X.shape[1]):
+                total += X[i, j] * Y[c, j]
+            out[k] = total
+        first = last

@@ -25,7 +25,7 @@ from tsgu_func.kernels.structure import Structure, index_dtype, unsigned
 __all__ = ["csr_tensor", "sddmm", "silence_beta_notice", "spmm"]
 
 # Up to this many columns MKL wins.
-_NARROW = {torch.float32: 48, torch.float64: 24, torch.complex64: 8, torch.complex128: 8}
+_NARROW = {torch.float32: 12, torch.float64: 8, torch.complex64: 4, torch.complex128: 2}
 # Less work than this is done before another thread has started.
 _WORTH_A_THREAD = 1 << 15
 _HALF = (torch.float16, torch.bfloat16)
@@ -150,9 +150,11 @@ def _indices(s: Structure) -> tuple[np.ndarray, np.ndarray]:
 def _run(s: Structure, batch: int, p: int, loop: Callable[[int, int], None]) -> None:
     """Run a loop over the rows of all members, cut so that the parts have equal work."""
     parts = min(threads.workers(), 1 + batch * s.nnz * p // _WORTH_A_THREAD)
+    if parts == 1:
+        return loop(0, batch * s.rows)
     member, entry = np.divmod(np.linspace(0, batch * s.nnz, parts + 1)[1:-1], max(s.nnz, 1))
     inner = member * s.rows + np.searchsorted(s.crow.numpy(), entry)
-    threads.run_parts(loop, [0, *inner.astype(np.int64), batch * s.rows])
+    return threads.run_parts(loop, [0, *inner.astype(np.int64), batch * s.rows])
 
 
 # ------------------------------------------------------------------------------ other devices
