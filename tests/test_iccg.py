@@ -1,18 +1,25 @@
 """ICCG: the iterations of CG with the same preconditioner, and no more work than they take."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
 
 from tests.preconditioning import from_scipy, hermitian, poisson, with_zeros
-from tests.systems import DTYPES, close, numpy_solve, randn
+from tests.systems import DTYPES, close, numpy_solve, randn, stored
 from tsgu_func import SparseMatrix, sparse_solve
-from tsgu_func.kernels import eisenstat, looks
+from tsgu_func.kernels import eisenstat, looks, sharing, threads, twisted
 from tsgu_func.kernels.structure import unsigned
 from tsgu_func.solvers import CG, DIC, IC0, ICCG, ConvergenceError, Result, SolveError
 from tsgu_func.solvers.traits import hermitian as is_hermitian
 from tsgu_func.solvers.traits import symmetric_pattern, traits_of, width
+
+
+def as_it_is(S):
+    """Return a stored matrix of the dtype of a SciPy array."""
+    return stored(SparseMatrix.from_scipy(S))
 
 
 def solved(solver, A, B, X0=None):
@@ -38,13 +45,30 @@ def test_iterations_are_those_of_cg(dtype, M):
 
 
 @pytest.mark.parametrize("n", [5, 30])
-def test_on_a_grid_the_factor_is_that_of_ic0(n):
-    A, R = from_scipy(poisson(n)), randn(n * n, 3)
+def test_on_a_grid_the_factor_is_that_of_ic0_in_the_same_order(n):
+    S, R = poisson(n), randn(n * n, 3)
+    order = DIC().init(from_scipy(S)).rows.order.numpy()
+    turned = from_scipy(S.tocsr()[order][:, order])
     for relaxation in (None, 0.0, 0.97):
         first, second = DIC(relaxation=relaxation), IC0(relaxation=relaxation)
-        torch.testing.assert_close(
-            first.apply(first.init(A), R), second.apply(second.init(A), R), rtol=1e-12, atol=1e-12
-        )
+        if relaxation is None:  # the share is read off the levels, which are others in this order
+            second = IC0(relaxation=first.init(from_scipy(S)).relaxation)
+        X = second.apply(second.init(turned), R[order])
+        expected = torch.empty_like(R)
+        expected[order] = X
+        found = first.apply(first.init(from_scipy(S)), R)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+def test_the_lower_triangle_is_all_that_is_read(dtype):
+    turn = sp.diags_array(np.exp(1j * np.arange(100)) if dtype.is_complex else np.ones(100))
+    S = sp.csr_array(turn @ poisson(10) @ turn.conj())
+    whole, lower = as_it_is(S), as_it_is(sp.csr_array(sp.tril(S)))
+    R = randn(100, 2, dtype=dtype)
+    assert len(set(DIC().init(whole).rows.cuts)) == 3
+    M = DIC(relaxation=0.9)
+    torch.testing.assert_close(M.apply(M.init(lower), R), M.apply(M.init(whole), R))
 
 
 def test_the_factor_is_what_it_says():
@@ -126,6 +150,69 @@ def test_each_iteration_is_told():
     assert torch.equal(quiet.iterations, info.iterations)
 
 
+# ------------------------------------------------------------------------------------ two threads
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "S", [poisson(30), sp.diags_array([2.1, -1, -1], offsets=[0, 1, -1], shape=(900, 900))]
+)
+def test_two_threads_find_what_one_finds(dtype, S, two_threads):
+    n = S.shape[0]
+    turn = sp.diags_array(np.exp(1j * np.arange(n)) if dtype.is_complex else np.ones(n))
+    A = as_it_is(sp.csr_array(turn @ S @ turn.conj()).astype(str(dtype).split(".")[1]))
+    B = randn(n, 1, dtype=dtype)
+    two = solved(ICCG(), A, B)
+    torch.set_num_threads(1)
+    one = solved(ICCG(), A, B)
+    assert torch.equal(one.value, two.value)
+    assert torch.equal(one.iterations, two.iterations)
+
+
+def test_a_helper_that_comes_late_or_never_is_not_waited_for(two_threads, monkeypatch):
+    A, B = from_scipy(poisson(20)), randn(400, 1)
+    expected = solved(ICCG(), A, B)
+    for late in (lambda work, helper: (work(), helper()), lambda work, helper: work()):
+        monkeypatch.setattr(threads, "run_all", lambda tasks, late=late: late(*tasks))
+        assert torch.equal(solved(ICCG(), A, B).value, expected.value)
+
+
+@pytest.mark.parametrize("helpers", [1, 3])
+def test_each_half_is_done_once_and_waited_for(helpers):
+    words, done = sharing.words(), np.zeros(501, np.int64)
+
+    def help_out():
+        job = sharing.following(words, 0)
+        while job > 0:
+            if sharing.claim(words, job):
+                done[job] += 1
+                sharing.finish(words, job)
+            job = sharing.following(words, job)
+
+    def work():
+        for _ in range(500):
+            job = sharing.offer(words)
+            if sharing.claim(words, job):
+                done[job] += 1
+            else:
+                sharing.wait(words, job)
+            assert done[job] == 1
+        sharing.close(words)
+
+    with ThreadPoolExecutor(helpers + 1) as pool:
+        for future in [pool.submit(help_out) for _ in range(helpers)] + [pool.submit(work)]:
+            future.result()
+    assert done.sum() == 500
+
+
 # -------------------------------------------------------------------------------------- failure
 
 
@@ -182,20 +269,40 @@ def test_the_size_of_the_entries_does_not_matter(scale):
 # ---------------------------------------------------------------------------- looks at a matrix
 
 
-@pytest.mark.parametrize("seed", range(6))
+def banded(seed, n=40):
+    """Return a random Hermitian matrix whose natural order goes along its graph, or does not."""
+    D = hermitian(n=n, seed=seed)
+    i = torch.arange(n)
+    near = (i[:, None] - i).abs() <= 2
+    return D if seed % 2 else torch.where(near, D + near, 0)
+
+
+@pytest.mark.parametrize("seed", range(8))
 def test_rows_wait_for_rows_before_them_only(seed):
-    D = hermitian(n=40, seed=seed)
-    s = with_zeros(D).structure
+    s = from_scipy(sp.csr_array(banded(seed).numpy())).structure
+    D = torch.sparse_coo_tensor(torch.stack([s.row, s.col]), torch.ones(s.nnz)).to_dense()
     crow, col = unsigned(s.crow), unsigned(s.col)
-    order, levels = eisenstat.level_order(crow, col)
+    assert twisted.count_levels(crow, col) == len(set(longest_chain(D)))
+    order, second, last = twisted.order_of(crow, col)
     assert sorted(order) == list(range(40))
-    assert levels == len(set(longest_chain(D)))
-    start, column, entry = eisenstat.ordered_triangle(crow, col, order)
+    start, column, entry, mirrored = twisted.triangle(crow, col, order)
     row = np.repeat(np.arange(40), np.diff(start))
     assert (column < row).all()
-    np.testing.assert_array_equal(s.row.numpy()[entry], order[row])
-    np.testing.assert_array_equal(s.col.numpy()[entry], order[column])
-    assert len(entry) == int((s.row > s.col).sum())
+    ends = np.sort([order[row], order[column]], axis=0)
+    np.testing.assert_array_equal(s.row.numpy()[entry], ends[1])
+    np.testing.assert_array_equal(s.col.numpy()[entry], ends[0])
+    np.testing.assert_array_equal(mirrored, order[column] > order[row])
+    assert len(set(entry)) == len(entry) == int((s.row > s.col).sum())
+    # No row of the second part waits for one of the first.
+    assert not ((row >= second) & (row < last) & (column < second)).any()
+    if seed % 2 == 0:
+        assert (second, last) == (20, 38)
+    assert 0 <= second <= last <= 40
+
+
+def test_where_the_order_is_at_random_all_rows_are_in_one_part():
+    s = with_zeros(hermitian(n=200, seed=1)).structure
+    assert twisted.order_of(unsigned(s.crow), unsigned(s.col))[1:] == (200, 200)
 
 
 def longest_chain(D):

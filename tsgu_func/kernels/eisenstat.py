@@ -9,13 +9,13 @@ its preconditioner ``M = (I + L) (I + L)ᴴ`` has the same L.  So the product wi
 (Eisenstat, *Efficient Implementation of a Class of Preconditioned Conjugate Gradient Methods*, SIAM
 J. Sci. Stat. Comput. 2, 1981).
 
-Rows are taken in the order of *levels*: each waits only for rows of levels before its own, so that
-the processor has several of them in work at once.  A triangle is factored and solved with in this
-order as in any other that keeps each row behind those that it waits for: with the same result.
+Rows are in a twisted order (`twisted`), so that a second thread can take half of them.
 """
 
 import numba
 import numpy as np
+
+from tsgu_func.kernels import sharing
 
 _compile = numba.njit(
     nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz", "contract"}
@@ -27,56 +27,8 @@ _ONE = np.uint64(1)
 # How far above the goal, and how often in any case, the residual is computed and not estimated.
 _NEAR, _EVERY = 4.0, 16
 
-
-# ----------------------------------------------------------------------------- once a pattern
-
-
-@_compile
-def level_order(crow, col):
-    """Return the rows by levels, and how many levels there are.
-
-    The level of a row is one more than the highest of the rows before it in `col`.
-    """
-    n = crow.shape[0] - 1
-    level, count = np.zeros(n, np.int64), np.zeros(n + 2, np.int64)
-    for i in range(n):
-        for k in range(crow[i], crow[i + 1]):
-            j = col[k]
-            if j < i:
-                level[i] = max(level[i], level[j] + 1)
-        count[level[i] + 1] += 1
-    levels = 0
-    for m in range(n):
-        levels += count[m + 1] > 0
-        count[m + 1] += count[m]
-    order = np.empty(n, np.int64)
-    for i in range(n):
-        order[count[level[i]]] = i
-        count[level[i]] += 1
-    return order, levels
-
-
-@_compile
-def ordered_triangle(crow, col, order):
-    """Return the strict lower triangle with rows and columns in an order: crow, col, places."""
-    n = order.shape[0]
-    place = np.empty(n, col.dtype)
-    for r in range(n):
-        place[order[r]] = r
-    size = 0
-    for i in range(n):
-        for k in range(crow[i], crow[i + 1]):
-            size += col[k] < i
-    start, column = np.zeros(n + 1, crow.dtype), np.empty(size, col.dtype)
-    entry, q = np.empty(size, np.int64), 0
-    for r in range(n):
-        i = order[r]
-        for k in range(crow[i], crow[i + 1]):
-            if col[k] < i:
-                column[q], entry[q] = place[col[k]], k
-                q += 1
-        start[r + 1] = q
-    return start, column, entry
+# Bytes: what a way of a cache holds, and how far apart vectors are beyond multiples of it.
+_WAY, _APART = 4096, 832
 
 
 # ------------------------------------------------------------------------------ once a matrix
@@ -134,18 +86,6 @@ def forward(crow, col, values, R):
 
 
 @_compile
-def _backward(crow, col, values, R):
-    """Solve (I + L)ᴴ X = R for one column, in place."""
-    i, last = np.uint64(R.shape[0]), np.uint64(col.shape[0])
-    for _ in range(R.shape[0]):
-        i -= _ONE
-        known, first = R[i], np.uint64(crow[i])
-        for q in range(first, last):
-            R[col[q]] -= np.conj(values[q]) * known
-        last = first
-
-
-@_compile
 def square(R):
     """Return Rᴴ R."""
     total = 0.0
@@ -154,33 +94,39 @@ def square(R):
     return total
 
 
-@_compile
-def _residual_norm(crow, col, values, root, R):
-    """Return the norm of what `forward` made R of, before rows were scaled by 1 / root."""
-    total, first = 0.0, np.uint64(0)
-    for i in range(R.shape[0]):
-        r, last = R[i], np.uint64(crow[i + 1])
-        for q in range(first, last):
-            r += values[q] * R[col[q]]
-        r, first = r * root[i], last
-        total += (np.conj(r) * r).real
-    return np.sqrt(total)
+def vectors(n, dtype):
+    """Return the vectors that `iterate` works on, all zero.
+
+    Read side by side, they would push each other out of the first cache if they were apart by a
+    multiple of what one of its ways holds.
+    """
+    stride = -(-n * dtype.itemsize // _WAY) * _WAY + _APART
+    return tuple(np.zeros((5, stride // dtype.itemsize), dtype)[:, :n])
+
+
+# What follows is for the rows from `start` to `stop`.
 
 
 @_compile
-def _turn(beta, R, P, T):
-    """Take the next direction, into p and t."""
-    for i in range(R.shape[0]):
+def _turn(crow, col, values, beta, R, P, T, start, stop):
+    """Take the next direction p, and make ``t = (I + L)⁻ᴴ p``; rows behind have theirs."""
+    i, last = stop, np.uint64(crow[stop])
+    for _ in range(start, stop):
+        i -= _ONE
         p = R[i] + beta * P[i]
-        P[i], T[i] = p, p
+        known, first = p + T[i], np.uint64(crow[i])
+        P[i], T[i] = p, known
+        for q in range(first, last):
+            T[col[q]] -= np.conj(values[q]) * known
+        last = first
 
 
 @_compile
-def _curvature(crow, col, values, excess, P, T, W):
-    """With t = (I + L)⁻ᴴ p at hand, make ``w = K p - t``; return pᴴ K p."""
-    total, first = 0.0, np.uint64(0)
-    for i in range(P.shape[0]):
-        w, last = P[i] + excess[i] * T[i], np.uint64(crow[i + 1])
+def _curvature(crow, col, values, excess, P, T, W, start, stop):
+    """Make ``w = K p - t``; return pᴴ K p; rows before have theirs."""
+    total, first = 0.0, np.uint64(crow[start])
+    for i in range(start, stop):
+        w, last = P[i] + excess[i] * T[i], np.uint64(crow[i + _ONE])
         for q in range(first, last):
             w -= values[q] * W[col[q]]
         W[i], first = w, last
@@ -189,44 +135,131 @@ def _curvature(crow, col, values, excess, P, T, W):
 
 
 @_compile
-def _advance(alpha, T, W, Z, R):
-    """Move along t; return rᴴ r."""
+def _advance(alpha, T, W, Z, R, start, stop):
+    """Move along t, of which nothing is left; return rᴴ r."""
     total = 0.0
-    for i in range(R.shape[0]):
-        Z[i] += alpha * T[i]
-        r = R[i] - alpha * (T[i] + W[i])
-        R[i] = r
+    for i in range(start, stop):
+        t = T[i]
+        r = R[i] - alpha * (t + W[i])
+        Z[i] += alpha * t
+        R[i], T[i] = r, 0
         total += (np.conj(r) * r).real
     return total
 
 
 @_compile
-def iterate(crow, col, values, excess, root, vectors, numbers, goal, most):
+def _unswept(crow, col, values, root, R, start, stop):
+    """Return the square of what `forward` made R of, before rows were scaled by 1 / root."""
+    total, first = 0.0, np.uint64(crow[start])
+    for i in range(start, stop):
+        r, last = R[i], np.uint64(crow[i + _ONE])
+        for q in range(first, last):
+            r += values[q] * R[col[q]]
+        r, first = r * root[i], last
+        total += (np.conj(r) * r).real
+    return total
+
+
+# ------------------------------------------------------------------------------- two threads
+#
+# A job is one of these for all rows, and a number; halves have rows of their own to write to, and
+# in a sweep, to read from.
+
+_SWEEP, _MOVE, _MEASURE = 0, 1, 2
+# What the threads tell each other, beside the words of `sharing`: apart by a cache line.
+_KIND, _FACTOR, _SUM = 0, 1, 8
+
+
+def exchange():
+    """Return room for what two threads tell each other."""
+    return sharing.words(), np.zeros(16)
+
+
+@_compile
+def _do(kind, factor, matrix, vectors, start, stop):
+    """Do some rows of a job; return their share of its sum."""
+    crow, col, values, excess, root = matrix
+    Z, R, P, T, W = vectors
+    if kind == _MEASURE:
+        return _unswept(crow, col, values, root, R, start, stop)
+    by = root.dtype.type(factor)
+    if kind == _MOVE:
+        return _advance(by, T, W, Z, R, start, stop)
+    _turn(crow, col, values, by, R, P, T, start, stop)
+    return _curvature(crow, col, values, excess, P, T, W, start, stop)
+
+
+@_compile
+def _second(kind, cuts):
+    """Return where the second half of a job begins and ends: a sweep has rows that come last."""
+    return cuts[0], cuts[1] if kind == _SWEEP else cuts[2]
+
+
+@_compile
+def _both(kind, factor, told, matrix, vectors, cuts):
+    """Do both halves of a job, unless a helper does one; return its sum."""
+    words, numbers = told
+    start, stop = _second(kind, cuts)
+    numbers[_KIND], numbers[_FACTOR] = kind, factor
+    job = sharing.offer(words)
+    total = _do(kind, factor, matrix, vectors, np.uint64(0), start)
+    if sharing.claim(words, job):
+        return total + _do(kind, factor, matrix, vectors, start, stop)
+    sharing.wait(words, job)
+    return total + numbers[_SUM]
+
+
+@_compile
+def help_out(told, matrix, vectors, cuts):
+    """Do second halves of jobs of `iterate`, called with the same, until it returns."""
+    words, numbers = told
+    job = sharing.following(words, 0)
+    while job > 0:
+        if sharing.claim(words, job):
+            kind = int(numbers[_KIND])
+            start, stop = _second(kind, cuts)
+            numbers[_SUM] = _do(kind, numbers[_FACTOR], matrix, vectors, start, stop)
+            sharing.finish(words, job)
+        job = sharing.following(words, job)
+
+
+# --------------------------------------------------------------------------------- iterations
+
+
+@_compile
+def iterate(told, matrix, vectors, cuts, numbers, goal, most):
     """Make iterations until the norm of the residual is at most `goal`, `most` of them.
 
-    `vectors` are z, r, p, t and w: a correction, still to be scaled by 1 / root; the residual, as
-    `forward` makes it; the direction; room.  `numbers` are rᴴ r, that divided by the one before,
-    and the norm of the residual before `forward`, all of them up to date after each call.  Returns
-    the number of iterations, and the last curvature: where that is not positive, there is no way
-    on.
+    `matrix` is L (crow, col, values), D - 2 I, and the roots of the pivots; `cuts` are where its
+    second and its last part begin, and its end.  `vectors` are z, r, p, t and w: a correction,
+    still to be scaled by 1 / root; the residual, as `forward` makes it; the direction; room, zero
+    at first.  `numbers` are rᴴ r, that divided by the one before, and the norm of the residual
+    before `forward`, all of them up to date after each call.  Returns the number of iterations, and
+    the last curvature: where that is not positive, there is no way on.
     """
-    Z, R, P, T, W = vectors
-    real = root.dtype.type
     gamma, beta, norm = numbers
-    ratio, curvature = norm / np.sqrt(gamma), 1.0
-    for step in range(most):
-        _turn(real(beta), R, P, T)
-        _backward(crow, col, values, T)
-        curvature = _curvature(crow, col, values, excess, P, T, W)
+    ratio, curvature, made = norm / np.sqrt(gamma), 1.0, 0
+    while made < most and not norm <= goal:
+        made += 1
+        curvature = _sweep(beta, told, matrix, vectors, cuts)
         if not 0 < curvature < np.inf:
-            return step + 1, curvature
-        after = _advance(real(gamma / curvature), T, W, Z, R)
+            break
+        after = _both(_MOVE, gamma / curvature, told, matrix, vectors, cuts)
         gamma, beta = after, after / gamma
         norm = ratio * np.sqrt(gamma)
-        if (norm <= _NEAR * goal or step % _EVERY == 0) and gamma > 0:
-            norm = _residual_norm(crow, col, values, root, R)
+        if (norm <= _NEAR * goal or made % _EVERY == 1) and gamma > 0:
+            norm = np.sqrt(_both(_MEASURE, 0.0, told, matrix, vectors, cuts))
             ratio = norm / np.sqrt(gamma)
         numbers[0], numbers[1], numbers[2] = gamma, beta, norm
-        if norm <= goal:
-            return step + 1, curvature
-    return most, curvature
+    sharing.close(told[0])
+    return made, curvature
+
+
+@_compile
+def _sweep(beta, told, matrix, vectors, cuts):
+    """Turn, and sweep with both triangles: the rows that come last are the first to go up."""
+    crow, col, values, excess, root = matrix
+    _, R, P, T, W = vectors
+    _turn(crow, col, values, root.dtype.type(beta), R, P, T, cuts[1], cuts[2])
+    total = _both(_SWEEP, beta, told, matrix, vectors, cuts)
+    return total + _curvature(crow, col, values, excess, P, T, W, cuts[1], cuts[2])

@@ -84,7 +84,7 @@ def _for_diffusion(A: StoredMatrix, direct: Solver, settings: dict[str, Any]) ->
     that it has about as many levels as the graph is long, and entries do not jump, so that `DIC`
     could be relaxed.
     """
-    n, nnz, levels = A.shape[0], A.structure.nnz, levels_of(A.structure).number
+    n, nnz, levels = A.shape[0], A.structure.nnz, levels_of(A.structure)
     along = levels * width(A.structure) >= n
     like_a_grid = along and prepared(DIC(), A).relaxation > 0
     seconds: dict[Solver, float] = {direct: _factorization(A, direct)}

@@ -6,7 +6,7 @@ J. Sci. Stat. Comput. 2, 1981.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,8 +33,9 @@ class ICCG(Krylov):
     processor busy.  For the matrices of diffusion on grids this is the ICCG of Meijerink and van
     der Vorst, modified by Gustafsson.
 
-    The parameters are those of `Krylov`; `preconditioner` is a `DIC`.  One column is solved for
-    after the other, in as many threads as PyTorch uses.
+    The parameters are those of `Krylov`; `preconditioner` is a `DIC`.  Each column is solved for by
+    itself, in one of as many threads as PyTorch uses, or in two if it is alone; the result is the
+    same.
 
     Notes
     -----
@@ -107,31 +108,43 @@ class _Lane:
 
     def advance(self, most: int) -> None:
         """Make some iterations."""
+        iterate, _ = self._tasks(most)
+        iterate()
+
+    def advance_by_two(self, most: int) -> None:
+        """Make some iterations, in two threads if there are as many."""
+        threads.run_all(self._tasks(most))
+
+    def _tasks(self, most: int) -> tuple[Callable[[], None], Callable[[], None]]:
+        """Return what makes iterations, and what helps with them."""
         from tsgu_func.kernels import eisenstat
 
-        split, rows = self.split, self.split.rows
+        split = self.split
         if not self._vectors:
             self._start()
-        self.made, curvature = eisenstat.iterate(
-            rows.crow, rows.col, split.values, split.excess, split.root,
-            self._vectors, self._numbers, self.goal, most,
-        )  # fmt: skip
-        self.steps += self.made
-        self.norm = float(self._numbers[2])
-        if not 0 < curvature < np.inf:
-            self.code = Result.INDEFINITE if curvature <= 0 else Result.BREAKDOWN
-        if not self.going:
-            self.stop()
+        told, matrix = eisenstat.exchange(), (*split.triangle, split.excess, split.root)
+        shared = told, matrix, self._vectors, split.rows.cuts
+
+        def iterate() -> None:
+            self.made, curvature = eisenstat.iterate(*shared, self._numbers, self.goal, most)
+            self.steps += self.made
+            self.norm = float(self._numbers[2])
+            if not 0 < curvature < np.inf:
+                self.code = Result.INDEFINITE if curvature <= 0 else Result.BREAKDOWN
+            if not self.going:
+                self.stop()
+
+        return iterate, lambda: eisenstat.help_out(*shared)
 
     def _start(self) -> None:
         from tsgu_func.kernels import eisenstat
 
-        split, rows = self.split, self.split.rows
-        R = self.R[rows.order.numpy()] / split.root
-        eisenstat.forward(rows.crow, rows.col, split.values, R)
+        split = self.split
+        self._vectors = eisenstat.vectors(len(self.R), self.R.dtype)
+        R = self._vectors[1]
+        np.divide(self.R[split.rows.order.numpy()], split.root, out=R)
+        eisenstat.forward(*split.triangle, R)
         self._numbers[:] = eisenstat.square(R), 0, self.norm
-        Z, P, T, W = (np.zeros_like(R) for _ in range(4))
-        self._vectors = Z, R, P, T, W
 
     def stop(self) -> None:
         """Note the correction, and give back the room."""
@@ -156,11 +169,14 @@ def _by_member(x: Tensor) -> Tensor:
 
 
 def _advance(lanes: Sequence[_Lane], most: int) -> None:
-    """Advance lanes, in several threads if there are several."""
+    """Advance lanes in several threads: each in one, or a lane that is alone in two."""
 
     def loop(first: int, last: int) -> None:
         for lane in lanes[first:last]:
             lane.advance(most)
 
     parts = min(threads.workers(), len(lanes))
-    threads.run_parts(loop, [len(lanes) * part // parts for part in range(parts + 1)])
+    if len(lanes) == 1 and most > 1 and threads.workers() > 1:
+        lanes[0].advance_by_two(most)
+    else:
+        threads.run_parts(loop, [len(lanes) * part // parts for part in range(parts + 1)])

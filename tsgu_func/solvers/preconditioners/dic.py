@@ -17,13 +17,13 @@ from torch import Tensor
 from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import Structure, unsigned
 from tsgu_func.solvers.preconditioners.factored import cancelled, copied
-from tsgu_func.solvers.preconditioners.incomplete_cholesky import IncompleteCholesky, levels_of
+from tsgu_func.solvers.preconditioners.incomplete_cholesky import IncompleteCholesky
 
-__all__ = ["DIC", "LevelRows", "Split"]
+__all__ = ["DIC", "Split", "TwistedRows"]
 
 
-class LevelRows(NamedTuple):
-    """A strict lower triangle by rows, with rows and columns in the order of their levels.
+class TwistedRows(NamedTuple):
+    """A strict lower triangle by rows, with rows and columns in a twisted order.
 
     Attributes
     ----------
@@ -31,14 +31,21 @@ class LevelRows(NamedTuple):
         Its compressed rows, as compiled loops read them.
     entry : Tensor of int64
         Place of each entry in the matrix.
+    mirrored : Tensor of bool
+        Which entries are conjugates of what is stored there.
     order : Tensor of int64, shape (n,)
         Which row of the matrix each row is.
+    cuts : tuple of unsigned integers
+        Where the second and the last part begin, and the end: rows of the second wait for none of
+        the first.
     """
 
     crow: np.ndarray
     col: np.ndarray
     entry: Tensor
+    mirrored: Tensor
     order: Tensor
+    cuts: tuple[np.uint64, np.uint64, np.uint64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +54,7 @@ class Split:
 
     Attributes
     ----------
-    rows : LevelRows
+    rows : TwistedRows
         Where L is.
     values, excess, root : ndarray
         Entries of L, of ``D - 2 I``, and of S⁻¹, which has the square roots of the pivots.
@@ -56,7 +63,7 @@ class Split:
         relative to it.
     """
 
-    rows: LevelRows
+    rows: TwistedRows
     values: np.ndarray
     excess: np.ndarray
     root: np.ndarray
@@ -69,6 +76,11 @@ class Split:
         return self.values.nbytes + self.excess.nbytes + self.root.nbytes
 
     @property
+    def triangle(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """L, by rows."""
+        return self.rows.crow, self.rows.col, self.values
+
+    @property
     def inverse(self) -> np.ndarray:
         """One over each pivot."""
         return self.root**-2
@@ -79,7 +91,7 @@ class Split:
 
         X, root = copied(R)[self.rows.order], torch.from_numpy(self.root).unsqueeze(-1)
         X /= root
-        incomplete.solve_llh(self.rows.crow, self.rows.col, self.values, X.numpy())
+        incomplete.solve_llh(*self.triangle, X.numpy())
         solved = torch.empty_like(X)
         solved[self.rows.order] = X.conj_physical_() / root
         return solved.to(R.device)
@@ -95,7 +107,9 @@ class DIC(IncompleteCholesky):
 
     ``M = (E + L) E⁻¹ (E + L)ᴴ`` with the strict lower triangle L of A and pivots E.  Where no three
     rows are joined with each other, as on grids with their nearest neighbours, it is `IC0`;
-    elsewhere it is less close to A, but cheaper to make.  `ICCG` makes use of its form.
+    elsewhere it is less close to A, but cheaper to make.  Rows are eliminated in a *twisted* order,
+    from both ends to the middle, where they are in an order that goes along the graph; so two
+    threads can solve with M.  `ICCG` makes use of its form.
     The parameters are those of `IncompleteCholesky`.
 
     Raises
@@ -118,15 +132,17 @@ class DIC(IncompleteCholesky):
     tensor([0.4000, 0.6000])
     """
 
-    def read(self, A: StoredMatrix, diagonal: Tensor) -> tuple[LevelRows, np.ndarray, np.ndarray]:
-        """Return the strict lower triangle by levels."""
-        rows = A.structure.derive("lower triangle by levels", _by_levels)
-        entries = A.values[rows.entry.to(A.values.device)]
-        return rows, entries.cpu().numpy(), diagonal.cpu()[rows.order].numpy()
+    def read(self, A: StoredMatrix, diagonal: Tensor) -> tuple[TwistedRows, np.ndarray, np.ndarray]:
+        """Return the strict lower triangle, in a twisted order."""
+        rows = A.structure.derive("twisted lower triangle", _twisted)
+        entries = A.values[rows.entry.to(A.values.device)].cpu()
+        if entries.is_complex():
+            entries = torch.where(rows.mirrored, entries.conj(), entries)
+        return rows, entries.numpy(), diagonal.cpu()[rows.order].numpy()
 
     def factor(
         self,
-        triangle: LevelRows,
+        triangle: TwistedRows,
         entries: np.ndarray,
         diagonal: np.ndarray,
         shift: float,
@@ -143,10 +159,14 @@ class DIC(IncompleteCholesky):
         return Split(triangle, values, excess, np.sqrt(pivots), relaxation, shift), None
 
 
-def _by_levels(s: Structure) -> LevelRows:
-    from tsgu_func.kernels import eisenstat
+def _twisted(s: Structure) -> TwistedRows:
+    from tsgu_func.kernels import twisted
 
-    order, _ = levels_of(s)
     crow, col = unsigned(s.crow.cpu()), unsigned(s.col.cpu())
-    start, column, entry = eisenstat.ordered_triangle(crow, col, order.numpy())
-    return LevelRows(start, column, torch.from_numpy(entry), order)
+    order, *cuts = twisted.order_of(crow, col)
+    start, column, entry, mirrored = twisted.triangle(crow, col, order)
+    first, second, end = (np.uint64(cut) for cut in (*cuts, len(order)))
+    return TwistedRows(
+        start, column, torch.from_numpy(entry), torch.from_numpy(mirrored),
+        torch.from_numpy(order), (first, second, end),
+    )  # fmt: skip

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from tsgu_func.kernels.stored import StoredMatrix
@@ -23,7 +22,7 @@ from tsgu_func.solvers.base import Settings
 from tsgu_func.solvers.preconditioners.factored import shifted
 from tsgu_func.solvers.preconditioners.reading import check_between, positive_diagonal
 
-__all__ = ["IncompleteCholesky", "Levels", "levels_of"]
+__all__ = ["IncompleteCholesky", "levels_of"]
 
 # What is asked of the pivots of a relaxed factor.  On a grid in its natural order each row has as
 # much behind it as before, and a relaxed pivot keeps about half of its diagonal entry (Gustafsson's
@@ -86,7 +85,7 @@ class IncompleteCholesky(Settings):
             return self.factor(triangle, entries, diagonal, shift, relaxation)
 
         if self.relaxation is None and _is_laplacian(triangle, entries, diagonal):
-            result, row = factor(self.shift, levels_of(A.structure).relaxation)
+            result, row = factor(self.shift, _relaxation(levels_of(A.structure)))
             if row is None and _sound(result.inverse, diagonal):
                 return result
         relaxation = float(self.relaxation or 0)
@@ -120,40 +119,27 @@ def _sound(inverse: np.ndarray, diagonal: np.ndarray) -> bool:
     return int(np.count_nonzero(_SMALL * inverse * diagonal > 1)) <= _FEW * len(diagonal)
 
 
-class Levels(NamedTuple):
-    """The rows of a lower triangle by what they wait for.
+def levels_of(structure: Structure) -> int:
+    """Return how many levels of rows a lower triangle has, each waiting for those before it.
 
-    Attributes
-    ----------
-    order : Tensor of int64
-        The rows, those that wait for none first, then those that wait for these only, ...
-    number : int
-        How many such levels there are.
+    Found once for a structure.  O(nnz) time.
     """
-
-    order: Tensor
-    number: int
-
-    @property
-    def relaxation(self) -> float:
-        """The share of dropped fill to add to the diagonals of a Laplacian with this many levels.
-
-        Chan, *Fourier Analysis of Relaxed Incomplete Factorization Preconditioners*, SIAM J. Sci.
-        Stat. Comput. 12, 1991: ``1 - 8 sin²(π / 2m)`` is best for a grid of m x m points.  In its
-        natural order that has 2m levels, and one of m x m x m points 3m.  In a random order there
-        are few, and relaxation would do harm.
-        """
-        side = max(self.number / 3, 1.0)
-        return max(1 - 8 * math.sin(math.pi / (2 * side)) ** 2, 0.0)
-
-
-def levels_of(structure: Structure) -> Levels:
-    """Return the levels of a lower triangle; found once for a structure.  O(nnz) time."""
     return structure.derive("levels", _levels)
 
 
-def _levels(s: Structure) -> Levels:
-    from tsgu_func.kernels import eisenstat
+def _levels(s: Structure) -> int:
+    from tsgu_func.kernels import twisted
 
-    order, number = eisenstat.level_order(unsigned(s.crow.cpu()), unsigned(s.col.cpu()))
-    return Levels(torch.from_numpy(order), int(number))
+    return int(twisted.count_levels(unsigned(s.crow.cpu()), unsigned(s.col.cpu())))
+
+
+def _relaxation(levels: int) -> float:
+    """Return the share of dropped fill to add to the diagonals of a Laplacian with these levels.
+
+    Chan, *Fourier Analysis of Relaxed Incomplete Factorization Preconditioners*, SIAM J. Sci. Stat.
+    Comput. 12, 1991: ``1 - 8 sin²(π / 2m)`` is best for a grid of m x m points.  In its natural
+    order that has 2m levels, and one of m x m x m points 3m.  In a random order there are few, and
+    relaxation would do harm.
+    """
+    side = max(levels / 3, 1.0)
+    return max(1 - 8 * math.sin(math.pi / (2 * side)) ** 2, 0.0)

@@ -1,0 +1,110 @@
+"""Work that one thread has and a second may help with, a job at a time, from compiled code.
+
+The thread that has the work *offers* a job, does its own half, and *claims* the other half if
+nobody has; only where the helper has claimed it does it wait.  So it never waits for a helper that
+is late or never comes, and no half is done twice.  A job takes microseconds, so both threads wait
+by looking again: the words that they look at are read and written atomically.
+"""
+
+from typing import Any, cast
+
+import numba
+import numpy as np
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+__all__ = ["claim", "close", "finish", "following", "offer", "wait", "words"]
+
+_compile = numba.njit(nogil=True, cache=True)
+
+# Words are apart by a cache line, so that who waits for one does not slow down who writes another.
+_LINE = 8
+_OFFERED, _CLAIMED, _FINISHED = 0, _LINE, 2 * _LINE
+_CLOSED = -1
+
+
+def _pointer(context, builder, signature, args):
+    array = context.make_array(signature.args[0])(context, builder, args[0])
+    return cgutils.get_item_pointer(context, builder, signature.args[0], array, [args[1]])
+
+
+def _loading(_, array, index):
+    """Return the number at a place, and with it all that was written before it was stored."""
+
+    def generate(context, builder, signature, args):
+        return builder.load_atomic(_pointer(context, builder, signature, args), "acquire", 8)
+
+    return types.int64(array, types.intp), generate
+
+
+def _storing(_, array, index, value):
+    def generate(context, builder, signature, args):
+        pointer = _pointer(context, builder, signature, args)
+        builder.store_atomic(args[2], pointer, "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.int64), generate
+
+
+def _replacing(_, array, index, old, new):
+    """Replace a number if it is the old one; return whether it was."""
+
+    def generate(context, builder, signature, args):
+        pointer = _pointer(context, builder, signature, args)
+        found = builder.cmpxchg(pointer, args[2], args[3], "acq_rel", "acquire")
+        return builder.extract_value(found, 1)
+
+    return types.boolean(array, types.intp, types.int64, types.int64), generate
+
+
+_load, _store, _replace = (cast(Any, intrinsic(f)) for f in (_loading, _storing, _replacing))
+
+
+def words() -> np.ndarray:
+    """Return what two threads need to know of each other's progress; jobs are counted from one."""
+    return np.zeros(3 * _LINE, np.int64)
+
+
+@_compile
+def offer(words):
+    """Offer the next job, and return its number; what it consists of has been written before."""
+    job = words[_OFFERED] + 1
+    _store(words, _OFFERED, job)
+    return job
+
+
+@_compile
+def claim(words, job):
+    """Say whether the second half of a job is the caller's to do; only the first to ask is told so.
+
+    Each job is claimed by someone before the next is offered.
+    """
+    return _replace(words, _CLAIMED, job - 1, job)
+
+
+@_compile
+def finish(words, job):
+    """Tell that the second half of a job is done."""
+    _store(words, _FINISHED, job)
+
+
+@_compile
+def wait(words, job):
+    """Wait until the second half of a job is done by who claimed it."""
+    while _load(words, _FINISHED) != job:
+        pass
+
+
+@_compile
+def following(words, job):
+    """Wait for a job after this one; return its number, or one below zero if none will come."""
+    offered = _load(words, _OFFERED)
+    while offered == job:
+        offered = _load(words, _OFFERED)
+    return offered
+
+
+@_compile
+def close(words):
+    """Offer no more."""
+    _store(words, _OFFERED, _CLOSED)

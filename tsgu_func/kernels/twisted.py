@@ -1,0 +1,115 @@
+"""The order in which compiled sweeps take the rows of a Hermitian matrix.
+
+*Twisted*: from both ends to the middle (van der Vorst, *Large Tridiagonal and Block Tridiagonal
+Linear Systems on Vector and Parallel Computers*, Parallel Computing 5, 1987).  Where the natural
+order goes along the graph, the rows of one half then wait for none of the other, up to the few that
+come last, and two threads can sweep.
+
+In each part rows are taken by *levels*: each waits only for rows of levels before its own, so that
+the processor has several of them in work at once.  A triangle is factored and solved with in this
+order as in any other that keeps each row behind those that it waits for: with the same result.
+"""
+
+import numba
+import numpy as np
+
+_compile = numba.njit(nogil=True, cache=True, error_model="numpy")
+
+# Parts: the first half, what of the second waits for none of the first, and the rest.
+_FIRST, _SECOND, _LAST = 0, 1, 2
+# Share of the rows in the last part beyond which there is nothing to gain from a second thread.
+_MOST = 0.125
+
+
+@_compile
+def count_levels(crow, col):
+    """Return how many levels a lower triangle has, with its rows in their natural order."""
+    n = crow.shape[0] - 1
+    level, deepest = np.zeros(n, np.int64), -1
+    for i in range(n):
+        for k in range(crow[i], crow[i + 1]):
+            j = col[k]
+            if j < i:
+                level[i] = max(level[i], level[j] + 1)
+        deepest = max(deepest, level[i])
+    return deepest + 1
+
+
+@_compile
+def order_of(crow, col):
+    """Return an order of the rows, and where in it the second and the last part begin.
+
+    The lower triangle is read.  Where too many rows would come last, all are in the first part.
+    """
+    n = crow.shape[0] - 1
+    part, level = _from_both_ends(crow, col, n // 2)
+    if np.count_nonzero(part == _LAST) > _MOST * n:
+        part, level = _from_both_ends(crow, col, n)
+    deepest = np.int64(0)
+    for i in range(n):
+        deepest = max(deepest, level[i] + 1)
+    start = np.zeros(3 * deepest + 1, np.int64)
+    for i in range(n):
+        start[part[i] * deepest + level[i] + 1] += 1
+    for m in range(3 * deepest):
+        start[m + 1] += start[m]
+    second, last = start[deepest], start[2 * deepest]
+    order = np.empty(n, np.int64)
+    for i in range(n):
+        m = part[i] * deepest + level[i]
+        order[start[m]] = i
+        start[m] += 1
+    return order, second, last
+
+
+@_compile
+def _from_both_ends(crow, col, middle):
+    """Return part and level of each row: up to the middle, then from the end down to it."""
+    n = crow.shape[0] - 1
+    part, level = np.zeros(n, np.uint8), np.zeros(n, np.int64)
+    for i in range(middle):
+        for k in range(crow[i], crow[i + 1]):
+            j = col[k]
+            if j < i:
+                level[i] = max(level[i], level[j] + 1)
+    part[middle:] = _SECOND
+    for i in range(n - 1, middle - 1, -1):
+        for k in range(crow[i], crow[i + 1]):
+            j = col[k]
+            if j < middle:
+                part[i], level[i] = _LAST, max(level[i], level[j] + 1)
+        for k in range(crow[i], crow[i + 1]):
+            j = col[k]
+            if middle <= j < i:  # j waits for i
+                part[j], level[j] = max(part[j], part[i]), max(level[j], level[i] + 1)
+    return part, level
+
+
+@_compile
+def triangle(crow, col, order):
+    """Return the strict lower triangle of a Hermitian matrix with rows and columns in an order.
+
+    That is: crow, col, the places of its entries in the matrix, of which the lower triangle is
+    read, and which of them are conjugates of what is stored there.
+    """
+    n = order.shape[0]
+    place, start = np.empty(n, col.dtype), np.zeros(n + 1, np.int64)
+    for r in range(n):
+        place[order[r]] = r
+    for i in range(n):
+        for k in range(crow[i], crow[i + 1]):
+            if col[k] < i:
+                start[max(place[i], place[col[k]]) + 1] += 1
+    for r in range(n):
+        start[r + 1] += start[r]
+    out, following = start.astype(crow.dtype), start
+    column = np.empty(out[n], col.dtype)
+    entry, mirrored = np.empty(out[n], np.int64), np.empty(out[n], np.bool_)
+    for i in range(n):
+        for k in range(crow[i], crow[i + 1]):
+            if col[k] < i:
+                r, c = place[i], place[col[k]]
+                q = following[max(r, c)]
+                following[max(r, c)] += 1
+                column[q], entry[q], mirrored[q] = min(r, c), k, c > r
+    return out, column, entry, mirrored
