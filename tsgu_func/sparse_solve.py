@@ -78,7 +78,7 @@ def cotangents(needs, ct, X, values, crow, col, cols, transpose, conjugate, solv
     # is at (j, i) in its transpose.
     left, right = (W.conj(), X) if conjugate else (W, X.conj())
     left, right = (right, left) if transpose else (left, right)
-    return -sddmm(left, right, crow, col, cols), W
+    return sddmm(-left, right, crow, col, cols), W
 
 
 @generic_solve.vjp("values", "B")

@@ -80,7 +80,7 @@ def _(needs, ct, out, values, crow, col, cols, transpose, upper, unit):
         return None, W
     # What is at (i, j) in S is at (j, i) in its transpose.
     X, Y = (out.conj(), W) if transpose else (W, out.conj())
-    return -triangle(sddmm(X, Y, crow, col, cols), crow, col, cols, upper), W
+    return triangle(sddmm(-X, Y, crow, col, cols), crow, col, cols, upper), W
 
 
 @triangular_solve.jvp("values", "B")

@@ -35,7 +35,7 @@ def product(crow, col, values, B, out, first, last):
 
 @_compile
 def sampled(crow, col, X, Y, out, first, last):
-    """out[i, k] += X[i, row_k] . Y[i, col_k], X (b or 1, n, p), Y (b or 1, m, p), out (b, nnz)."""
+    """out[i, k] = X[i, row_k] . Y[i, col_k], X (b or 1, n, p), Y (b or 1, m, p), out (b, nnz)."""
     n = crow.shape[0] - 1
     for batch in range(first // n, -(-last // n)):
         start, stop = _of_member(batch, n, first, last)
@@ -87,7 +87,7 @@ def _sampled_column(crow, col, x, y, out, start, stop):
     for i in range(start, stop):
         a, last = x[i], np.uint64(crow[i + _ONE])
         for k in range(first, last):
-            out[k] += a * y[col[k]]
+            out[k] = a * y[col[k]]
         first = last
 
 
@@ -97,7 +97,7 @@ def _sampled_columns(crow, col, X, Y, out, start, stop):
     for i in range(start, stop):
         last = np.uint64(crow[i + _ONE])
         for k in range(first, last):
-            c, total = col[k], out[k]
+            c, total = col[k], out.dtype.type(0)
             for j in range(X.shape[1]):
                 total += X[i, j] * Y[c, j]
             out[k] = total

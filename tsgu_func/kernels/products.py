@@ -121,7 +121,7 @@ def _sddmm_loops(s: Structure, X: Tensor, Y: Tensor) -> Tensor:
     from tsgu_func.kernels import loops
 
     p = X.shape[-1]
-    out = X.new_zeros(*X.shape[:-2], s.nnz)
+    out = X.new_empty(*X.shape[:-2], s.nnz) if p else X.new_zeros(*X.shape[:-2], s.nnz)
     left, right, o = _batched(X, 2), _batched(Y, 2), _batched(out, 1)
     crow, col = _indices(s)
     if p and o.size:

@@ -20,6 +20,9 @@ _FIRST, _SECOND, _LAST = 0, 1, 2
 # Share of the rows in the last part beyond which there is nothing to gain from a second thread.
 _MOST = 0.125
 
+# An unsigned number plus a signed one would be a float.
+_ZERO, _ONE = np.uint64(0), np.uint64(1)
+
 
 @_compile
 def count_levels(crow, col):
@@ -93,23 +96,38 @@ def triangle(crow, col, order):
     read, and which of them are conjugates of what is stored there.
     """
     n = order.shape[0]
-    place, start = np.empty(n, col.dtype), np.zeros(n + 1, np.int64)
+    place, following = np.empty(n, col.dtype), np.zeros(n + 1, crow.dtype)
     for r in range(n):
         place[order[r]] = r
     for i in range(n):
+        p = place[i]
         for k in range(crow[i], crow[i + 1]):
             if col[k] < i:
-                start[max(place[i], place[col[k]]) + 1] += 1
-    for r in range(n):
-        start[r + 1] += start[r]
-    out, following = start.astype(crow.dtype), start
-    column = np.empty(out[n], col.dtype)
-    entry, mirrored = np.empty(out[n], np.int64), np.empty(out[n], np.bool_)
+                following[max(p, place[col[k]])] += _ONE
+    start, size = np.empty(n + 1, crow.dtype), _ZERO
+    for r in range(n + 1):
+        start[r] = size
+        size += following[r]
+        following[r] = start[r]
+    column, entry = np.empty(size, col.dtype), np.empty(size, crow.dtype)
+    mirrored = np.empty(size, np.bool_)
     for i in range(n):
+        p = place[i]
         for k in range(crow[i], crow[i + 1]):
             if col[k] < i:
-                r, c = place[i], place[col[k]]
-                q = following[max(r, c)]
-                following[max(r, c)] += 1
-                column[q], entry[q], mirrored[q] = min(r, c), k, c > r
-    return out, column, entry, mirrored
+                c = place[col[k]]
+                r = max(p, c)
+                q = following[r]
+                following[r] = q + _ONE
+                column[q], entry[q], mirrored[q] = min(p, c), k, c > p
+    return start, column, entry, mirrored
+
+
+@_compile
+def entries(values, entry, mirrored):
+    """Return the entries of a triangle that `triangle` made."""
+    out = np.empty(entry.shape[0], values.dtype)
+    for q in range(entry.shape[0]):
+        a = values[entry[q]]
+        out[q] = np.conj(a) if mirrored[q] else a
+    return out

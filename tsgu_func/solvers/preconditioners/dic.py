@@ -29,10 +29,8 @@ class TwistedRows(NamedTuple):
     ----------
     crow, col : ndarray of unsigned integers
         Its compressed rows, as compiled loops read them.
-    entry : Tensor of int64
-        Place of each entry in the matrix.
-    mirrored : Tensor of bool
-        Which entries are conjugates of what is stored there.
+    entry, mirrored : ndarray
+        Place of each entry in the matrix, and whether it is the conjugate of what is stored there.
     order : Tensor of int64, shape (n,)
         Which row of the matrix each row is.
     cuts : tuple of unsigned integers
@@ -42,8 +40,8 @@ class TwistedRows(NamedTuple):
 
     crow: np.ndarray
     col: np.ndarray
-    entry: Tensor
-    mirrored: Tensor
+    entry: np.ndarray
+    mirrored: np.ndarray
     order: Tensor
     cuts: tuple[np.uint64, np.uint64, np.uint64]
 
@@ -83,7 +81,7 @@ class Split:
     @property
     def inverse(self) -> np.ndarray:
         """One over each pivot."""
-        return self.root**-2
+        return 1 / (self.root * self.root)
 
     def solve(self, R: Tensor) -> Tensor:
         """Return ``M⁻¹ R`` for R (n, p), in one sweep down and one up."""
@@ -134,11 +132,11 @@ class DIC(IncompleteCholesky):
 
     def read(self, A: StoredMatrix, diagonal: Tensor) -> tuple[TwistedRows, np.ndarray, np.ndarray]:
         """Return the strict lower triangle, in a twisted order."""
+        from tsgu_func.kernels import twisted
+
         rows = A.structure.derive("twisted lower triangle", _twisted)
-        entries = A.values[rows.entry.to(A.values.device)].cpu()
-        if entries.is_complex():
-            entries = torch.where(rows.mirrored, entries.conj(), entries)
-        return rows, entries.numpy(), diagonal.cpu()[rows.order].numpy()
+        entries = twisted.entries(A.values.cpu().numpy(), rows.entry, rows.mirrored)
+        return rows, entries, diagonal.cpu().index_select(0, rows.order).numpy()
 
     def factor(
         self,
@@ -166,7 +164,5 @@ def _twisted(s: Structure) -> TwistedRows:
     order, *cuts = twisted.order_of(crow, col)
     start, column, entry, mirrored = twisted.triangle(crow, col, order)
     first, second, end = (np.uint64(cut) for cut in (*cuts, len(order)))
-    return TwistedRows(
-        start, column, torch.from_numpy(entry), torch.from_numpy(mirrored),
-        torch.from_numpy(order), (first, second, end),
-    )  # fmt: skip
+    cuts = first, second, end
+    return TwistedRows(start, column, entry, mirrored, torch.from_numpy(order), cuts)
