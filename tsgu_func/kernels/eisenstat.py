@@ -22,7 +22,7 @@ _compile = numba.njit(
 )
 
 # An unsigned number plus a signed one would be a float.
-_ONE = np.uint64(1)
+_ONE, _TWO = np.uint64(1), np.uint64(2)
 
 # How far above the goal, and how often in any case, the residual is computed and not estimated.
 _NEAR, _EVERY = 4.0, 16
@@ -70,19 +70,22 @@ def scaled(crow, col, values, pivots):
 
 # --------------------------------------------------------------------------- once a solution
 #
-# Sweeps carry the end of a row along as the start of the next, and count without a sign: a loop
-# over three entries is too short for anything besides.
+# Sweeps carry the end of a row along as the start of the next, count without a sign, and take two
+# entries at a time: a loop over three is too short for anything besides.
 
 
 @_compile
 def forward(crow, col, values, R):
     """Solve (I + L) X = R for one column, in place."""
-    first = np.uint64(0)
+    q = np.uint64(0)
     for i in range(R.shape[0]):
         total, last = R[i], np.uint64(crow[i + 1])
-        for q in range(first, last):
+        while q + _ONE < last:
+            total -= values[q] * R[col[q]] + values[q + _ONE] * R[col[q + _ONE]]
+            q += _TWO
+        if q < last:
             total -= values[q] * R[col[q]]
-        R[i], first = total, last
+        R[i], q = total, last
 
 
 @_compile
@@ -116,7 +119,12 @@ def _turn(crow, col, values, beta, R, P, T, start, stop):
         p = R[i] + beta * P[i]
         known, first = p + T[i], np.uint64(crow[i])
         P[i], T[i] = p, known
-        for q in range(first, last):
+        q = first
+        while q + _ONE < last:
+            T[col[q]] -= np.conj(values[q]) * known
+            T[col[q + _ONE]] -= np.conj(values[q + _ONE]) * known
+            q += _TWO
+        if q < last:
             T[col[q]] -= np.conj(values[q]) * known
         last = first
 
@@ -124,12 +132,15 @@ def _turn(crow, col, values, beta, R, P, T, start, stop):
 @_compile
 def _curvature(crow, col, values, excess, P, T, W, start, stop):
     """Make ``w = K p - t``; return pᴴ K p; rows before have theirs."""
-    total, first = 0.0, np.uint64(crow[start])
+    total, q = 0.0, np.uint64(crow[start])
     for i in range(start, stop):
         w, last = P[i] + excess[i] * T[i], np.uint64(crow[i + _ONE])
-        for q in range(first, last):
+        while q + _ONE < last:
+            w -= values[q] * W[col[q]] + values[q + _ONE] * W[col[q + _ONE]]
+            q += _TWO
+        if q < last:
             w -= values[q] * W[col[q]]
-        W[i], first = w, last
+        W[i], q = w, last
         total += (np.conj(P[i]) * (w + T[i])).real
     return total
 
@@ -150,12 +161,15 @@ def _advance(alpha, T, W, Z, R, start, stop):
 @_compile
 def _unswept(crow, col, values, root, R, start, stop):
     """Return the square of what `forward` made R of, before rows were scaled by 1 / root."""
-    total, first = 0.0, np.uint64(crow[start])
+    total, q = 0.0, np.uint64(crow[start])
     for i in range(start, stop):
         r, last = R[i], np.uint64(crow[i + _ONE])
-        for q in range(first, last):
+        while q + _ONE < last:
+            r += values[q] * R[col[q]] + values[q + _ONE] * R[col[q + _ONE]]
+            q += _TWO
+        if q < last:
             r += values[q] * R[col[q]]
-        r, first = r * root[i], last
+        r, q = r * root[i], last
         total += (np.conj(r) * r).real
     return total
 

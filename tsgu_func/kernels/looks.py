@@ -5,6 +5,9 @@ import numpy as np
 
 _compile = numba.njit(nogil=True, cache=True, error_model="numpy")
 
+# An unsigned number plus a signed one would be a float.
+_ONE = np.uint64(1)
+
 
 @_compile
 def diagonal(crow, col):
@@ -14,34 +17,48 @@ def diagonal(crow, col):
     for i in range(n):
         k = crow[i]
         while k < crow[i + 1] and col[k] < i:
-            k += crow.dtype.type(1)
+            k += _ONE
         place[i], stored[i] = k, k < crow[i + 1] and col[k] == i
     return place, stored
 
 
 @_compile
-def symmetry(crow, col, values):
-    """Say whether the pattern is that of the transpose, and whether the matrix is Hermitian.
+def traits(crow, col, values, slack):
+    """Say what the pattern, and the values, decide; each of them a yes or no.
+
+    They are: the pattern is that of the transpose; the matrix is Hermitian; its diagonal is real
+    and positive; besides it is Hermitian, no other entry is positive and no row sum negative.
 
     Rows are gone through in order, so what is stored at (i, j) above the diagonal meets the
     entries (j, i) of row j in the order of its columns: the next one that has not been met.
+    Row sums may be negative by `slack` times the sum of the magnitudes in the row.
     """
-    n = crow.shape[0] - 1
-    following, hermitian = crow[:-1].copy(), True
-    for i in range(n):
-        for k in range(following[i], crow[i + 1]):
-            j = col[k]
-            if j < i:  # met by nothing above the diagonal
-                return False, False
-            if j > i:
-                q = following[j]
-                if q >= crow[j + 1] or col[q] != i:
-                    return False, False
-                following[j] = q + crow.dtype.type(1)
-                hermitian &= values[q] == np.conj(values[k])
+    following = crow[:-1].copy()
+    pattern = hermitian = positive = dominant = True
+    for i in range(crow.shape[0] - 1):
+        total, size, found = 0.0, 0.0, False
+        for k in range(crow[i], crow[i + 1]):
+            j, a = col[k], values[k]
+            total += a.real
+            size += abs(a.real)
+            if j == i:
+                hermitian &= a.imag == 0
+                found = a.imag == 0 and a.real > 0
+                continue
+            dominant &= a.imag == 0 and a.real <= 0
+            if j < i:
+                pattern &= k < following[i]
+                continue
+            q = following[j]
+            if q < crow[j + 1] and col[q] == i:
+                following[j] = q + _ONE
+                hermitian &= values[q] == np.conj(a)
             else:
-                hermitian &= values[k] == np.conj(values[k])
-    return True, hermitian
+                pattern = False
+        positive &= found
+        dominant &= total >= -slack * size
+    hermitian &= pattern
+    return pattern, hermitian, positive, dominant and hermitian and positive
 
 
 @_compile
@@ -58,25 +75,6 @@ def magnitudes(crow, col, values, rows, columns):
 
 
 @_compile
-def dominance(crow, col, values, slack):
-    """Say whether no entry beside the diagonal is positive, and no row sum negative.
-
-    Row sums may be negative by `slack` times the sum of the magnitudes in the row.
-    """
-    for i in range(crow.shape[0] - 1):
-        total = size = 0.0
-        for k in range(crow[i], crow[i + 1]):
-            a = values[k]
-            if a > 0 and col[k] != i:
-                return False
-            total += a
-            size += abs(a)
-        if not total >= -slack * size:
-            return False
-    return True
-
-
-@_compile
 def widest_level(crow, col):
     """Return the size of the largest set of nodes at one distance from an end of the graph.
 
@@ -84,7 +82,7 @@ def widest_level(crow, col):
     is that of its transpose.
     """
     n = crow.shape[0] - 1
-    seen, queue = np.zeros(n, np.uint8), np.empty(n, np.int64)
+    seen, queue = np.zeros(n, np.uint8), np.empty(n, col.dtype)
     widest = 0
     for first in range(n):
         if seen[first] == 0:
@@ -103,7 +101,7 @@ def _search(crow, col, first, mark, seen, queue):
         level = end
         for place in range(begin, level):
             i = queue[place]
-            for k in range(crow[i], crow[i + 1]):
+            for k in range(crow[i], crow[i + _ONE]):
                 j = col[k]
                 if seen[j] < mark:
                     seen[j] = mark

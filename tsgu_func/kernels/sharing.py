@@ -3,9 +3,11 @@
 The thread that has the work *offers* a job, does its own half, and *claims* the other half if
 nobody has; only where the helper has claimed it does it wait.  So it never waits for a helper that
 is late or never comes, and no half is done twice.  A job takes microseconds, so both threads wait
-by looking again: the words that they look at are read and written atomically.
+by looking again: the words that they look at are read and written atomically.  A helper that has
+looked for long lets others have its processor: it may be that of the thread that it waits for.
 """
 
+import os
 from typing import Any, cast
 
 import numba
@@ -21,6 +23,8 @@ _compile = numba.njit(nogil=True, cache=True)
 _LINE = 8
 _OFFERED, _CLAIMED, _FINISHED = 0, _LINE, 2 * _LINE
 _CLOSED = -1
+# Looks before a helper gives way: some microseconds.
+_PATIENCE = 5000
 
 
 def _pointer(context, builder, signature, args):
@@ -58,6 +62,11 @@ def _replacing(_, array, index, old, new):
 
 
 _load, _store, _replace = (cast(Any, intrinsic(f)) for f in (_loading, _storing, _replacing))
+
+
+_give_way: Any = types.ExternalFunction(
+    "SwitchToThread" if os.name == "nt" else "sched_yield", types.int32()
+)
 
 
 def words() -> np.ndarray:
@@ -98,8 +107,11 @@ def wait(words, job):
 @_compile
 def following(words, job):
     """Wait for a job after this one; return its number, or one below zero if none will come."""
-    offered = _load(words, _OFFERED)
+    offered, looks = _load(words, _OFFERED), 0
     while offered == job:
+        looks += 1
+        if looks > _PATIENCE:
+            _give_way()
         offered = _load(words, _OFFERED)
     return offered
 

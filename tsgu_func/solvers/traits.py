@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import Structure, unsigned
-from tsgu_func.kernels.triangular import diagonal_of, sides
+from tsgu_func.kernels.triangular import sides
 
 __all__ = [
     "Traits",
@@ -46,9 +46,16 @@ class Traits(NamedTuple):
 
 
 def traits_of(A: StoredMatrix) -> Traits:
-    """Look at a matrix.  O(nnz) time."""
-    same, positive = hermitian(A), _positive_diagonal(A)
-    return Traits(same, positive, same and positive and _dominant(A))
+    """Look at a square matrix.  O(nnz) time."""
+    pattern, *traits = _look(A.structure, A.values)
+    A.structure.derive("symmetric", lambda _: pattern)
+    return Traits(*traits)
+
+
+def _look(s: Structure, values: Tensor) -> tuple[bool, bool, bool, bool]:
+    from tsgu_func.kernels import looks
+
+    return looks.traits(*_on_host(s), _plain(values), _SLACK)
 
 
 def triangular(s: Structure) -> bool:
@@ -58,29 +65,16 @@ def triangular(s: Structure) -> bool:
 
 def hermitian(A: StoredMatrix) -> bool:
     """Say whether A equals its adjoint."""
-    s = A.structure
-    pattern, values = _symmetry(s, A.values)
-    return s.derive("symmetric", lambda _: pattern) and values
+    return A.shape[0] == A.shape[1] and traits_of(A).hermitian
 
 
 def symmetric_pattern(s: Structure) -> bool:
     """Say whether a pattern is that of its transpose; found once."""
-    return s.derive("symmetric", lambda s: _symmetry(s, torch.zeros(s.nnz))[0])
+    return s.derive("symmetric", _symmetric)
 
 
-def _symmetry(s: Structure, values: Tensor) -> tuple[bool, bool]:
-    """Say whether a pattern is symmetric, and a matrix that has it Hermitian."""
-    from tsgu_func.kernels import looks
-
-    if s.rows != s.cols:
-        return False, False
-    return looks.symmetry(*_on_host(s), _plain(values))
-
-
-def _positive_diagonal(A: StoredMatrix) -> bool:
-    diagonal = diagonal_of(A.structure, A.values)
-    real = not diagonal.is_complex() or bool((diagonal.imag == 0).all())
-    return real and bool((diagonal.real > 0).all())
+def _symmetric(s: Structure) -> bool:
+    return s.rows == s.cols and _look(s, torch.zeros(s.nnz))[0]
 
 
 def sums_of_magnitudes(A: StoredMatrix) -> tuple[Tensor, Tensor]:
@@ -95,17 +89,6 @@ def sums_of_magnitudes(A: StoredMatrix) -> tuple[Tensor, Tensor]:
     looks.magnitudes(*_on_host(s), values.numpy(), rows.numpy(), columns.numpy())
     device = A.values.device
     return rows.reshape(*batch, -1).to(device), columns.reshape(*batch, -1).to(device)
-
-
-def _dominant(A: StoredMatrix) -> bool:
-    from tsgu_func.kernels import looks
-
-    values = A.values
-    if values.is_complex():
-        if bool((values.imag != 0).any()):
-            return False
-        values = values.real
-    return looks.dominance(*_on_host(A.structure), _plain(values), _SLACK)
 
 
 def _on_host(s: Structure):
