@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsgu_func import SparseMatrix, solvers, sparse_solve
+from tsgu_func import solvers, sparse_solve
 
 __all__ = ["OURS", "OWN", "PEERS", "Contender", "contender"]
 
@@ -57,7 +57,7 @@ class Contender(NamedTuple):
 
 def _own(solver: Any) -> Callable[[Any, np.ndarray], Solve]:
     def prepare(S: Any, b: np.ndarray) -> Solve:
-        A, right = SparseMatrix.from_scipy(S), torch.from_numpy(b)
+        A, right = _torch_csr(S), torch.from_numpy(b)
 
         def solve(backward: bool) -> np.ndarray:
             A.requires_grad_(backward)
@@ -73,6 +73,11 @@ def _own(solver: Any) -> Callable[[Any, np.ndarray], Solve]:
         return solve
 
     return prepare
+
+
+def _torch_csr(S: Any) -> Tensor:
+    crow, col = (torch.from_numpy(x.astype(np.int64)) for x in (S.indptr, S.indices))
+    return torch.sparse_csr_tensor(crow, col, torch.from_numpy(S.data), S.shape)
 
 
 def _solved(x: Tensor, backward: bool) -> np.ndarray:
@@ -109,11 +114,6 @@ OWN = {
 }
 
 # ------------------------------------------------------------------------------------------ peers
-
-
-def _torch_csr(S: Any) -> Tensor:
-    crow, col = (torch.from_numpy(x.astype(np.int64)) for x in (S.indptr, S.indices))
-    return torch.sparse_csr_tensor(crow, col, torch.from_numpy(S.data), S.shape)
 
 
 def _upstream(

@@ -75,17 +75,25 @@ def scaled(crow, col, values, pivots):
 
 
 @_compile
-def forward(crow, col, values, R):
-    """Solve (I + L) X = R for one column, in place."""
+def enter(triangle, root, order, R, out):
+    """Solve (I + L) X = R / root for one column, with its rows put in order, into `out`."""
+    crow, col, values = triangle
     q = np.uint64(0)
     for i in range(R.shape[0]):
-        total, last = R[i], np.uint64(crow[i + 1])
+        total, last = R[order[i]] / root[i], np.uint64(crow[i + 1])
         while q + _ONE < last:
-            total -= values[q] * R[col[q]] + values[q + _ONE] * R[col[q + _ONE]]
+            total -= values[q] * out[col[q]] + values[q + _ONE] * out[col[q + _ONE]]
             q += _TWO
         if q < last:
-            total -= values[q] * R[col[q]]
-        R[i], q = total, last
+            total -= values[q] * out[col[q]]
+        out[i], q = total, last
+
+
+@_compile
+def leave(root, order, Z, out):
+    """Put the rows of a correction back in their places, scaled by 1 / root."""
+    for i in range(Z.shape[0]):
+        out[order[i]] = Z[i] / root[i]
 
 
 @_compile
@@ -160,7 +168,7 @@ def _advance(alpha, T, W, Z, R, start, stop):
 
 @_compile
 def _unswept(crow, col, values, root, R, start, stop):
-    """Return the square of what `forward` made R of, before rows were scaled by 1 / root."""
+    """Return the square of what `enter` made R of, before rows were scaled by 1 / root."""
     total, q = 0.0, np.uint64(crow[start])
     for i in range(start, stop):
         r, last = R[i], np.uint64(crow[i + _ONE])
@@ -246,9 +254,9 @@ def iterate(told, matrix, vectors, cuts, numbers, goal, most):
 
     `matrix` is L (crow, col, values), D - 2 I, and the roots of the pivots; `cuts` are where its
     second and its last part begin, and its end.  `vectors` are z, r, p, t and w: a correction,
-    still to be scaled by 1 / root; the residual, as `forward` makes it; the direction; room, zero
+    still to be scaled by 1 / root; the residual, as `enter` makes it; the direction; room, zero
     at first.  `numbers` are rᴴ r, that divided by the one before, and the norm of the residual
-    before `forward`, all of them up to date after each call.  Returns the number of iterations, and
+    before `enter`, all of them up to date after each call.  Returns the number of iterations, and
     the last curvature: where that is not positive, there is no way on.
     """
     gamma, beta, norm = numbers

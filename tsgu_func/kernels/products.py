@@ -152,9 +152,13 @@ def _run(s: Structure, batch: int, p: int, loop: Callable[[int, int], None]) -> 
     parts = min(threads.workers(), 1 + batch * s.nnz * p // _WORTH_A_THREAD)
     if parts == 1:
         return loop(0, batch * s.rows)
-    member, entry = np.divmod(np.linspace(0, batch * s.nnz, parts + 1)[1:-1], max(s.nnz, 1))
-    inner = member * s.rows + np.searchsorted(s.crow.numpy(), entry)
-    return threads.run_parts(loop, [0, *inner.astype(np.int64), batch * s.rows])
+    crow, cuts = s.crow.numpy(), [0]
+    for part in range(1, parts):
+        member, entry = divmod(batch * s.nnz * part // parts, s.nnz)
+        # A number of another type would have all of crow converted.
+        row = int(crow.searchsorted(crow.dtype.type(entry)))
+        cuts.append(member * s.rows + row)
+    return threads.run_parts(loop, [*cuts, batch * s.rows])
 
 
 # ------------------------------------------------------------------------------ other devices

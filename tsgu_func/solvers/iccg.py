@@ -142,14 +142,16 @@ class _Lane:
         split = self.split
         self._vectors = eisenstat.vectors(len(self.R), self.R.dtype)
         R = self._vectors[1]
-        np.divide(self.R[split.rows.order.numpy()], split.root, out=R)
-        eisenstat.forward(*split.triangle, R)
+        eisenstat.enter(split.triangle, split.root, split.rows.order.numpy(), self.R, R)
         self._numbers[:] = eisenstat.square(R), 0, self.norm
 
     def stop(self) -> None:
         """Note the correction, and give back the room."""
+        from tsgu_func.kernels import eisenstat
+
         if self._vectors:
-            self.change[self.split.rows.order.numpy()] = self._vectors[0] / self.split.root
+            split = self.split
+            eisenstat.leave(split.root, split.rows.order.numpy(), self._vectors[0], self.change)
             self._vectors = ()
 
 
