@@ -117,7 +117,7 @@ def triangle(crow, col, order):
             if col[k] < i:
                 c = place[col[k]]
                 r = max(p, c)
-                q = following[r]
+                q = np.uint64(following[r])
                 following[r] = q + _ONE
                 column[q], entry[q], mirrored[q] = min(p, c), k, c > p
     return start, column, entry, mirrored
