@@ -11,6 +11,7 @@ from tests.preconditioning import from_scipy, hermitian, poisson, with_zeros
 from tests.systems import DTYPES, close, numpy_solve, randn, stored
 from tsgu_func import SparseMatrix, sparse_solve
 from tsgu_func.kernels import eisenstat, looks, sharing, threads, twisted
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import unsigned
 from tsgu_func.solvers import CG, DIC, IC0, ICCG, ConvergenceError, Result, SolveError
 from tsgu_func.solvers.traits import hermitian as is_hermitian
@@ -185,6 +186,26 @@ def test_a_helper_that_comes_late_or_never_is_not_waited_for(two_threads, monkey
         assert torch.equal(solved(ICCG(), A, B).value, expected.value)
 
 
+def test_room_is_used_again_and_leaves_no_trace():
+    S, B = poisson(12), randn(144, 5)
+    A = as_it_is(S)
+    state = ICCG().init(A)
+    first = ICCG().compute(state, B)
+    room = state.parts[0].rows.room
+    assert 1 <= len(room._spare) <= threads.workers()
+    spare = {id(vectors[0].base) for vectors in room._spare}
+    again = ICCG().compute(state, B)
+    assert {id(vectors[0].base) for vectors in room._spare} == spare
+    assert torch.equal(first.value, again.value)
+    single = StoredMatrix(A.structure, A.values.float())
+    for vectors in room._spare:
+        for vector in vectors:
+            vector.fill(np.nan)
+    found = solved(ICCG(), single, B.float()).value
+    torch.testing.assert_close(found, first.value.float(), rtol=0, atol=1e-3)
+    assert torch.equal(ICCG().compute(state, B).value, first.value)
+
+
 @pytest.mark.parametrize("helpers", [1, 3])
 def test_each_half_is_done_once_and_waited_for(helpers):
     words, done = sharing.words(), np.zeros(501, np.int64)
@@ -342,8 +363,6 @@ def test_what_is_seen_of_a_matrix(dtype, seed):
 
 
 def from_dense(pattern, D):
-    from tsgu_func.kernels.stored import StoredMatrix
-
     s = SparseMatrix.from_dense(pattern).pattern.structure
     return StoredMatrix(s, D[s.row.long(), s.col.long()])
 

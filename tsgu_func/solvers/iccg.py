@@ -140,7 +140,7 @@ class _Lane:
         from tsgu_func.kernels import eisenstat
 
         split = self.split
-        self._vectors = eisenstat.vectors(len(self.R), self.R.dtype)
+        self._vectors = split.rows.room.take(len(self.R), self.R.dtype)
         R = self._vectors[1]
         eisenstat.enter(split.triangle, split.root, split.rows.order.numpy(), self.R, R)
         self._numbers[:] = eisenstat.square(R), 0, self.norm
@@ -152,6 +152,7 @@ class _Lane:
         if self._vectors:
             split = self.split
             eisenstat.leave(split.root, split.rows.order.numpy(), self._vectors[0], self.change)
+            split.rows.room.give_back(self._vectors)
             self._vectors = ()
 
 

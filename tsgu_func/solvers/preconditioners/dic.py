@@ -7,19 +7,49 @@ matrices of grids.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels import threads
 from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import Structure, unsigned
 from tsgu_func.solvers.preconditioners.factored import cancelled, copied
 from tsgu_func.solvers.preconditioners.incomplete_cholesky import IncompleteCholesky
 
 __all__ = ["DIC", "Split", "TwistedRows"]
+
+
+class Room:
+    """Vectors to iterate with, kept with a pattern from one solve to the next.
+
+    Memory that is new costs a page fault for each few kilobytes, together as much as ten
+    iterations.
+    """
+
+    def __init__(self) -> None:
+        self._spare: list[tuple[np.ndarray, ...]] = []
+
+    def take(self, n: int, dtype: np.dtype[Any]) -> tuple[np.ndarray, ...]:
+        """Return vectors of zeros."""
+        from tsgu_func.kernels import eisenstat
+
+        with contextlib.suppress(IndexError):
+            vectors = self._spare.pop()
+            if vectors[0].dtype == dtype:
+                for vector in vectors:
+                    vector.fill(0)
+                return vectors
+        return eisenstat.vectors(n, dtype)
+
+    def give_back(self, vectors: tuple[np.ndarray, ...]) -> None:
+        """Keep vectors that were taken, as many as there are threads."""
+        if len(self._spare) < threads.workers():
+            self._spare.append(vectors)
 
 
 class TwistedRows(NamedTuple):
@@ -36,6 +66,8 @@ class TwistedRows(NamedTuple):
     cuts : tuple of unsigned integers
         Where the second and the last part begin, and the end: rows of the second wait for none of
         the first.
+    room : Room
+        What `ICCG` iterates in.
     """
 
     crow: np.ndarray
@@ -44,6 +76,7 @@ class TwistedRows(NamedTuple):
     mirrored: np.ndarray
     order: Tensor
     cuts: tuple[np.uint64, np.uint64, np.uint64]
+    room: Room
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,4 +198,4 @@ def _twisted(s: Structure) -> TwistedRows:
     start, column, entry, mirrored = twisted.triangle(crow, col, order)
     first, second, end = (np.uint64(cut) for cut in (*cuts, len(order)))
     cuts = first, second, end
-    return TwistedRows(start, column, entry, mirrored, torch.from_numpy(order), cuts)
+    return TwistedRows(start, column, entry, mirrored, torch.from_numpy(order), cuts, Room())
