@@ -206,6 +206,17 @@ def test_room_is_used_again_and_leaves_no_trace():
     assert torch.equal(ICCG().compute(state, B).value, first.value)
 
 
+def test_a_failure_leaves_no_helper_behind(two_threads, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(eisenstat, "iterate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        solved(ICCG(), from_scipy(poisson(20)), randn(400, 1))
+    # Even a helper whose work never begins comes back.
+    assert sharing.following(sharing.words(), 0) < 0
+
+
 @pytest.mark.parametrize("helpers", [1, 3])
 def test_each_half_is_done_once_and_waited_for(helpers):
     words, done = sharing.words(), np.zeros(501, np.int64)

@@ -233,7 +233,7 @@ def _both(kind, factor, told, matrix, vectors, cuts):
 
 @_compile
 def help_out(told, matrix, vectors, cuts):
-    """Do second halves of jobs of `iterate`, called with the same, until it returns."""
+    """Do second halves of jobs of `iterate`, called with the same, until the words are closed."""
     words, numbers = told
     job = sharing.following(words, 0)
     while job > 0:
@@ -273,7 +273,6 @@ def iterate(told, matrix, vectors, cuts, numbers, goal, most):
             norm = np.sqrt(_both(_MEASURE, 0.0, told, matrix, vectors, cuts))
             ratio = norm / np.sqrt(gamma)
         numbers[0], numbers[1], numbers[2] = gamma, beta, norm
-    sharing.close(told[0])
     return made, curvature
 
 

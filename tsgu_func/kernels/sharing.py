@@ -25,6 +25,8 @@ _OFFERED, _CLAIMED, _FINISHED = 0, _LINE, 2 * _LINE
 _CLOSED = -1
 # Looks before a helper gives way: some microseconds.
 _PATIENCE = 5000
+# Looks before it gives up: about a second.
+_END = 1_000_000
 
 
 def _pointer(context, builder, signature, args):
@@ -106,12 +108,17 @@ def wait(words, job):
 
 @_compile
 def following(words, job):
-    """Wait for a job after this one; return its number, or one below zero if none will come."""
+    """Wait for a job after this one; return its number, or one below zero if none will come.
+
+    Nor is an offer waited for without end: who should close may have been interrupted.
+    """
     offered, looks = _load(words, _OFFERED), 0
     while offered == job:
         looks += 1
         if looks > _PATIENCE:
             _give_way()
+        if looks > _END:
+            return _CLOSED
         offered = _load(words, _OFFERED)
     return offered
 

@@ -117,7 +117,7 @@ class _Lane:
 
     def _tasks(self, most: int) -> tuple[Callable[[], None], Callable[[], None]]:
         """Return what makes iterations, and what helps with them."""
-        from tsgu_func.kernels import eisenstat
+        from tsgu_func.kernels import eisenstat, sharing
 
         split = self.split
         if not self._vectors:
@@ -126,7 +126,10 @@ class _Lane:
         shared = told, matrix, self._vectors, split.rows.cuts
 
         def iterate() -> None:
-            self.made, curvature = eisenstat.iterate(*shared, self._numbers, self.goal, most)
+            try:
+                self.made, curvature = eisenstat.iterate(*shared, self._numbers, self.goal, most)
+            finally:
+                sharing.close(told[0])
             self.steps += self.made
             self.norm = float(self._numbers[2])
             if not 0 < curvature < np.inf:
