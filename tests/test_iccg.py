@@ -155,11 +155,8 @@ def test_each_iteration_is_told():
 
 
 @pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+def two_threads(threads_of_torch):
+    threads_of_torch(2)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -24,11 +24,8 @@ def large():
 
 
 @pytest.fixture
-def four_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    yield
-    torch.set_num_threads(before)
+def four_threads(threads_of_torch):
+    threads_of_torch(4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

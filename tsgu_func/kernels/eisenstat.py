@@ -71,7 +71,8 @@ def scaled(crow, col, values, pivots):
 # --------------------------------------------------------------------------- once a solution
 #
 # Sweeps carry the end of a row along as the start of the next, count without a sign, and take two
-# entries at a time: a loop over three is too short for anything besides.
+# entries at a time: a loop over three is too short for anything besides.  The lines that do so are
+# repeated: as a function, inlined or not, they take four times as long.
 
 
 @_compile

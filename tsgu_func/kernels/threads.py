@@ -1,9 +1,9 @@
 """Threads for compiled loops that release the GIL: those in which PyTorch's operations run.
 
 Threads of OpenMP stay awake for milliseconds after each parallel operation, on the look-out for the
-next.  Threads of our own would have to share processors with them, and take twice as long.  So
-where the runtime is that of GNU, loops are parallel regions of it; elsewhere, and after a fork,
-which no region survives, they run in a pool.
+next, and threads of our own would have to share processors with them.  So where the runtime is that
+of GNU, loops are parallel regions of it; elsewhere, and after a fork, which no region survives,
+they run in a pool.
 """
 
 from __future__ import annotations

@@ -28,14 +28,8 @@ _ZERO, _ONE = np.uint64(0), np.uint64(1)
 def count_levels(crow, col):
     """Return how many levels a lower triangle has, with its rows in their natural order."""
     n = crow.shape[0] - 1
-    level, deepest = np.zeros(n, np.int64), -1
-    for i in range(n):
-        for k in range(crow[i], crow[i + 1]):
-            j = col[k]
-            if j < i:
-                level[i] = max(level[i], level[j] + 1)
-        deepest = max(deepest, level[i])
-    return deepest + 1
+    _, level = _from_both_ends(crow, col, n)
+    return level.max() + 1 if n else 0
 
 
 @_compile

@@ -7,7 +7,6 @@ matrices of grids.
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -38,13 +37,15 @@ class Room:
         """Return vectors of zeros."""
         from tsgu_func.kernels import eisenstat
 
-        with contextlib.suppress(IndexError):
+        try:
             vectors = self._spare.pop()
-            if vectors[0].dtype == dtype:
-                for vector in vectors:
-                    vector.fill(0)
-                return vectors
-        return eisenstat.vectors(n, dtype)
+        except IndexError:  # none, or another thread was faster
+            return eisenstat.vectors(n, dtype)
+        if vectors[0].dtype != dtype:
+            return eisenstat.vectors(n, dtype)
+        for vector in vectors:
+            vector.fill(0)
+        return vectors
 
     def give_back(self, vectors: tuple[np.ndarray, ...]) -> None:
         """Keep vectors that were taken, as many as there are threads."""
@@ -139,8 +140,8 @@ class DIC(IncompleteCholesky):
     ``M = (E + L) E⁻¹ (E + L)ᴴ`` with the strict lower triangle L of A and pivots E.  Where no three
     rows are joined with each other, as on grids with their nearest neighbours, it is `IC0`;
     elsewhere it is less close to A, but cheaper to make.  Rows are eliminated in a *twisted* order,
-    from both ends to the middle, where they are in an order that goes along the graph; so two
-    threads can solve with M.  `ICCG` makes use of its form.
+    from both ends to the middle, where they are in an order that goes along the graph.
+    `ICCG` makes use of this form, and sweeps in two threads.
     The parameters are those of `IncompleteCholesky`.
 
     Raises
