@@ -138,7 +138,7 @@ class DIC(IncompleteCholesky):
     """Incomplete Cholesky factorization whose triangles are those of A, and only pivots are new.
 
     ``M = (E + L) E⁻¹ (E + L)ᴴ`` with the strict lower triangle L of A and pivots E.  Where no three
-    rows are joined with each other, as on grids with their nearest neighbours, it is `IC0`;
+    rows are joined with each other, as on grids with their nearest neighbours, it is `IC0`
     up to the order; elsewhere it is less close to A, but cheaper to make.  Rows are eliminated in a
     *twisted* order, from both ends to the middle, where they are in an order that goes along the
     graph.  `ICCG` makes use of this form, and sweeps in two threads.
