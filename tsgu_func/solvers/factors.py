@@ -6,6 +6,10 @@ may compute it anew), so a factor is found by comparing values, O(nnz) and exact
 changed in place simply do not match.  A factor goes when the memory of its values goes, or when
 the store exceeds its limit, oldest first.  One that exceeds the limit by itself is not kept: it
 would push out all others, and be factored again for each solve, which is what was asked for.
+
+What a factor leaves behind that may serve other values of its pattern, such as a symbolic analysis,
+can be put by until somebody takes it.  It goes with the pattern, and is the first to go for the
+limit.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -20,8 +25,17 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels.stored import StoredMatrix
+from tsgu_func.kernels.structure import Structure
 
-__all__ = ["CacheInfo", "cache_info", "cache_limit", "clear_cache", "prepared"]
+__all__ = [
+    "CacheInfo",
+    "cache_info",
+    "cache_limit",
+    "clear_cache",
+    "prepared",
+    "put_by",
+    "spare",
+]
 
 
 class CacheInfo(NamedTuple):
@@ -32,7 +46,7 @@ class CacheInfo(NamedTuple):
     hits, misses : int
         How often a factor was found, and how often it had to be made.
     entries, bytes : int
-        How many there are, and their size.
+        How many there are, and their size, with what is put by for other values.
     limit : int
         Bytes that they may take.
     """
@@ -73,6 +87,7 @@ class Prepares(Protocol):
 
 
 _entries: OrderedDict[int, _Entry] = OrderedDict()
+_spares: weakref.WeakKeyDictionary[Structure, tuple[Hashable, Any]] = weakref.WeakKeyDictionary()
 _lock = threading.RLock()
 _counts = {"hits": 0, "misses": 0, "key": 0}
 _limit = 2**31  # bytes
@@ -115,14 +130,42 @@ def _keep(values: Tensor, entry: _Entry, stale: list[int]) -> None:
     weakref.finalize(values.untyped_storage(), _entries.pop, key, None).atexit = False
 
 
+def put_by(structure: weakref.ref[Structure], key: Hashable, state: Any) -> None:
+    """Leave what may serve other values of a pattern, if that lives, in the place of what was."""
+    if (pattern := structure()) is not None:
+        with _lock:
+            _spares.pop(pattern, None)
+            _spares[pattern] = key, state
+            _shrink_spares()
+
+
+def spare(structure: Structure, key: Hashable) -> Any:
+    """Take what was put by for a pattern under a key, or None: nobody else gets it."""
+    with _lock:
+        kept, state = _spares.get(structure, (None, None))
+        if kept != key:
+            return None
+        del _spares[structure]
+        return state
+
+
 def _size() -> int:
-    # Over a copy: a finalizer may remove an entry at any time.
-    return sum(entry.bytes for entry in list(_entries.values()))
+    # Over copies: a finalizer may remove an entry at any time.
+    states = [state for _, state in list(_spares.values())]
+    return sum(getattr(kept, "bytes", 0) for kept in [*_entries.values(), *states])
 
 
 def _shrink() -> None:
+    _shrink_spares()
     while len(_entries) and _size() > _limit:
-        _entries.popitem(last=False)
+        _entries.popitem(last=False)  # what it leaves is put by, or goes as well
+
+
+def _shrink_spares() -> None:
+    for pattern in list(_spares):
+        if _size() <= _limit:
+            return
+        _spares.pop(pattern, None)
 
 
 def cache_info() -> CacheInfo:
@@ -156,7 +199,9 @@ def cache_limit(limit: int | None = None) -> int:
 
 
 def clear_cache() -> None:
-    """Forget all factors, and the counts of `cache_info`."""
+    """Forget all factors, what they left to others, and the counts of `cache_info`."""
     with _lock:
-        _entries.clear()
+        while len(_entries):
+            _entries.popitem()  # one by one: it may put something by
+        _spares.clear()
         _counts.update(hits=0, misses=0)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import Structure
+from tsgu_func.solvers import factors
 from tsgu_func.solvers.base import SolveError
 from tsgu_func.solvers.direct import Direct
 from tsgu_func.solvers.traits import traits_of
@@ -28,27 +29,61 @@ __all__ = ["Pardiso"]
 
 # PARDISO's types of real matrices.
 _DEFINITE, _SYMMETRIC, _GENERAL = 2, -2, 11
+# Phases of PARDISO: analysis and factorization, the solution as well; the same without analysis.
+_WITHOUT_ANALYSIS = {12: 22, 13: 23}
 _KINDS = {"definite": _DEFINITE, "symmetric": _SYMMETRIC, "general": _GENERAL}
+
+
+class _Analysis:
+    """A solver of MKL that knows a pattern, and has room for one factor of a matrix with it."""
+
+    def __init__(self, kind: int, matrix: Any) -> None:
+        self.kind, self.threads = kind, _mkl().MKL_Get_Max_Threads()
+        self.solver = _solver_type(_pypardiso().PyPardisoSolver)(mtype=kind)
+        weakref.finalize(self, self.solver.free_memory, everything=True).atexit = False
+        self.factorize(matrix)
+        self.solver.analyzed = True
+
+    def factorize(self, matrix: Any) -> None:
+        """Factor, in the place of the factor before."""
+        try:
+            self.solver.factorize(matrix)
+        except _pypardiso().pardiso_wrapper.PyPardisoError as error:
+            raise SolveError(
+                f"PARDISO could not factor the matrix as {_name(self.kind)} ({error}): it is "
+                f"singular, or of another kind"
+            ) from None
+
+    @property
+    def bytes(self) -> int:
+        return 1024 * int(self.solver.get_iparm(16))  # kilobytes
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What others must have in common to make use of it, beside the pattern."""
+        return _key(self.kind, self.threads)
 
 
 @dataclass(frozen=True)
 class _Factor:
     """A factor of S in MKL's memory; of its upper triangle, if S is symmetric."""
 
-    solver: Any
+    analysis: _Analysis
     matrix: Any
     _lock: Any = field(default_factory=threading.Lock)
 
     @property
     def bytes(self) -> int:
         # iparm(17) and (18): kilobytes of the factor, and its entries.
-        return max(1024 * int(self.solver.get_iparm(17)), 12 * int(self.solver.get_iparm(18)))
+        kilobytes, entries = (int(self.analysis.solver.get_iparm(i)) for i in (17, 18))
+        return self.analysis.bytes + max(1024 * kilobytes, 12 * entries)
 
     def solve(self, B: Tensor, transpose: bool, conjugate: bool) -> Tensor:
         # Rows read as columns are the transpose; pypardiso looks at the format, not the memory.
-        A = self.matrix.T if transpose and self.solver.mtype == _GENERAL else self.matrix
+        swap = transpose and self.analysis.kind == _GENERAL
+        A = self.matrix.T if swap else self.matrix
         with self._lock:  # a solve writes into the solver's state
-            solved = self.solver.solve(A, B.cpu().double().numpy())
+            solved = self.analysis.solver.solve(A, B.cpu().double().numpy())
         return torch.from_numpy(np.ascontiguousarray(solved)).to(B.device, B.dtype)
 
 
@@ -57,8 +92,9 @@ class Pardiso(Direct):
     """Sparse direct factorization by MKL's PARDISO, for real matrices on x86.
 
     Nested dissection and threads make it the fastest factorization here for large systems.  One
-    factor serves A and its transpose.  float32 is solved in float64.
-    `refine` and `precision` are those of `Direct`.
+    factor serves A and its transpose.  The analysis of a pattern is made once, as long as `cache_limit`
+    leaves room for it; values that it does not suit are analysed anew.  float32 is solved in
+    float64.  `refine` and `precision` are those of `Direct`.
 
     Parameters
     ----------
@@ -109,26 +145,51 @@ class Pardiso(Direct):
         return _factored(A, _SYMMETRIC)
 
     def again(self, A: StoredMatrix) -> _Factor:
-        """Factor as a general matrix, with pivoting that symmetric kinds lack."""
-        return _factored(A, _GENERAL)
+        """Factor as a general matrix, with pivoting that symmetric kinds lack, led by these values."""
+        return _factored_anew(A, _GENERAL)
 
 
 def _factored(A: StoredMatrix, kind: int) -> _Factor:
-    pypardiso = _pypardiso()
-    _name_library()
-    matrix = _csr(A) if kind == _GENERAL else _upper(A)
-    solver = pypardiso.PyPardisoSolver(mtype=kind)
-    try:
-        solver.factorize(matrix)
-    except pypardiso.pardiso_wrapper.PyPardisoError as error:
-        solver.free_memory(everything=True)
-        raise SolveError(
-            f"PARDISO could not factor the matrix as {_name(kind)} ({error}): it is singular, or "
-            f"of another kind"
-        ) from None
-    factor = _Factor(solver, matrix)
-    weakref.finalize(factor, solver.free_memory, everything=True).atexit = False
+    """Factor, by an analysis that was made for other values if there is one and it will do.
+
+    That of a general matrix is led by values, which it scales and moves large ones of to the
+    diagonal.  It need not suit others; what comes of it is judged like any solution.
+    """
+    _pypardiso()
+    matrix = _matrix(A, kind)
+    analysis = factors.spare(A.structure, _key(kind, _mkl().MKL_Get_Max_Threads()))
+    if analysis is not None:
+        try:
+            analysis.factorize(matrix)
+            return _kept(A, analysis, matrix)
+        except SolveError:
+            pass
+    return _factored_anew(A, kind)
+
+
+def _factored_anew(A: StoredMatrix, kind: int) -> _Factor:
+    matrix = _matrix(A, kind)
+    return _kept(A, _Analysis(kind, matrix), matrix)
+
+
+def _kept(A: StoredMatrix, analysis: _Analysis, matrix: Any) -> _Factor:
+    """Return a factor that leaves its analysis to others."""
+    factor = _Factor(analysis, matrix)
+    weakref.finalize(factor, _leave, weakref.ref(A.structure), analysis).atexit = False
     return factor
+
+
+def _leave(structure: weakref.ref[Structure], analysis: _Analysis) -> None:
+    analysis.solver.free_memory()  # that of the factor
+    factors.put_by(structure, analysis.key, analysis)
+
+
+def _key(kind: int, threads: int) -> tuple[Any, ...]:
+    """Name an analysis.  With fewer threads than it was made with, PARDISO would crash."""
+    return "PARDISO", kind, threads
+
+
+# --------------------------------------------------------------------------------------- pypardiso
 
 
 def _pypardiso() -> Any:
@@ -139,21 +200,35 @@ def _pypardiso() -> Any:
 
 
 @cache
-def _name_library() -> None:
-    """Say where MKL is, once: pypardiso searches the disk for it, a third of a second each time."""
-    variable = "PYPARDISO_MKL_RT"
-    if variable not in os.environ:
-        os.environ[variable] = _pypardiso().PyPardisoSolver().libmkl._name
+def _mkl() -> Any:
+    """Return MKL, and say where it is: pypardiso searches the disk, a third of a second a time."""
+    library = _pypardiso().PyPardisoSolver().libmkl
+    os.environ.setdefault("PYPARDISO_MKL_RT", library._name)
+    return library
+
+
+@cache
+def _solver_type(base: Any) -> Any:
+    class Solver(base):
+        """One whose phases leave out the analysis once it is made; pypardiso always begins there."""
+
+        analyzed = False
+
+        def set_phase(self, phase: int) -> None:
+            super().set_phase(_WITHOUT_ANALYSIS.get(phase, phase) if self.analyzed else phase)
+
+    return Solver
 
 
 def _name(kind: int) -> str:
     return next(name for name, number in _KINDS.items() if number == kind)
 
 
-def _csr(A: StoredMatrix) -> Any:
+def _matrix(A: StoredMatrix, kind: int) -> Any:
+    """Return what PARDISO is handed: all of a general matrix, half of a symmetric one."""
     from scipy.sparse import csr_matrix
 
-    return csr_matrix(A.to_scipy().astype(np.float64))
+    return csr_matrix(A.to_scipy().astype(np.float64)) if kind == _GENERAL else _upper(A)
 
 
 def _upper(A: StoredMatrix) -> Any:

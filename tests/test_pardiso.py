@@ -1,0 +1,127 @@
+"""What PARDISO found out about a pattern serves other values of it."""
+
+import gc
+
+import pytest
+import torch
+
+from tests.systems import N, matrix_for, numpy_solve, randn, stored
+from tsgu_func import SparseMatrix, sparse_solve
+from tsgu_func.bench.problems import PROBLEMS
+from tsgu_func.solvers import Pardiso, SolveError, cache_info, cache_limit, clear_cache
+from tsgu_func.utils import bicgstab, linear_cg
+
+
+@pytest.fixture
+def limit():
+    before = cache_limit()
+    clear_cache()
+    yield
+    cache_limit(before)
+    clear_cache()
+
+
+@pytest.fixture
+def phases(limit, monkeypatch):
+    """Give the list of phases that PARDISO runs: 12 begins with the analysis, 22 after it."""
+    pardiso = pytest.importorskip("pypardiso").PyPardisoSolver
+    run: list[int] = []
+    set_phase = pardiso.set_phase
+
+    def recorded(self, phase):
+        run.append(phase)
+        set_phase(self, phase)
+
+    monkeypatch.setattr(pardiso, "set_phase", recorded)
+    return run
+
+
+def solve_by_pardiso(A, kind="auto"):
+    """Solve, judge, and return the solution, by a graph that keeps no factor."""
+    b = randn(A.shape[-1], dtype=torch.float64)
+    solved = sparse_solve(A, b, solver=Pardiso(kind=kind))
+    torch.testing.assert_close(solved, numpy_solve(A.to_dense(), b), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["definite", "symmetric", "general"])
+def test_values_share_the_analysis_of_their_pattern(phases, kind):
+    A = SparseMatrix.from_dense(matrix_for(linear_cg, torch.float64))
+    for scale in (1.0, 2.0, 3.0):
+        solve_by_pardiso(A.with_values(A.values * scale), kind)
+    assert [phases.count(phase) for phase in (12, 22)] == [1, 2]
+    solve_by_pardiso(SparseMatrix.from_dense(torch.eye(N).double() * 2), kind)
+    assert phases.count(12) == 2
+
+
+def test_living_factors_have_an_analysis_each(phases):
+    A = SparseMatrix.from_dense(matrix_for(bicgstab, torch.float64))
+    solver, B = Pardiso(), randn(N, 2, dtype=torch.float64)
+    matrices = [A.with_values(A.values * scale) for scale in (1.0, -2.0, 3.0)]
+    states = [solver.init(stored(M)) for M in matrices]
+    for M, state in zip(matrices, states, strict=True):
+        X = solver.compute(state, B).value
+        torch.testing.assert_close(X, numpy_solve(M.to_dense(), B), rtol=1e-9, atol=1e-9)
+    assert phases.count(12) == 3
+    del state, states  # of three analyses one is put by
+    kept = cache_info().bytes
+    assert kept > 0
+    solve_by_pardiso(A)
+    assert phases.count(12) == 3
+
+
+def test_values_that_an_analysis_does_not_suit(phases):
+    # Large entries on a diagonal, then on another, where the first are zero.
+    n = 40
+    row = torch.arange(n)
+    place = [torch.stack([row, (row + shift) % n]) for shift in (0, 7, 19)]
+    pattern = torch.cat(place, 1)
+    small = torch.full((n,), 1e-3).double() * torch.rand(n).double()
+    one = 1 + torch.rand(n).double()
+    for values in ((one, small, small), (0 * one, 1e6 * one, small), (0 * one, 1e-9 * one, one)):
+        A = SparseMatrix.from_coo(pattern[0], pattern[1], torch.cat(values), (n, n))
+        solve_by_pardiso(A, "general")
+    assert phases.count(12) >= 1
+
+
+def test_an_analysis_that_fails_is_made_anew(phases):
+    A = SparseMatrix.from_dense(matrix_for(linear_cg, torch.float64))
+    solve_by_pardiso(A, "definite")
+    with pytest.raises(SolveError, match="definite"):
+        solve_by_pardiso(A.with_values(-A.values), "definite")
+    solve_by_pardiso(A.with_values(2 * A.values), "definite")
+
+
+def test_fewer_threads_than_at_the_analysis(phases, threads_of_torch):
+    # PARDISO crashes if an analysis of more threads is taken.
+    A = SparseMatrix.from_scipy(PROBLEMS["plane"].build(60))
+    b = randn(A.shape[0], dtype=torch.float64)
+    for turn, number in enumerate((2, 1, 2, 1)):
+        threads_of_torch(number)
+        x = sparse_solve(A.with_values(A.values * (1 + turn)), b, solver=Pardiso())
+        torch.testing.assert_close((1 + turn) * (A @ x), b)
+    assert phases.count(12) >= 2
+
+
+def test_a_limit_holds_for_analyses(phases):
+    A = SparseMatrix.from_dense(matrix_for(linear_cg, torch.float64))
+    solve_by_pardiso(A.with_values(A.values * 2))
+    assert cache_info().entries == 0
+    assert cache_info().bytes > 0
+    clear_cache()
+    assert cache_info().bytes == 0
+    solve_by_pardiso(A.with_values(A.values * 3))
+    cache_limit(0)
+    assert cache_info().bytes == 0
+    solve_by_pardiso(A.with_values(A.values * 4))
+    solve_by_pardiso(A.with_values(A.values * 5))
+    assert cache_info().bytes == 0
+    assert [phases.count(phase) for phase in (12, 22)] == [4, 0]
+
+
+def test_an_analysis_goes_with_its_pattern(phases):
+    A = SparseMatrix.from_dense(matrix_for(linear_cg, torch.float64))
+    solve_by_pardiso(A.with_values(A.values * 2))
+    assert cache_info().bytes > 0
+    del A
+    gc.collect()
+    assert cache_info().bytes == 0
