@@ -182,6 +182,18 @@ def test_a_general_matrix_is_factored(without):
     assert 1 < float(info.condition) < 1e4
 
 
+def test_pardiso_is_for_what_is_real_and_not_small():
+    pytest.importorskip("pypardiso")
+    for n, scale, solver in (
+        (2500, 1, "Pardiso()"),
+        (2500, 1j, "SuperLU()"),
+        (900, 1, "SuperLU()"),
+    ):
+        drift = sp.diags_array([0.5], offsets=[1], shape=(n, n))
+        A = poisson(int(n**0.5)) + SparseMatrix.from_scipy(drift)
+        assert chosen(A.with_values(A.values * scale)).solver == solver
+
+
 def test_what_is_expensive_to_factor_is_tried_iteratively_first(without, monkeypatch):
     without("pypardiso")
     monkeypatch.setattr(auto, "_LONG", 0.0)

@@ -33,7 +33,7 @@ __all__ = ["Auto", "Plan", "choose"]
 
 # Up to here dense wins, whatever is stored.
 _TINY = 64
-# Up to here a factorization wins, whatever the entries.
+# Up to here SuperLU's factorization wins, whatever the entries.
 _SMALL = 2000
 # A factorization that takes longer than this is tried only after an iterative solver.
 _LONG = 20.0  # seconds
@@ -59,7 +59,7 @@ def choose(A: StoredMatrix, rtol: float | None = None) -> Plan:
         iterative = CG if _definite(traits_of(A)) else BiCGStab
         return Plan((iterative(Jacobi(), **settings), SuperLU()))
     if A.shape[0] <= _SMALL:
-        return Plan((_direct(A),))
+        return Plan((SuperLU(),))
     traits = traits_of(A)
     direct = _direct(A)
     if traits.dominant:
@@ -99,21 +99,20 @@ def _for_diffusion(A: StoredMatrix, direct: Solver, settings: dict[str, Any]) ->
 
 
 def _direct(A: StoredMatrix) -> Solver:
-    if A.dtype.is_complex or not installed("pypardiso"):
-        return SuperLU()
-    return min((SuperLU(), Pardiso()), key=lambda solver: _factorization(A, solver))
+    """Choose a factorization: PARDISO's, which analyses a pattern once, takes real matrices."""
+    return SuperLU() if A.dtype.is_complex or not installed("pypardiso") else Pardiso()
 
 
 def _factorization(A: StoredMatrix, direct: Solver) -> float:
-    """Estimate the seconds that a factorization takes.
+    """Estimate the seconds that the first factorization of a pattern and two solves take.
 
     By nested dissection on a graph with separators of w unknowns: O(w³) operations for the largest
     of them, and a term for the many small ones.  The constants are from two cores of 2026.
     """
     n, w = A.shape[0], width(A.structure)
     if isinstance(direct, Pardiso):
-        return 0.02 + 1.8e-7 * n * math.log2(n) + 2e-10 * w**3
-    return 3e-6 * n + 4.6e-9 * w**3
+        return 0.01 + 1.1e-7 * n * math.log2(n) + 4e-10 * w**3
+    return 2e-6 * n + 3e-9 * w**3
 
 
 @cache

@@ -92,9 +92,9 @@ class Pardiso(Direct):
     """Sparse direct factorization by MKL's PARDISO, for real matrices on x86.
 
     Nested dissection and threads make it the fastest factorization here for large systems.  One
-    factor serves A and its transpose.  The analysis of a pattern is made once, as long as `cache_limit`
-    leaves room for it; values that it does not suit are analysed anew.  float32 is solved in
-    float64.  `refine` and `precision` are those of `Direct`.
+    factor serves A and its transpose.  The analysis of a pattern is made once, as long as
+    `cache_limit` leaves room for it; values that it does not suit are analysed anew.  float32 is
+    solved in float64.  `refine` and `precision` are those of `Direct`.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ class Pardiso(Direct):
         return _factored(A, _SYMMETRIC)
 
     def again(self, A: StoredMatrix) -> _Factor:
-        """Factor as a general matrix, with pivoting that symmetric kinds lack, led by these values."""
+        """Factor as a general matrix, which has more pivoting, led by these values alone."""
         return _factored_anew(A, _GENERAL)
 
 
@@ -210,7 +210,7 @@ def _mkl() -> Any:
 @cache
 def _solver_type(base: Any) -> Any:
     class Solver(base):
-        """One whose phases leave out the analysis once it is made; pypardiso always begins there."""
+        """A solver that leaves out the analysis once it is made: pypardiso begins there always."""
 
         analyzed = False
 
