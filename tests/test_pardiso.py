@@ -37,7 +37,7 @@ def phases(limit, monkeypatch):
 
 
 def solve_by_pardiso(A, kind="auto"):
-    """Solve, judge, and return the solution, by a graph that keeps no factor."""
+    """Solve and judge; the factor lives as long as the values."""
     b = randn(A.shape[-1], dtype=torch.float64)
     solved = sparse_solve(A, b, solver=Pardiso(kind=kind))
     torch.testing.assert_close(solved, numpy_solve(A.to_dense(), b), rtol=1e-9, atol=1e-9)

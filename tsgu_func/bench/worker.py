@@ -121,7 +121,7 @@ class _Server:
 
     def __call__(self, scale: float, backward: bool) -> Measured:
         if self.seconds < _SHORT:
-            self.solve(scale / 3, backward)
+            self.prepare(self.S * (scale / 3), self.b)(backward)
         measured = self.solve(scale, backward)
         self.seconds = measured.seconds
         return measured
@@ -135,7 +135,7 @@ class _Server:
         began = time.perf_counter()
         x = solve(backward)
         seconds = time.perf_counter() - began
-        # Not by BLAS, whose threads spin for a while, into the next solve.
+        # Not by BLAS, whose threads spin for a while, into the solve of who is next.
         residual = np.sqrt(np.square(self.b - S @ x).sum() / np.square(self.b).sum())
         size = _peak() - getattr(self, "before", 0)
         told = getattr(solve, "told", str)

@@ -163,7 +163,7 @@ def _factored(A: StoredMatrix, kind: int) -> _Factor:
             analysis.factorize(matrix)
             return _kept(A, analysis, matrix)
         except SolveError:
-            pass
+            del analysis  # and its memory
     return _factored_anew(A, kind)
 
 
