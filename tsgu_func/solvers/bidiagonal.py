@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 # The true residual is judged up to this many times the rounding of one entry, times sqrt(m + n).
-_ROUNDING = 10
+_ROUNDINGS = 10.0
 _RESTARTS = 5
 
 
@@ -47,6 +47,7 @@ class Rules(NamedTuple):
     btol: float
     least: float  # reciprocal condition number
     limit: int
+    roundings: float = _ROUNDINGS  # by which the true residual may miss what is asked
 
 
 def rules_of(atol: float, btol: float, conlim: float, maxiter: int) -> Rules:
@@ -86,7 +87,7 @@ class Problem:
         iteration.check_finite(self.operators[0], norm_r, R)
         size = norm_A * column_norms(self.start + change)
         rows = R.shape[-2] + change.shape[-2]
-        rounding = _ROUNDING * torch.finfo(R.dtype).eps * rows**0.5
+        rounding = rules.roundings * torch.finfo(R.dtype).eps * rows**0.5
         solved = norm_r <= (rules.btol + rounding) * self.norm_b + (rules.atol + rounding) * size
         noise = rounding * (norm_r + size + self.norm_b)
         least = gradient <= norm_A * (rules.atol * norm_r + noise)

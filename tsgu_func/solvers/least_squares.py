@@ -104,8 +104,9 @@ class LeastSquares(Settings):
         rtol = self._rtol(A)
         limit = self.max_iterations
         limit = max(_ROUNDS * max(A.shape), _FEWEST) if limit is None else limit
-        # A square system has a solution, so nothing but its residual counts.
-        return bidiagonal.rules_of(0.0 if square else rtol, rtol, 0.1 / eps, limit)
+        rules = bidiagonal.rules_of(0.0 if square else rtol, rtol, 0.1 / eps, limit)
+        # A square system has a solution, so nothing but its residual counts, to the last digit.
+        return rules._replace(roundings=0.0) if square else rules
 
     def _rtol(self, A: StoredMatrix) -> float:
         if self.rtol is not None:
