@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tsgu_func.solvers import cache_limit, clear_cache
+
 _COMMON = {
     "deadline": None,
     "print_blob": True,
@@ -32,6 +34,16 @@ def threads_of_torch():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def limit():
+    """Empty the store of factors, before and after, and set its limit back."""
+    before = cache_limit()
+    clear_cache()
+    yield
+    cache_limit(before)
+    clear_cache()
 
 
 @pytest.fixture(autouse=True)

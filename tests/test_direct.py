@@ -17,7 +17,6 @@ from tsgu_func.solvers import (
     SuperLU,
     cache_info,
     cache_limit,
-    clear_cache,
     superlu,
 )
 from tsgu_func.utils import bicgstab, linear_cg, minres
@@ -314,15 +313,6 @@ def test_a_missing_package_says_how_to_get_it(monkeypatch, solver, package, extr
 
 
 # ------------------------------------------------------------------------------- the store
-
-
-@pytest.fixture
-def limit():
-    before = cache_limit()
-    clear_cache()
-    yield
-    cache_limit(before)
-    clear_cache()
 
 
 def solve_with(values, A):

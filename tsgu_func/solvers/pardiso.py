@@ -29,8 +29,8 @@ __all__ = ["Pardiso"]
 
 # PARDISO's types of real matrices.
 _DEFINITE, _SYMMETRIC, _GENERAL = 2, -2, 11
-# Phases of PARDISO: analysis and factorization, the solution as well; the same without analysis.
-_WITHOUT_ANALYSIS = {12: 22, 13: 23}
+# Phases of PARDISO: to factor, with the analysis before and without.
+_FIRST, _LATER = 12, 22
 _KINDS = {"definite": _DEFINITE, "symmetric": _SYMMETRIC, "general": _GENERAL}
 
 
@@ -38,7 +38,7 @@ class _Analysis:
     """A solver of MKL that knows a pattern, and has room for one factor of a matrix with it."""
 
     def __init__(self, kind: int, matrix: Any) -> None:
-        self.kind, self.threads = kind, _mkl().MKL_Get_Max_Threads()
+        self.kind, self.key = kind, _key(kind)
         self.solver = _solver_type(_pypardiso().PyPardisoSolver)(mtype=kind)
         weakref.finalize(self, self.solver.free_memory, everything=True).atexit = False
         self.factorize(matrix)
@@ -57,11 +57,6 @@ class _Analysis:
     @property
     def bytes(self) -> int:
         return 1024 * int(self.solver.get_iparm(16))  # kilobytes
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """What others must have in common to make use of it, beside the pattern."""
-        return _key(self.kind, self.threads)
 
 
 @dataclass(frozen=True)
@@ -146,30 +141,28 @@ class Pardiso(Direct):
 
     def again(self, A: StoredMatrix) -> _Factor:
         """Factor as a general matrix, which has more pivoting, led by these values alone."""
-        return _factored_anew(A, _GENERAL)
+        matrix = _matrix(A, _GENERAL)
+        return _kept(A, _Analysis(_GENERAL, matrix), matrix)
 
 
 def _factored(A: StoredMatrix, kind: int) -> _Factor:
-    """Factor, by an analysis that was made for other values if there is one and it will do.
+    matrix = _matrix(A, kind)
+    return _kept(A, _known(A.structure, kind, matrix) or _Analysis(kind, matrix), matrix)
+
+
+def _known(structure: Structure, kind: int, matrix: Any) -> _Analysis | None:
+    """Factor by an analysis that was made for other values, if there is one and it will do.
 
     That of a general matrix is led by values, which it scales and moves large ones of to the
     diagonal.  It need not suit others; what comes of it is judged like any solution.
     """
-    _pypardiso()
-    matrix = _matrix(A, kind)
-    analysis = factors.spare(A.structure, _key(kind, _mkl().MKL_Get_Max_Threads()))
+    analysis = factors.spare(structure, _key(kind))
     if analysis is not None:
         try:
             analysis.factorize(matrix)
-            return _kept(A, analysis, matrix)
-        except SolveError:
-            del analysis  # and its memory
-    return _factored_anew(A, kind)
-
-
-def _factored_anew(A: StoredMatrix, kind: int) -> _Factor:
-    matrix = _matrix(A, kind)
-    return _kept(A, _Analysis(kind, matrix), matrix)
+        except SolveError:  # these values ask for another
+            return None
+    return analysis
 
 
 def _kept(A: StoredMatrix, analysis: _Analysis, matrix: Any) -> _Factor:
@@ -184,9 +177,9 @@ def _leave(structure: weakref.ref[Structure], analysis: _Analysis) -> None:
     factors.put_by(structure, analysis.key, analysis)
 
 
-def _key(kind: int, threads: int) -> tuple[Any, ...]:
+def _key(kind: int) -> tuple[Any, ...]:
     """Name an analysis.  With fewer threads than it was made with, PARDISO would crash."""
-    return "PARDISO", kind, threads
+    return "PARDISO", kind, _mkl().MKL_Get_Max_Threads()
 
 
 # --------------------------------------------------------------------------------------- pypardiso
@@ -215,7 +208,7 @@ def _solver_type(base: Any) -> Any:
         analyzed = False
 
         def set_phase(self, phase: int) -> None:
-            super().set_phase(_WITHOUT_ANALYSIS.get(phase, phase) if self.analyzed else phase)
+            super().set_phase(_LATER if self.analyzed and phase == _FIRST else phase)
 
     return Solver
 
