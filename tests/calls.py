@@ -21,17 +21,15 @@ from tsgu_func import (
     sparse_solve,
     sparse_triangular_solve,
 )
-from tsgu_func.front_door import reported_solve
-from tsgu_func.front_door_lstsq import reported_least_squares
-from tsgu_func.indexed_matmul import segment_outer, segment_product
-from tsgu_func.linear_operator import operator_solve
-from tsgu_func.opaque import opaque_call
+from tsgu_func.ops.callback import opaque_call
+from tsgu_func.ops.least_squares import least_norm, least_squares, reported_least_squares
+from tsgu_func.ops.operators import operator_solve
+from tsgu_func.ops.products import sddmm, spmm
+from tsgu_func.ops.segments import segment_outer, segment_product
+from tsgu_func.ops.solve import generic_solve, reported_solve
+from tsgu_func.ops.triangular import triangle, triangular_solve
+from tsgu_func.selfcheck.records.reported import FORM, FORM_COMPLEX, GMRES_KEY, NEIGHBOURS
 from tsgu_func.solvers import SuperLU
-from tsgu_func.sparse_lstsq import least_norm, least_squares
-from tsgu_func.sparse_matmul import sddmm, spmm
-from tsgu_func.sparse_solve import generic_solve
-from tsgu_func.sparse_triangular import triangle, triangular_solve
-from tsgu_func.testing.records.front_door import FORM, FORM_COMPLEX, GMRES_KEY, NEIGHBOURS
 from tsgu_func.testing.strategies import (
     DTYPES,
     entries,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from tsgu_func import Primitive
-from tsgu_func.sparse_matmul import sddmm, spmm
-from tsgu_func.testing.records.base import COL, ROW, SHAPE, matrix, randn
+from tsgu_func.ops.products import sddmm, spmm
+from tsgu_func.selfcheck.records.base import COL, ROW, SHAPE, matrix, randn
 
 
 class Plant(NamedTuple):

@@ -17,11 +17,11 @@ from tsgu_func import (
     sparse_mm,
     sparse_triangular_solve,
 )
+from tsgu_func.selfcheck.records.base import matrix, randn, solvable
 from tsgu_func.solvers import SuperLU
 from tsgu_func.sparse_lstsq import SparseGenericLstsq
 from tsgu_func.sparse_matmul import SparseMatMul
 from tsgu_func.sparse_solve import SparseGenericSolve, SparseTriangularSolve
-from tsgu_func.testing.records.base import matrix, randn, solvable
 
 LAYOUTS = [torch.sparse_coo, torch.sparse_csr]
 pytestmark = pytest.mark.usefixtures("device")

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from tests.test_utils import CSR, INDICES, LAYOUTS, validated
 from tsgu_func import sparse_mm
-from tsgu_func.testing.records.base import randn
+from tsgu_func.selfcheck.records.base import randn
 from tsgu_func.testing.strategies import entries
 from tsgu_func.utils import sparse_block_diag, sparse_block_diag_split, sparse_eye, stack_csr
 

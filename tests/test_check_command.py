@@ -12,12 +12,14 @@ import torch
 
 import tsgu_func
 from tsgu_func.__main__ import main
-from tsgu_func.testing import Cell, Counterexample, Report, Verdict, command, command_jobs, rules
-from tsgu_func.testing.checks import CHECKS
-from tsgu_func.testing.command_jobs import jobs_on
-from tsgu_func.testing.command_output import Outcome, as_json, as_markdown
-from tsgu_func.testing.options import DTYPES, Asked, spelled
-from tsgu_func.testing.records import Record, all_records
+from tsgu_func.selfcheck import command, jobs
+from tsgu_func.selfcheck.jobs import jobs_on
+from tsgu_func.selfcheck.options import DTYPES, Asked, spelled
+from tsgu_func.selfcheck.output import Outcome, as_json, as_markdown
+from tsgu_func.selfcheck.records import Record, all_records
+from tsgu_func.testing import Cell, Counterexample, Report, Verdict
+from tsgu_func.testing.checker import check_rules
+from tsgu_func.testing.checker.checks import CHECKS
 
 FUNCTIONS = (
     "gather_mm",
@@ -139,7 +141,7 @@ def patch(monkeypatch, **functions):
         x = torch.tensor([1.0, 2.0, -1.5], dtype=dtype)
         return [Record(name, f, cube, (x,)) for name, f in functions.items()]
 
-    monkeypatch.setattr(command_jobs, "all_records", made)
+    monkeypatch.setattr(jobs, "all_records", made)
 
 
 def reproductions(text: str) -> list[list[str]]:
@@ -258,7 +260,7 @@ def test_with_cuda(capsys):
 
 def test_without_a_compiler(monkeypatch, capsys):
     reason = "torch.compile does not run here: no compiler"
-    monkeypatch.setattr(rules, "compiler_missing", lambda backend: reason)
+    monkeypatch.setattr(check_rules, "compiler_missing", lambda backend: reason)
     one = ("--op", "sparse_mm matrix", "--dtype", "float64", "--device", "cpu")
     assert main(["check", *one, "--cell", "compiled f"]) == 1
     text = capsys.readouterr().out
@@ -374,6 +376,6 @@ def test_the_page_in_the_docs_has_every_record():
     rows = re.findall(r"^\| `([^`]+)` \|", page, re.M)
     assert rows == NAMES
     (head,) = re.findall(r"^\| record \| (.+) \|$", page, re.M)
-    assert head.split(" | ") == list(rules.GROUPS)
+    assert head.split(" | ") == list(check_rules.GROUPS)
     assert re.search(r"^\d+ cells hold, 0 fail, 0 cannot be told, \d+ were not run\.$", page, re.M)
     assert "\npython -m tsgu_func check --markdown docs/checked.md\n" in page

@@ -13,9 +13,9 @@ from tsgu_func import (
     sparse_mm,
     sparse_triangular_solve,
 )
+from tsgu_func.selfcheck.records import record_named
+from tsgu_func.selfcheck.records.base import COL, ROW, SHAPE, matrix, randn, solvable
 from tsgu_func.solvers import SuperLU
-from tsgu_func.testing.records import record_named
-from tsgu_func.testing.records.base import COL, ROW, SHAPE, matrix, randn, solvable
 from tsgu_func.utils import linear_cg
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}

@@ -17,8 +17,8 @@ from tsgu_func.solvers import (
     SuperLU,
     cache_info,
     cache_limit,
-    superlu,
 )
+from tsgu_func.solvers.direct import superlu
 from tsgu_func.utils import bicgstab, linear_cg, minres
 
 EXTRAS = {Cholesky: "sksparse.cholmod", Pardiso: "pypardiso"}

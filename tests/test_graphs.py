@@ -27,10 +27,9 @@ from tsgu_func import (
     sparse_generic_solve,
     sparse_mm,
 )
-from tsgu_func.sparse_matmul import spmm
-from tsgu_func.testing.graphs import count_all_ops, count_ops
-from tsgu_func.testing.records import all_records, record_named
-from tsgu_func.testing.records.base import (
+from tsgu_func.ops.products import spmm
+from tsgu_func.selfcheck.records import all_records, record_named
+from tsgu_func.selfcheck.records.base import (
     COL,
     ROW,
     SHAPE,
@@ -40,7 +39,8 @@ from tsgu_func.testing.records.base import (
     randn,
     solvable,
 )
-from tsgu_func.testing.records.indexed import IN_PLACE, LENGTHS, products
+from tsgu_func.selfcheck.records.indexed import IN_PLACE, LENGTHS, products
+from tsgu_func.testing.checker.graphs import count_all_ops, count_ops
 from tsgu_func.utils import bicgstab, linear_cg, minres
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}

@@ -10,10 +10,11 @@ import torch
 from tests.preconditioning import from_scipy, hermitian, poisson, with_zeros
 from tests.systems import DTYPES, close, numpy_solve, randn, stored
 from tsgu_func import SparseMatrix, sparse_solve
-from tsgu_func.kernels import eisenstat, looks, sharing, threads, twisted
-from tsgu_func.kernels.stored import StoredMatrix
+from tsgu_func.kernels import threads
+from tsgu_func.kernels.compiled import eisenstat, inspection, ordering, sharing
 from tsgu_func.kernels.structure import unsigned
 from tsgu_func.solvers import CG, DIC, IC0, ICCG, ConvergenceError, Result, SolveError
+from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import hermitian as is_hermitian
 from tsgu_func.solvers.traits import symmetric_pattern, traits_of, width
 
@@ -311,10 +312,10 @@ def test_rows_wait_for_rows_before_them_only(seed):
     s = from_scipy(sp.csr_array(banded(seed).numpy())).structure
     D = torch.sparse_coo_tensor(torch.stack([s.row, s.col]), torch.ones(s.nnz)).to_dense()
     crow, col = unsigned(s.crow), unsigned(s.col)
-    assert twisted.count_levels(crow, col) == len(set(longest_chain(D)))
-    order, second, last = twisted.order_of(crow, col)
+    assert ordering.count_levels(crow, col) == len(set(longest_chain(D)))
+    order, second, last = ordering.order_of(crow, col)
     assert sorted(order) == list(range(40))
-    start, column, entry, mirrored = twisted.triangle(crow, col, order)
+    start, column, entry, mirrored = ordering.triangle(crow, col, order)
     row = np.repeat(np.arange(40), np.diff(start))
     assert (column < row).all()
     ends = np.sort([order[row], order[column]], axis=0)
@@ -331,7 +332,7 @@ def test_rows_wait_for_rows_before_them_only(seed):
 
 def test_where_the_order_is_at_random_all_rows_are_in_one_part():
     s = with_zeros(hermitian(n=200, seed=1)).structure
-    assert twisted.order_of(unsigned(s.crow), unsigned(s.col))[1:] == (200, 200)
+    assert ordering.order_of(unsigned(s.crow), unsigned(s.col))[1:] == (200, 200)
 
 
 def longest_chain(D):
@@ -405,6 +406,6 @@ def test_the_width_is_that_of_the_widest_part():
 
 def test_places_of_the_diagonal():
     S = sp.csr_array(np.array([[0, 1.0, 0], [1, 2, 3], [4, 0, 0]]))
-    place, stored = looks.diagonal(S.indptr.astype("u4"), S.indices.astype("u4"))
+    place, stored = inspection.diagonal(S.indptr.astype("u4"), S.indices.astype("u4"))
     assert place.tolist() == [0, 2, 5]
     assert stored.tolist() == [False, True, False]

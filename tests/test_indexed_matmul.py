@@ -14,10 +14,10 @@ from torch.testing import assert_close
 from tests.derivatives import assert_derivatives
 from tests.indexed import WAYS, by_row, factors, repeated
 from tsgu_func import gather_mm, segment_mm
-from tsgu_func.indexed_matmul import segment_outer, segment_product
 from tsgu_func.kernels import segments as segments_kernels
-from tsgu_func.testing.problem import inner
-from tsgu_func.testing.records.base import randn
+from tsgu_func.ops.segments import segment_outer, segment_product
+from tsgu_func.selfcheck.records.base import randn
+from tsgu_func.testing.checker.problem import inner
 from tsgu_func.testing.strategies import index_vectors, right_hand_sides, segments
 
 SEEDS = st.integers(0, 999)

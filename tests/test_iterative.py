@@ -20,7 +20,7 @@ from tests.systems import (
     stored,
 )
 from tsgu_func import SparseMatrix, sparse_generic_solve
-from tsgu_func.solvers.base import ConvergenceError, SolveError
+from tsgu_func.solvers.protocol import ConvergenceError, SolveError
 from tsgu_func.utils.bicgstab import BICGSTABSettings, bicgstab
 from tsgu_func.utils.linear_cg import linear_cg
 from tsgu_func.utils.lsmr import lsmr

@@ -18,7 +18,7 @@ from tests.systems import (
     stored,
 )
 from tsgu_func import SparseMatrix
-from tsgu_func.solvers.base import ConvergenceError, SolveError
+from tsgu_func.solvers.protocol import ConvergenceError, SolveError
 from tsgu_func.utils.bicgstab import BICGSTABSettings, bicgstab
 from tsgu_func.utils.linear_cg import LinearCGSettings, linear_cg
 from tsgu_func.utils.lsmr import lsmr

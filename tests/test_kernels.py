@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from tsgu_func.kernels import products, threads
 from tsgu_func.kernels.structure import Structure
-from tsgu_func.testing.records.base import matrix, randn
+from tsgu_func.selfcheck.records.base import matrix, randn
 
 KINDS = [torch.float32, torch.float64, torch.complex64, torch.complex128]
 

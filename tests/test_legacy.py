@@ -24,9 +24,8 @@ from tsgu_func import (
     sparse_mm,
     sparse_triangular_solve,
 )
-from tsgu_func.solvers import SuperLU
-from tsgu_func.testing.records import all_records, record_named
-from tsgu_func.testing.records.base import (
+from tsgu_func.selfcheck.records import all_records, record_named
+from tsgu_func.selfcheck.records.base import (
     COL,
     ROW,
     SHAPE,
@@ -37,7 +36,8 @@ from tsgu_func.testing.records.base import (
     randn,
     solvable,
 )
-from tsgu_func.testing.records.indexed import ANYHOW, IN_PLACE, LENGTHS, products
+from tsgu_func.selfcheck.records.indexed import ANYHOW, IN_PLACE, LENGTHS, products
+from tsgu_func.solvers import SuperLU
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 PUBLIC = [record for record in all_records(torch.float64) if record.primitive is None]
@@ -94,7 +94,7 @@ def test_make_fx_of_functorch(name, dtype):
 
 def test_functorch_is_not_imported():
     program = (
-        "import sys, tsgu_func, tsgu_func.testing, tsgu_func.testing.graphs;"
+        "import sys, tsgu_func, tsgu_func.testing, tsgu_func.testing.checker.graphs;"
         "print([m for m in sys.modules if m.partition('.')[0] == 'functorch'])"
     )
     done = subprocess.run(

@@ -10,7 +10,7 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
 from tests.systems import randn
 from tsgu_func import LinearOperator, SparseMatrix, sparse_solve
-from tsgu_func.opaque import OpaqueFunction, opaque_call
+from tsgu_func.ops.callback import OpaqueFunction, opaque_call
 from tsgu_func.solvers import CG, GMRES, Auto, BiCGStab, ConvergenceError, SolveError, SuperLU
 
 N = 5

@@ -9,9 +9,9 @@ from torch.testing import assert_close
 
 from tests.derivatives import assert_derivatives
 from tsgu_func import SparseMatrix, sparse_generic_lstsq
+from tsgu_func.selfcheck.records.base import conjugated, eliminate, matrix, randn
 from tsgu_func.solvers import SolveError
 from tsgu_func.sparse_lstsq import SparseGenericLstsq
-from tsgu_func.testing.records.base import conjugated, eliminate, matrix, randn
 from tsgu_func.testing.strategies import entries, right_hand_sides
 
 

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 
 from tsgu_func import SparseMatrix, SparsityPattern, sparse_mm
 from tsgu_func.kernels.structure import index_dtype, structure_of
-from tsgu_func.testing.records.base import COL, ROW, SHAPE, matrix
+from tsgu_func.selfcheck.records.base import COL, ROW, SHAPE, matrix
 from tsgu_func.utils import block_diag, block_split
 
 

@@ -130,8 +130,8 @@ def test_elementwise_fold_broadcasts():
 
 
 def test_batched_index_is_refused():
-    from tsgu_func.sparse_matmul import spmm
-    from tsgu_func.testing.records.base import COL, ROW, SHAPE, matrix
+    from tsgu_func.ops.products import spmm
+    from tsgu_func.selfcheck.records.base import COL, ROW, SHAPE, matrix
 
     A = matrix(ROW, COL, SHAPE, torch.float64)
     s = A.pattern.structure

@@ -17,9 +17,9 @@ from tsgu_func import (
     sparse_mm,
     sparse_triangular_solve,
 )
-from tsgu_func.sparse_lstsq import least_norm, least_squares
-from tsgu_func.sparse_matmul import sddmm, spmm
-from tsgu_func.testing.problem import inner
+from tsgu_func.ops.least_squares import least_norm, least_squares
+from tsgu_func.ops.products import sddmm, spmm
+from tsgu_func.testing.checker.problem import inner
 from tsgu_func.testing.strategies import (
     LAYOUTS,
     entries,

@@ -10,8 +10,8 @@ from torch.testing import assert_close
 
 import tsgu_func
 from tsgu_func import Primitive
+from tsgu_func.selfcheck.records import all_records, record_named
 from tsgu_func.testing import check_rules
-from tsgu_func.testing.records import all_records, record_named
 
 RECORDS = all_records(torch.float64)
 NAMES = [record.name for record in RECORDS]

@@ -7,6 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from tsgu_func import SparseMatrix, sparse_generic_solve
+from tsgu_func.selfcheck.records.base import matrix, randn, solvable
 from tsgu_func.solvers import (
     ConvergenceError,
     SolveError,
@@ -15,7 +16,6 @@ from tsgu_func.solvers import (
     clear_cache,
 )
 from tsgu_func.sparse_solve import SparseGenericSolve
-from tsgu_func.testing.records.base import matrix, randn, solvable
 from tsgu_func.utils import BICGSTABSettings, LinearCGSettings, bicgstab, linear_cg
 
 

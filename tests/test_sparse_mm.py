@@ -7,10 +7,11 @@ import torch
 from torch.testing import assert_close
 
 from tsgu_func import SparseMatrix, sparse_mm
-from tsgu_func.convert import clear_patterns, from_torch
-from tsgu_func.sparse_matmul import SparseMatMul, sddmm, spmm
-from tsgu_func.sparse_triangular import triangular_solve
-from tsgu_func.testing.records.base import COL, ROW, SHAPE, matrix, randn, solvable
+from tsgu_func.matrix.torch_sparse import clear_patterns, from_torch
+from tsgu_func.ops.products import sddmm, spmm
+from tsgu_func.ops.triangular import triangular_solve
+from tsgu_func.selfcheck.records.base import COL, ROW, SHAPE, matrix, randn, solvable
+from tsgu_func.sparse_matmul import SparseMatMul
 
 
 @pytest.fixture

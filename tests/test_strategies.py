@@ -357,7 +357,7 @@ def test_without_hypothesis_the_import_says_what_to_install():
 
 def test_the_library_does_not_import_hypothesis():
     done = run(
-        "import sys, tsgu_func, tsgu_func.testing, tsgu_func.testing.records;"
+        "import sys, tsgu_func, tsgu_func.testing, tsgu_func.selfcheck.records;"
         "sys.exit('hypothesis' in sys.modules)"
     )
     assert done.returncode == 0, done.stderr

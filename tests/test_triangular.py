@@ -11,9 +11,9 @@ from torch.testing import assert_close
 from tests.derivatives import assert_derivatives
 from tsgu_func import SparseMatrix, sparse_mm, sparse_triangular_solve
 from tsgu_func.kernels import triangular
+from tsgu_func.selfcheck.records.base import matrix, randn
 from tsgu_func.solvers import SolveError
 from tsgu_func.sparse_solve import SparseTriangularSolve
-from tsgu_func.testing.records.base import matrix, randn
 from tsgu_func.testing.strategies import entries, right_hand_sides
 
 FLAGS = list(product((True, False), repeat=3))  # upper, unitriangular, transpose

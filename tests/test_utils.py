@@ -8,7 +8,7 @@ from torch.autograd import gradcheck
 from torch.testing import assert_close
 
 from tsgu_func import sparse_mm
-from tsgu_func.testing.records.base import randn
+from tsgu_func.selfcheck.records.base import randn
 from tsgu_func.testing.strategies import DTYPES, entries, numbers, patterns
 from tsgu_func.utils import (
     convert_coo_to_csr,

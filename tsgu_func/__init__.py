@@ -1,15 +1,13 @@
 """Sparse linear algebra for PyTorch that composes with every ``torch.func`` transform."""
 
-from tsgu_func.front_door import sparse_solve
-from tsgu_func.front_door_lstsq import sparse_lstsq
 from tsgu_func.indexed_matmul import gather_mm, segment_mm
 from tsgu_func.linear_operator import LinearOperator
-from tsgu_func.matrix import SparseMatrix
-from tsgu_func.pattern import SparsityPattern
-from tsgu_func.primitive import Primitive
-from tsgu_func.sparse_lstsq import sparse_generic_lstsq
+from tsgu_func.matrix.pattern import SparsityPattern
+from tsgu_func.matrix.sparse_matrix import SparseMatrix
+from tsgu_func.registration.primitive import Primitive
+from tsgu_func.sparse_lstsq import sparse_generic_lstsq, sparse_lstsq
 from tsgu_func.sparse_matmul import sparse_mm
-from tsgu_func.sparse_solve import sparse_generic_solve, sparse_triangular_solve
+from tsgu_func.sparse_solve import sparse_generic_solve, sparse_solve, sparse_triangular_solve
 
 __version__ = "0.1.0"
 

@@ -14,7 +14,7 @@ import torch
 import tsgu_func
 from tsgu_func import bench
 from tsgu_func.demo import options as demo
-from tsgu_func.testing import options as check
+from tsgu_func.selfcheck import options as check
 
 __all__ = ["main"]
 

@@ -1,99 +1,17 @@
-"""Products of a sparse matrix with dense ones.
-
-Derivation.  Let ``C = A B``.  Both factors enter linearly, so ``dC = dA B + A dB``.  With the inner
-product ``<X, Y> = Re tr(Xᴴ Y)`` and the cotangent G of C,
-
-    <G, A dB> = <Aᴴ G, dB>,      <G, dA B> = <G Bᴴ, dA>,
-
-and since dA vanishes where nothing is stored, only those entries of ``G Bᴴ`` count.  So the
-cotangent of B is another `spmm` and that of the values an `sddmm`, whose derivatives are `spmm`
-again: the pair is closed, and derivatives of every order keep the pattern.
-
-Both ops take compressed rows of a *stored* matrix S; ``transpose`` says that A is its transpose.
-"""
+"""Products of a sparse matrix with dense ones; derived in `tsgu_func.ops.products`."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from tsgu_func import check
-from tsgu_func.batching import over_matrix
-from tsgu_func.functions import OpFunction
-from tsgu_func.kernels import products
-from tsgu_func.kernels.structure import structure_of
-from tsgu_func.matrix import SparseMatrix
-from tsgu_func.pattern import SparsityPattern
-from tsgu_func.primitive import Primitive
+from tsgu_func.legacy import OpFunction
+from tsgu_func.matrix import arguments
+from tsgu_func.matrix.batches import over_matrix
+from tsgu_func.matrix.pattern import SparsityPattern
+from tsgu_func.matrix.sparse_matrix import SparseMatrix
+from tsgu_func.ops.products import spmm
 
-__all__ = ["SparseMatMul", "sddmm", "sparse_mm", "spmm"]
-
-# ------------------------------------------------------------------------------------- spmm
-
-spmm = Primitive(
-    "tsgu_func::spmm(Tensor values, Tensor B, Tensor crow, Tensor col, SymInt cols,"
-    " bool transpose) -> Tensor"
-)
-
-
-@spmm.kernel
-def _(values, B, crow, col, cols, transpose):
-    return products.spmm(structure_of(crow, col, cols), values, B, transpose=transpose)
-
-
-@spmm.fake
-def _(values, B, crow, col, cols, transpose):
-    rows = cols if transpose else crow.shape[0] - 1
-    return B.new_empty(*B.shape[:-2], rows, B.shape[-1])
-
-
-@spmm.vjp("values")
-def _(ct, B, crow, col, cols, transpose):
-    # An entry of S at (i, j) is the entry of its transpose at (j, i).
-    X, Y = (B.conj(), ct) if transpose else (ct, B.conj())
-    return sddmm(X, Y, crow, col, cols)
-
-
-@spmm.vjp("B")
-def _(ct, values, crow, col, cols, transpose):
-    return spmm(values.conj(), ct, crow, col, cols, not transpose)
-
-
-spmm.linear_in("values", "B")
-spmm.fold(values=1, B=2, columns="B")
-spmm.autocast("lower")
-
-# ------------------------------------------------------------------------------------- sddmm
-
-sddmm = Primitive(
-    "tsgu_func::sddmm(Tensor X, Tensor Y, Tensor crow, Tensor col, SymInt cols) -> Tensor"
-)
-
-
-@sddmm.kernel
-def _(X, Y, crow, col, cols):
-    return products.sddmm(structure_of(crow, col, cols), X, Y)
-
-
-@sddmm.fake
-def _(X, Y, crow, col, cols):
-    return X.new_empty(*X.shape[:-2], col.shape[0])
-
-
-@sddmm.vjp("X")
-def _(ct, Y, crow, col, cols):
-    return spmm(ct, Y.conj(), crow, col, cols, False)
-
-
-@sddmm.vjp("Y")
-def _(ct, X, crow, col, cols):
-    return spmm(ct, X.conj(), crow, col, cols, True)
-
-
-sddmm.linear_in("X", "Y")
-sddmm.fold(X=2, Y=2)
-sddmm.autocast("lower")
-
-# -------------------------------------------------------------------------- public function
+__all__ = ["SparseMatMul", "sparse_mm"]
 
 
 def sparse_mm(A: SparseMatrix | Tensor, B: Tensor) -> Tensor:
@@ -154,7 +72,7 @@ def sparse_mm(A: SparseMatrix | Tensor, B: Tensor) -> Tensor:
             [2., 2., 0.],
             [0., 0., 2.]])
     """
-    check.matmul(A, B)
+    arguments.check_matmul(A, B)
     return over_matrix(_mm, A, B, A.shape[-2])
 
 

@@ -1,126 +1,114 @@
-"""Solution of sparse linear systems.
-
-Derivation.  Let ``A X = B``.  Differentiating, ``dA X + A dX = dB``, so
-
-    dX = A⁻¹ (dB - dA X).
-
-With the cotangent G of X and ``W = A⁻ᴴ G``,
-
-    <G, dX> = <A⁻ᴴ G, dB> - <A⁻ᴴ G, dA X> = <W, dB> - <W Xᴴ, dA>,
-
-so the cotangent of B is W, and that of the values is ``-W Xᴴ`` where A stores an entry, an `sddmm`.
-Nothing here asks for A to be symmetric.  All rules call this op again and the products, so
-derivatives of every order come out; how the system is solved never enters.
-
-The matrix is read off a stored one, S, as S, Sᵀ, conj(S) or Sᴴ, so that a factor of S serves all of
-them.
-"""
+"""Solution of sparse linear systems; derived in `tsgu_func.ops.solve` and `.triangular`."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
-from tsgu_func import check
-from tsgu_func.batching import over_matrix
-from tsgu_func.functions import OpFunction
-from tsgu_func.kernels.stored import StoredMatrix
-from tsgu_func.kernels.structure import structure_of
-from tsgu_func.matrix import SparseMatrix
-from tsgu_func.pattern import SparsityPattern
-from tsgu_func.primitive import Primitive, constant_when_traced, is_tracing
-from tsgu_func.solvers import Solver, registry
-from tsgu_func.sparse_matmul import sddmm, spmm
-from tsgu_func.sparse_triangular import SparseTriangularSolve, sparse_triangular_solve
+from tsgu_func.legacy import OpFunction
+from tsgu_func.linear_operator import LinearOperator, solve_operator
+from tsgu_func.matrix import arguments
+from tsgu_func.matrix.batches import over_matrix
+from tsgu_func.matrix.pattern import SparsityPattern
+from tsgu_func.matrix.sparse_matrix import SparseMatrix
+from tsgu_func.ops import keys
+from tsgu_func.ops.reporting import as_rows, from_rows
+from tsgu_func.ops.solve import generic_solve, reported_solve
+from tsgu_func.ops.triangular import triangular_solve
+from tsgu_func.registration.transforms import constant_when_traced, is_tracing
+from tsgu_func.solvers import Auto, Solution, Solver
+from tsgu_func.solvers.iteration import check_policy
 from tsgu_func.utils.minres import minres
 
 __all__ = [
     "SparseGenericSolve",
     "SparseTriangularSolve",
-    "generic_solve",
     "sparse_generic_solve",
+    "sparse_solve",
     "sparse_triangular_solve",
 ]
 
-_MINRES = registry.register_default(minres)
-
-# ---------------------------------------------------------------------------- generic_solve
-
-generic_solve = Primitive(
-    "tsgu_func::generic_solve(Tensor values, Tensor B, Tensor crow, Tensor col, SymInt cols,"
-    " bool transpose, bool conjugate, str solver) -> Tensor"
-)
+_MINRES = keys.register_default(minres)
+_AUTO = Auto()
 
 
-@generic_solve.kernel
-def _(values, B, crow, col, cols, transpose, conjugate, solver):
-    A = StoredMatrix(structure_of(crow, col, cols), values, transpose, conjugate)
-    return solve_stored(A, B, solver)
+def sparse_triangular_solve(
+    A: SparseMatrix | Tensor,
+    B: Tensor,
+    upper: bool = True,
+    unitriangular: bool = False,
+    transpose: bool = False,
+) -> Tensor:
+    r"""Solve ``A X = B`` for a triangular A; the gradient of `A` keeps its pattern.
 
+    Parameters
+    ----------
+    A : SparseMatrix ``(*batch, n, n)``, or sparse COO or CSR Tensor (n, n) or (b, n, n)
+        float32, float64, complex64 or complex128.  Entries in the other triangle are ignored.
+    B : Tensor, dense, shape (n, p) or (b, n, p)
+        Of the dtype and on the device of `A`.  For a SparseMatrix also (n,), or ``(*batch, n, p)``
+        with batches that broadcast.
+    upper : bool
+        Whether the upper triangle of A is meant, or the lower one.
+    unitriangular : bool
+        Whether the diagonal is one without being stored.
+    transpose : bool
+        Whether to solve ``Aᵀ X = B`` instead; `upper` still speaks of A.
 
-@generic_solve.fake
-def _(values, B, crow, col, cols, transpose, conjugate, solver):
-    return torch.empty_like(B, memory_format=torch.contiguous_format)
+    Returns
+    -------
+    Tensor
+        X, with the shape of `B` (for a SparseMatrix, of the batches broadcast).
 
+    Raises
+    ------
+    ValueError
+        If an argument is no tensor of the layout above; shapes, dtypes or devices differ; A is not
+        square; or `unitriangular` is set and a diagonal entry is stored.
+    SolveError
+        If a diagonal entry is missing or zero: the message names its row.
 
-def cotangents(needs, ct, X, values, crow, col, cols, transpose, conjugate, solver):
-    """Return the cotangents of the values and of B."""
-    W = generic_solve(
-        values, ct, crow, col, cols, not transpose, not conjugate, registry.adjoint_key(solver)
-    )
-    if not needs[0]:
-        return None, W
-    # The cotangent of conj(S) is the conjugate of that of S; and as in spmm, what is at (i, j) in S
-    # is at (j, i) in its transpose.
-    left, right = (W.conj(), X) if conjugate else (W, X.conj())
-    left, right = (right, left) if transpose else (left, right)
-    return sddmm(-left, right, crow, col, cols), W
+    Notes
+    -----
+    For a cotangent :math:`G`,
 
+    .. math:: \bar B = A^{-H} G, \qquad \bar A_{ij} = -\sum_k \bar B_{ik} \overline{X_{jk}}
+        \quad\text{where the triangle of } A \text{ stores an entry,}
 
-@generic_solve.vjp("values", "B")
-def _(needs, ct, out, values, crow, col, cols, transpose, conjugate, solver):
-    return cotangents(needs, ct, out, values, crow, col, cols, transpose, conjugate, solver)
+    and zero where A stores one in the other triangle; to any order, in forward and reverse mode and
+    under ``vmap``.
 
+    Time is O(nnz p) for the solve and each derivative, memory O(nnz + n p).  The transpose is never
+    formed.  The method is substitution, by rows for A and by columns for its transpose: Golub and
+    Van Loan, *Matrix Computations*, section 3.1.
 
-def tangent_of_solution(tangents, X, values, crow, col, cols, transpose, conjugate, solver):
-    """Return the tangent of X."""
-    dS, dB = tangents
-    right = dB
-    if dS is not None:
-        dA_X = spmm(dS.conj() if conjugate else dS, X, crow, col, cols, transpose)
-        right = -dA_X if dB is None else dB - dA_X
-    return generic_solve(values, right, crow, col, cols, transpose, conjugate, solver)
+    Examples
+    --------
+    >>> import torch
+    >>> from tsgu_func import sparse_triangular_solve
+    >>> L = torch.tensor([[2.0, 0.0], [1.0, 4.0]]).to_sparse_csr().requires_grad_()
+    >>> X = sparse_triangular_solve(L, torch.tensor([[2.0], [9.0]]), upper=False)
+    >>> X.detach()
+    tensor([[1.],
+            [2.]])
+    >>> X.sum().backward()
+    >>> L.grad.to_dense()
+    tensor([[-0.3750,  0.0000],
+            [-0.2500, -0.5000]])
+    """
+    arguments.check_triangular(A, B)
 
+    def solve(pattern: SparsityPattern, values: Tensor, B: Tensor) -> Tensor:
+        s, swapped = pattern.structure, pattern.transposed
+        return triangular_solve(
+            values, B, s.crow, s.col, s.cols, transpose != swapped, upper != swapped, unitriangular
+        )
 
-@generic_solve.jvp("values", "B")
-def _(tangents, out, values, crow, col, cols, transpose, conjugate, solver):
-    return tangent_of_solution(tangents, out, values, crow, col, cols, transpose, conjugate, solver)
-
-
-@generic_solve.retain
-def _(solver):
-    return registry.root_of(solver)
-
-
-generic_solve.fold(values=1, B=2, columns="B")
-generic_solve.autocast("float32")
-
-
-def solve_stored(A: StoredMatrix, B: Tensor, solver: str, name: str = "B") -> Tensor:
-    """Solve with what a key stands for, which is asked only where there is something to solve."""
-    check.computable(A.values)
-    check.finite("A", A.values)
-    check.finite(name, B)
-    if not (B.numel() and A.shape[1]):
-        return B.new_zeros(*B.shape[:-2], A.shape[1], B.shape[-1])
-    return registry.handle_of(solver).solve(A, B)
-
-
-# -------------------------------------------------------------------------- public function
+    return over_matrix(solve, A, B, A.shape[-1])
 
 
 def sparse_generic_solve(
@@ -198,7 +186,7 @@ def sparse_generic_solve(
     >>> sparse_generic_solve(A.detach(), b, solve=linear_cg, tolerance=1e-6)
     tensor([0.0909, 0.6364])
     """
-    check.solve(A, B)
+    arguments.check_solve(A, B)
     if A.dtype != B.dtype and not torch.is_autocast_enabled(A.device.type):
         warnings.warn(f"A and B have dtypes {A.dtype} and {B.dtype}; B is converted", stacklevel=2)
         B = B.to(A.dtype)
@@ -206,7 +194,7 @@ def sparse_generic_solve(
         return _by_key(A, B, _constant_key(solve, transpose_solve, kwargs, B.ndim == 1))
     handle = _handle(solve, transpose_solve, kwargs, B.ndim == 1)
     if is_tracing():  # the graph will hold the key, and nothing else of it
-        registry.pin(handle)
+        keys.pin(handle)
     return _by_key(A, B, handle.key)
 
 
@@ -226,19 +214,195 @@ def _handle(solve: Any, transpose_solve: Any, kwargs: dict[str, Any], vector: bo
         return _MINRES
     solve = minres if solve is None else solve
     if not isinstance(solve, Solver):
-        return registry.register_function(solve, transpose_solve, kwargs, vector)
+        return keys.register_function(solve, transpose_solve, kwargs, vector)
     if transpose_solve is not None or kwargs:
         raise TypeError(
             f"a Solver brings its own transposed solve and settings; got {sorted(kwargs)}"
             + (" and transpose_solve" if transpose_solve is not None else "")
         )
-    return registry.register_solver(solve)
+    return keys.register_solver(solve)
 
 
 @constant_when_traced
 def _constant_key(solve: Any, transpose_solve: Any, kwargs: dict[str, Any], vector: bool) -> str:
     """Return a key that stays valid: the compiled graph holds it, and nothing else."""
-    return registry.pin(_handle(solve, transpose_solve, kwargs, vector)).key
+    return keys.pin(_handle(solve, transpose_solve, kwargs, vector)).key
+
+
+@overload
+def sparse_solve(
+    A: SparseMatrix | LinearOperator | Tensor,
+    B: Tensor,
+    *,
+    solver: Solver | None = None,
+    return_info: Literal[False] = False,
+    on_failure: Literal["raise", "warn", "ignore"] = "raise",
+) -> Tensor: ...
+
+
+@overload
+def sparse_solve(
+    A: SparseMatrix | LinearOperator | Tensor,
+    B: Tensor,
+    *,
+    solver: Solver | None = None,
+    return_info: Literal[True],
+    on_failure: Literal["raise", "warn", "ignore"] = "raise",
+) -> tuple[Tensor, Solution]: ...
+
+
+def sparse_solve(
+    A: SparseMatrix | LinearOperator | Tensor,
+    B: Tensor,
+    *,
+    solver: Solver | None = None,
+    return_info: bool = False,
+    on_failure: Literal["raise", "warn", "ignore"] = "raise",
+) -> Tensor | tuple[Tensor, Solution]:
+    r"""Solve ``A X = B`` with a solver that suits A, or the one given.
+
+    Parameters
+    ----------
+    A : SparseMatrix ``(*batch, n, n)``, or sparse COO or CSR Tensor (n, n) or (b, n, n)
+        Square and non-singular; float32, float64, complex64 or complex128.  Or a `LinearOperator`,
+        known by its products alone.
+    B : Tensor, dense, shape (n,) or ``(*batch, n, p)``
+        Of the dtype and on the device of `A`; (n,) or (n, p) for a `LinearOperator`.
+    solver : Solver, optional
+        Default: `Auto()`, which looks at A (triangular, Hermitian, size, ...) and chooses; for a
+        `LinearOperator`, which shows nothing, GMRES.
+    return_info : bool
+        Also return a `Solution`, which says what was chosen and how it ended.
+    on_failure : {"raise", "warn", "ignore"}
+        What to do if an iterative solver has not converged.
+
+    Returns
+    -------
+    Tensor, or (Tensor, Solution)
+        X, with the shape of `B`.  Each number in the `Solution` is one of each column; it has no
+        derivative.
+
+    Raises
+    ------
+    TypeError
+        If A is not sparse COO or CSR or a SparseMatrix, B is not dense, or `solver` is no Solver.
+    ValueError
+        If shapes, dtypes or devices do not fit, or a value is not finite.
+    SolveError
+        If the matrix is singular, or (ConvergenceError) the solver did not converge.
+    ImportError
+        If the solver needs an optional package that is not installed.
+
+    Notes
+    -----
+    For a cotangent :math:`G`,
+
+    .. math:: \bar B = A^{-H} G, \qquad \bar A_{ij} = -\sum_k \bar B_{ik} \overline{X_{jk}}
+        \quad\text{where } A \text{ stores an entry,}
+
+    to any order, by the implicit function theorem; the same factor or preconditioner serves both
+    systems.  A derivative is as accurate as the solver.
+
+    Cost: one solve for the value, one for each first derivative.  A factor or preconditioner is
+    made once for given values and kept as long as they live, see `tsgu_func.solvers.cache_info`.
+    Under ``vmap`` over B there are more columns, not more solves.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tsgu_func import SparseMatrix, sparse_solve
+    >>> A = SparseMatrix.from_dense(torch.tensor([[4.0, 1.0], [-2.0, 3.0]]))
+    >>> b = torch.tensor([1.0, 2.0])
+    >>> x, info = sparse_solve(A, b, return_info=True)
+    >>> x
+    tensor([0.0714, 0.7143])
+    >>> info.solver, info.result.name, float(info.residual) < 1e-6
+    ('DenseLU()', 'SOLVED', True)
+    >>> torch.func.grad(lambda A: sparse_solve(A, b).sum())(A).to_dense()
+    tensor([[-0.0255, -0.2551],
+            [-0.0153, -0.1531]])
+    """
+    if isinstance(A, LinearOperator):
+        arguments.check_operator(B)
+    else:
+        arguments.check_solve(A, B)
+        arguments.check_dtypes(A, B)
+    chosen = _AUTO if solver is None else solver
+    if isinstance(A, LinearOperator) and not getattr(chosen, "takes_operators", False):
+        raise TypeError(f"{chosen!r} needs the entries of A, and a LinearOperator shows none")
+    if torch.compiler.is_compiling():
+        return _solve_by(constant_key(chosen, on_failure), A, B, return_info)
+    handle = handle_of_solver(chosen, on_failure)
+    if is_tracing():  # the graph will hold the key, and nothing else of it
+        keys.pin(handle)
+    return _solve_by(handle.key, A, B, return_info)
+
+
+def _solve_by(key: str, A: Any, B: Tensor, reported: bool) -> Any:
+    if isinstance(A, LinearOperator):
+        solved = solve_operator(A, B, key)
+        return (solved.value, solved) if reported else solved.value
+    if not reported:
+        return over_matrix(_solved(key), A, B, A.shape[-1])
+    return from_rows(over_matrix(_reported(key), A, B, A.shape[-1]), B)
+
+
+def _solved(key: str) -> Any:
+    def solve(pattern: SparsityPattern, values: Tensor, B: Tensor) -> Tensor:
+        s = pattern.structure
+        return generic_solve(values, B, s.crow, s.col, s.cols, pattern.transposed, False, key)
+
+    return solve
+
+
+def _reported(key: str) -> Any:
+    def solve(pattern: SparsityPattern, values: Tensor, B: Tensor) -> tuple[Tensor, ...]:
+        s = pattern.structure
+        return as_rows(
+            reported_solve(values, B, s.crow, s.col, s.cols, pattern.transposed, False, key)
+        )
+
+    return solve
+
+
+def handle_of_solver(solver: Any, on_failure: str) -> keys.SolverHandle:
+    """Check a solver and what to do if it fails; return the handle that ops refer to."""
+    if not isinstance(solver, Solver) or isinstance(solver, type):
+        hint = "call it" if isinstance(solver, type) else "a function is for sparse_generic_solve"
+        raise TypeError(f"solver is a Solver, such as CG(); got {solver!r}; {hint}")
+    check_policy(on_failure)
+    return keys.register_solver(solver, on_failure)
+
+
+@constant_when_traced
+def constant_key(solver: Any, on_failure: str) -> str:
+    """Return a key that stays valid: the compiled graph holds it, and nothing else."""
+    return keys.pin(handle_of_solver(solver, on_failure)).key
+
+
+class SparseTriangularSolve(OpFunction):
+    """`sparse_triangular_solve` for code that calls ``SparseTriangularSolve.apply(A, B, ...)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tsgu_func.sparse_solve import SparseTriangularSolve
+    >>> A, B = 2 * torch.eye(2).to_sparse_csr(), torch.ones(2, 1)
+    >>> SparseTriangularSolve.apply(A, B, True, False, False)
+    tensor([[0.5000],
+            [0.5000]])
+    """
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        A: SparseMatrix | Tensor,
+        B: Tensor,
+        upper: bool = True,
+        unitriangular: bool = False,
+        transpose: bool = False,
+    ) -> Tensor:
+        """Solve."""
+        return sparse_triangular_solve(A, B, upper, unitriangular, transpose)
 
 
 class SparseGenericSolve(OpFunction):

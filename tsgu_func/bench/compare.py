@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsgu_func.matrix import SparseMatrix
+from tsgu_func.matrix.sparse_matrix import SparseMatrix
 
 __all__ = ["DIRECTIONS", "Contender", "compare", "header", "upstream"]
 

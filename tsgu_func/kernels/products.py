@@ -102,7 +102,7 @@ def _has_mkl() -> bool:
 
 
 def _spmm_loops(s: Structure, values: Tensor, B: Tensor) -> Tensor:
-    from tsgu_func.kernels import loops
+    from tsgu_func.kernels.compiled import products
 
     v, right = _batched(values, 1), _batched(B, 2)
     out = B.new_empty(*B.shape[:-2], s.rows, B.shape[-1])
@@ -112,13 +112,13 @@ def _spmm_loops(s: Structure, values: Tensor, B: Tensor) -> Tensor:
             s,
             len(o),
             o.shape[-1],
-            lambda first, last: loops.product(crow, col, v, right, o, first, last),
+            lambda first, last: products.product(crow, col, v, right, o, first, last),
         )
     return out
 
 
 def _sddmm_loops(s: Structure, X: Tensor, Y: Tensor) -> Tensor:
-    from tsgu_func.kernels import loops
+    from tsgu_func.kernels.compiled import products
 
     p = X.shape[-1]
     out = X.new_empty(*X.shape[:-2], s.nnz) if p else X.new_zeros(*X.shape[:-2], s.nnz)
@@ -129,7 +129,7 @@ def _sddmm_loops(s: Structure, X: Tensor, Y: Tensor) -> Tensor:
             s,
             len(o),
             p,
-            lambda first, last: loops.sampled(crow, col, left, right, o, first, last),
+            lambda first, last: products.sampled(crow, col, left, right, o, first, last),
         )
     return out
 

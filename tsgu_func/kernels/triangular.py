@@ -59,9 +59,9 @@ def _triangle(s: Structure, upper: bool) -> Triangle:
 def _diagonal(s: Structure) -> tuple[Tensor, Tensor]:
     """Return where in each row the diagonal is or would be, and whether it is stored."""
     if s.col.device.type == "cpu":
-        from tsgu_func.kernels import looks
+        from tsgu_func.kernels.compiled import inspection
 
-        place, stored = looks.diagonal(unsigned(s.crow), unsigned(s.col))
+        place, stored = inspection.diagonal(unsigned(s.crow), unsigned(s.col))
         return torch.from_numpy(place.view(f"i{place.itemsize}")), torch.from_numpy(stored)
     before = torch.zeros(s.rows, dtype=torch.long, device=s.col.device)
     before.index_add_(0, s.row, (s.col < s.row).long())
@@ -121,7 +121,7 @@ def solve(
 def _solve_loops(
     s: Structure, values: Tensor, diagonal: Tensor, B: Tensor, upper: bool, transpose: bool
 ) -> Tensor:
-    from tsgu_func.kernels import substitution
+    from tsgu_func.kernels.compiled import substitution
 
     # The loops solve in place, in a copy that belongs to nobody else.
     X = B.clone(memory_format=torch.contiguous_format)

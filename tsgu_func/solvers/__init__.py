@@ -1,7 +1,20 @@
 """Solvers of linear systems, one a file.  They know nothing of autograd."""
 
 from tsgu_func.solvers.auto import Auto
-from tsgu_func.solvers.base import (
+from tsgu_func.solvers.cache import cache_info, cache_limit, clear_cache
+from tsgu_func.solvers.direct.cholesky import Cholesky
+from tsgu_func.solvers.direct.dense import DenseLU
+from tsgu_func.solvers.direct.pardiso import Pardiso
+from tsgu_func.solvers.direct.superlu import SuperLU
+from tsgu_func.solvers.krylov.bicgstab import BiCGStab
+from tsgu_func.solvers.krylov.cg import CG
+from tsgu_func.solvers.krylov.gmres import GMRES
+from tsgu_func.solvers.krylov.iccg import ICCG
+from tsgu_func.solvers.krylov.minres import MINRES
+from tsgu_func.solvers.lstsq.lsmr import LSMR
+from tsgu_func.solvers.lstsq.lsqr import LSQR
+from tsgu_func.solvers.preconditioners import AMG, DIC, IC0, ILU0, ILUT, SSOR, BlockJacobi, Jacobi
+from tsgu_func.solvers.protocol import (
     ConvergenceError,
     Preconditioner,
     Result,
@@ -9,20 +22,7 @@ from tsgu_func.solvers.base import (
     SolveError,
     Solver,
 )
-from tsgu_func.solvers.bicgstab import BiCGStab
-from tsgu_func.solvers.cg import CG
-from tsgu_func.solvers.cholesky import Cholesky
-from tsgu_func.solvers.dense import DenseLU
-from tsgu_func.solvers.factors import cache_info, cache_limit, clear_cache
-from tsgu_func.solvers.gmres import GMRES
-from tsgu_func.solvers.iccg import ICCG
-from tsgu_func.solvers.lsmr import LSMR
-from tsgu_func.solvers.lsqr import LSQR
-from tsgu_func.solvers.minres import MINRES
-from tsgu_func.solvers.pardiso import Pardiso
-from tsgu_func.solvers.preconditioners import AMG, DIC, IC0, ILU0, ILUT, SSOR, BlockJacobi, Jacobi
 from tsgu_func.solvers.substitution import Substitution
-from tsgu_func.solvers.superlu import SuperLU
 
 __all__ = [
     "AMG",

@@ -14,19 +14,19 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from tsgu_func.kernels.stored import StoredMatrix
-from tsgu_func.solvers.base import Solution, SolveError, Solver, stacked
-from tsgu_func.solvers.bicgstab import BiCGStab
-from tsgu_func.solvers.cg import CG
-from tsgu_func.solvers.dense import DenseLU
-from tsgu_func.solvers.factors import prepared
-from tsgu_func.solvers.gmres import GMRES
-from tsgu_func.solvers.iccg import ICCG
-from tsgu_func.solvers.pardiso import Pardiso
+from tsgu_func.solvers.cache import prepared
+from tsgu_func.solvers.direct.dense import DenseLU
+from tsgu_func.solvers.direct.pardiso import Pardiso
+from tsgu_func.solvers.direct.superlu import SuperLU
+from tsgu_func.solvers.krylov.bicgstab import BiCGStab
+from tsgu_func.solvers.krylov.cg import CG
+from tsgu_func.solvers.krylov.gmres import GMRES
+from tsgu_func.solvers.krylov.iccg import ICCG
 from tsgu_func.solvers.preconditioners import AMG, DIC, IC0, ILU0, Jacobi
 from tsgu_func.solvers.preconditioners.incomplete_cholesky import levels_of
+from tsgu_func.solvers.protocol import Solution, SolveError, Solver, stacked
+from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.substitution import Substitution
-from tsgu_func.solvers.superlu import SuperLU
 from tsgu_func.solvers.traits import Traits, traits_of, triangular, width
 
 __all__ = ["Auto", "Plan", "choose"]

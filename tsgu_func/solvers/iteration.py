@@ -1,10 +1,7 @@
 """What the iterative solvers share: how they read a system, restart, and say that they failed.
 
 A right-hand side becomes columns ``(*batch, n, p)``, each divided by its largest entry, so that no
-inner product over- or underflows on account of B.  A solver's *pass* runs its recurrence over all
-columns at once, with a mask, and returns a correction; `refine` adds it, computes the true residual
-and starts another pass from there while that helps.  A column that needs nothing gets a correction
-of zero, so it comes out bit for bit as it went in.
+inner product over- or underflows on account of B.
 """
 
 from __future__ import annotations
@@ -12,24 +9,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tsgu_func.check import all_finite
-from tsgu_func.kernels.stored import StoredMatrix
-from tsgu_func.matrix import SparseMatrix
-from tsgu_func.pattern import SparsityPattern
-from tsgu_func.solvers.base import ConvergenceError, SolveError
+from tsgu_func.kernels.checks import all_finite
 from tsgu_func.solvers.matrix_free import MatrixFree
+from tsgu_func.solvers.protocol import ConvergenceError, SolveError
+from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = [
     "Operator",
-    "Pass",
-    "Reached",
     "System",
-    "adjoint_of",
     "as_operator",
     "check_finite",
     "check_number",
@@ -40,17 +32,12 @@ __all__ = [
     "dot",
     "fail",
     "matrix_shape",
-    "preconditioning",
     "quotient",
     "read_system",
-    "refine",
-    "unconverged",
 ]
 
 Function = Callable[[Tensor], Tensor]
 
-# A recurrence drifts from the true residual; it is started afresh from there this often.
-_RESTARTS = 5
 _SINGLE = (torch.float32, torch.complex64)
 _DTYPES = (*_SINGLE, torch.float64, torch.complex128)
 _NAMES = ("matmul_closure", "rhs", "initial_guess")  # of the arguments, as messages call them
@@ -100,17 +87,13 @@ class Operator:
 def as_operator(A: Any, name: str, vector: bool, rows: int | None = None) -> Operator:
     """Read a matrix, or a function, as an operator on columns.
 
-    A sparse matrix is brought to compressed rows here, so that no product converts it again.
+    A stored matrix is brought to compressed rows here, so that no product converts it again.
     A function gets what the right-hand side is: with `vector`, vectors (n,).
     """
     if isinstance(A, StoredMatrix):
         structure, order = A.structure.oriented(A.transpose)
         values = A.entries if order is None else A.entries.index_select(-1, order)
         A = StoredMatrix(structure, values)
-    elif isinstance(A, Tensor) and A.layout != torch.strided:
-        A = _by_rows(SparseMatrix.from_torch(A))
-    elif isinstance(A, SparseMatrix):
-        A = _by_rows(A)
     return Operator(_multiplier(A, name, vector), name, rows)
 
 
@@ -124,26 +107,6 @@ def _multiplier(A: Any, name: str, vector: bool) -> Function:
         f"{name} must be a tensor, a SparseMatrix, something else that multiplies with `@`, or a "
         f"function; got {type(A).__name__}"
     )
-
-
-def adjoint_of(A: Any) -> Any:
-    """Return Aᴴ for a matrix; None for what has no adjoint to hand out."""
-    if isinstance(A, Tensor) and A.layout != torch.strided:
-        A = SparseMatrix.from_torch(A)
-    return getattr(A, "mH", None)
-
-
-def preconditioning(M: Any, name: str, vector: bool) -> Function:
-    """Read ``R -> M⁻¹ R``; without one, the identity."""
-    return (lambda R: R) if M is None else as_operator(M, name, vector)
-
-
-def _by_rows(A: SparseMatrix) -> SparseMatrix:
-    if not A.pattern.transposed:
-        return A
-    structure, order = A.pattern.structure.transpose
-    values = A.values.resolve_conj().index_select(-1, order)
-    return SparseMatrix(SparsityPattern.of_structure(structure), values)
 
 
 def _on_vectors(function: Function) -> Function:
@@ -280,60 +243,6 @@ def _read_start(start: Any, rhs: Tensor, shape: tuple[int, ...], names: tuple[st
     return start.unsqueeze(-1) if start.ndim == 1 else start
 
 
-# ----------------------------------------------------------------------------------- restarts
-
-
-class Pass(NamedTuple):
-    """One run of a recurrence: a scaled correction, its iterations, the residual it believes in."""
-
-    change: Tensor
-    steps: int
-    error: Tensor
-    broken: Tensor | None = None  # columns that broke down, and deserve another run all the same
-    trusted: bool = False  # whether the correction is one even where the residual rises
-
-
-class Reached(NamedTuple):
-    """A solution, its true relative residual, what the recurrence took it for, and iterations."""
-
-    X: Tensor
-    error: Tensor
-    recursive: Tensor
-    steps: int
-
-
-def refine(
-    system: System,
-    run: Callable[[Tensor, int], Pass],
-    unfinished: Callable[[Tensor, int], Tensor],
-    limit: int,
-) -> Reached:
-    """Run passes from the true residual until no column is unfinished, or none gains by it.
-
-    ``run(R, steps)`` makes a pass; ``unfinished(error, steps)`` masks the columns that need one.
-    """
-    X = torch.zeros_like(system.B) if system.start is None else system.start.clone()
-    R = system.B / system.peak if system.start is None else system.residual(X)
-    error = recursive = system.error(R)
-    steps = 0
-    for _ in range(_RESTARTS):
-        if steps >= limit or not bool(unfinished(error, steps).any()):
-            break
-        change, used, recursive, broken, trusted = run(R, steps)
-        steps += used
-        moved = X + change * system.peak
-        left = system.residual(moved)
-        after = system.error(left)
-        better = after < error
-        taken = better | trusted
-        X, R = torch.where(taken, moved, X), torch.where(taken, left, R)
-        error = torch.where(taken, after, error)
-        promising = better if broken is None else better | broken
-        if not bool((unfinished(error, steps) & promising).any()):
-            break
-    return Reached(X, error, recursive, steps)
-
-
 # ------------------------------------------------------------------------------------ arithmetic
 
 
@@ -390,18 +299,6 @@ def check_number(name: str, value: float, *, positive: bool = False) -> None:
         raise ValueError(
             f"{name} must be finite and {'positive' if positive else 'not negative'}; got {value}"
         )
-
-
-def unconverged(
-    method: str, count: str, residual: Tensor, tolerance: str, advice: str, steps: int
-) -> ConvergenceError:
-    """Return the error of a method that stopped above its tolerance."""
-    return ConvergenceError(
-        f"{method} did not converge: after {count} the worst relative residual is "
-        f"{float(residual.max()):.1e}, above the tolerance {tolerance}; {advice}",
-        steps,
-        residual,
-    )
 
 
 def fail(on_failure: str, error: ConvergenceError) -> None:

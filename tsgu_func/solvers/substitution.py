@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.triangular import diagonal_of, sides, solve
-from tsgu_func.solvers.base import Solution, SolveError, relative_residual, solution
+from tsgu_func.solvers.protocol import Solution, SolveError, relative_residual, solution
+from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["Substitution"]
 

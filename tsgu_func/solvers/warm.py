@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import Structure
+from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["keep", "last"]
 

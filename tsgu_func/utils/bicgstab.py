@@ -8,11 +8,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from tsgu_func.solvers import bicgstab as recurrence
 from tsgu_func.solvers import iteration
-from tsgu_func.solvers.base import ConvergenceError
-from tsgu_func.solvers.block import Problem
-from tsgu_func.solvers.iteration import Pass, Reached, System
+from tsgu_func.solvers.iteration import System
+from tsgu_func.solvers.krylov import bicgstab as recurrence
+from tsgu_func.solvers.krylov.block import Problem
+from tsgu_func.solvers.protocol import ConvergenceError
+from tsgu_func.utils.passes import Pass, Reached, refine, unconverged
+from tsgu_func.utils.reading import preconditioning, readable
 
 __all__ = ["BICGSTABSettings", "bicgstab"]
 
@@ -108,8 +110,8 @@ def bicgstab(
     tensor([0.1429, 0.5714])
     """
     iteration.check_policy(on_failure)
-    system = iteration.read_system(matmul_closure, rhs, initial_guess)
-    precondition = iteration.preconditioning(settings.precon, "settings.precon", system.vector)
+    system = iteration.read_system(readable(matmul_closure), rhs, initial_guess)
+    precondition = preconditioning(settings.precon, "settings.precon", system.vector)
     limit = _budget(system, settings)
     tolerance = _tolerance(system, settings)
     if limit == 0:
@@ -171,7 +173,7 @@ def _solve(
         return result._replace(steps=result.steps + 1)
 
     calls = 0 if system.start is None else 1
-    reached = iteration.refine(system, run, lambda error, _: error > tolerance, limit - calls)
+    reached = refine(system, run, lambda error, _: error > tolerance, limit - calls)
     return reached, broken
 
 
@@ -203,4 +205,4 @@ def _failure(
     asked = f"max(abstol, reltol |B|) / |B| with abstol = {settings.abstol:g}"
     asked += "" if settings.reltol is None else f" and reltol = {settings.reltol:g}"
     error, count = reached.error.squeeze(-2), f"{products} products with A"
-    return iteration.unconverged("BiCGSTAB", count, error, asked, reason, products)
+    return unconverged("BiCGSTAB", count, error, asked, reason, products)

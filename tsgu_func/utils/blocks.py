@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsgu_func import check
 from tsgu_func.kernels.structure import index_dtype
-from tsgu_func.matrix import SparseMatrix
+from tsgu_func.matrix.arguments import describe
+from tsgu_func.matrix.sparse_matrix import SparseMatrix
 from tsgu_func.utils.convert import csr_tensor
 
 __all__ = ["block_diag", "block_split", "sparse_block_diag", "sparse_block_diag_split"]
@@ -167,7 +167,7 @@ def sparse_block_diag_split(
     """
     A = sparse_block_diag_tensor
     if not isinstance(A, Tensor):
-        raise TypeError(f"sparse_block_diag_split takes a sparse tensor; got {check.describe(A)}")
+        raise TypeError(f"sparse_block_diag_split takes a sparse tensor; got {describe(A)}")
     _check_matrix("sparse_block_diag_split", A)
     _check_shapes(tuple(A.shape), shapes)
     rows, cols = _offsets(shapes)
@@ -221,7 +221,7 @@ def _offsets(shapes: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
 def _check_blocks(blocks: Sequence[Any]) -> None:
     for A in blocks:
         if not isinstance(A, Tensor):
-            raise TypeError(f"sparse_block_diag takes sparse tensors; got {check.describe(A)}")
+            raise TypeError(f"sparse_block_diag takes sparse tensors; got {describe(A)}")
     kinds = {A.layout for A in blocks}
     if len(kinds) != 1:
         names = sorted(str(kind) for kind in kinds)

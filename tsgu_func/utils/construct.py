@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsgu_func import check
+from tsgu_func.matrix.arguments import describe
 from tsgu_func.utils.convert import INDEX_DTYPES, compress, csr_tensor
 
 __all__ = ["sparse_eye", "stack_csr"]
@@ -122,12 +122,12 @@ def stack_csr(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
             [3., 1.]])
     """
     if not isinstance(tensors, list | tuple):
-        raise TypeError(f"stack_csr takes a list of CSR matrices; got {check.describe(tensors)}")
+        raise TypeError(f"stack_csr takes a list of CSR matrices; got {describe(tensors)}")
     for A in tensors:
         if not isinstance(A, Tensor):
-            raise TypeError(f"stack_csr takes CSR matrices; got {check.describe(A)} among them")
+            raise TypeError(f"stack_csr takes CSR matrices; got {describe(A)} among them")
         if A.layout != torch.sparse_csr or A.ndim != 2 or A.dense_dim():
-            raise ValueError(f"stack_csr takes CSR matrices (n, m); got {check.describe(A)}")
+            raise ValueError(f"stack_csr takes CSR matrices (n, m); got {describe(A)}")
     if not tensors or dim not in (0, -3):
         raise ValueError(
             f"stack_csr stacks one matrix or more along the first axis, dim=0; got {len(tensors)} "

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tsgu_func import check
 from tsgu_func.kernels.products import silence_beta_notice
+from tsgu_func.matrix.arguments import describe
 
 __all__ = ["convert_coo_to_csr", "convert_coo_to_csr_indices_values"]
 
@@ -115,10 +115,10 @@ def convert_coo_to_csr(sparse_coo_tensor: Tensor) -> Tensor:
     """
     A = sparse_coo_tensor
     if not isinstance(A, Tensor):
-        raise TypeError(f"convert_coo_to_csr takes a sparse COO tensor; got {check.describe(A)}")
+        raise TypeError(f"convert_coo_to_csr takes a sparse COO tensor; got {describe(A)}")
     if A.layout != torch.sparse_coo:
         raise ValueError(
-            f"convert_coo_to_csr takes a sparse COO tensor; got {check.describe(A)}: "
+            f"convert_coo_to_csr takes a sparse COO tensor; got {describe(A)}: "
             f"A.to_sparse_coo() converts it"
         )
     if A.dense_dim() or A.ndim not in (2, 3):

@@ -13,10 +13,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from tsgu_func.solvers import cg, iteration
-from tsgu_func.solvers.base import ConvergenceError, SolveError
-from tsgu_func.solvers.block import Problem
-from tsgu_func.solvers.iteration import Pass, Reached, System, quotient
+from tsgu_func.solvers import iteration
+from tsgu_func.solvers.iteration import System, quotient
+from tsgu_func.solvers.krylov import cg
+from tsgu_func.solvers.krylov.block import Problem
+from tsgu_func.solvers.protocol import ConvergenceError, SolveError
+from tsgu_func.utils.passes import Pass, Reached, refine, unconverged
+from tsgu_func.utils.reading import preconditioning, readable
 
 __all__ = ["CGInfo", "LinearCGSettings", "linear_cg"]
 
@@ -174,13 +177,13 @@ def linear_cg(
     """
     on_failure = on_failure or ("warn" if return_info else "raise")
     iteration.check_policy(on_failure)
-    system = iteration.read_system(matmul_closure, rhs, initial_guess)
+    system = iteration.read_system(readable(matmul_closure), rhs, initial_guess)
     rules = _rules(
         system, tolerance, eps, stop_updating_after, max_iter, settings, convergence_reduction,
         min_iter, max_tridiag_iter if n_tridiag else 0,
     )  # fmt: skip
     lanczos = _Lanczos(_probes(n_tridiag, system.B.shape[-1]))
-    precondition = iteration.preconditioning(preconditioner, "preconditioner", system.vector)
+    precondition = preconditioning(preconditioner, "preconditioner", system.vector)
     reached = _solve(system, precondition, rules, lanczos)
     info = _inform(system, reached, rules)
     if settings.verbose_linalg:
@@ -287,7 +290,7 @@ def _solve(system: System, precondition: Any, rules: _Rules, lanczos: _Lanczos) 
             return error > rules.floor
         return rules.active(error, rules.limit) & (not rules.met(error))
 
-    return iteration.refine(system, run, unfinished, rules.limit)
+    return refine(system, run, unfinished, rules.limit)
 
 
 def _recur(system: System, R: Tensor, precondition: Any, rules: _Rules, lanczos: _Lanczos) -> Pass:
@@ -363,7 +366,7 @@ def _inform(system: System, reached: Reached, rules: _Rules) -> CGInfo:
 
 def _failure(info: CGInfo) -> ConvergenceError:
     advice = "allow more iterations, precondition, or loosen the tolerance"
-    return iteration.unconverged(
+    return unconverged(
         "conjugate gradients", f"{info.iterations} iterations", info.residual,
         f"{info.tolerance:.1e}", advice, info.iterations,
     )  # fmt: skip

@@ -7,11 +7,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tsgu_func.solvers import bidiagonal, iteration
-from tsgu_func.solvers.base import ConvergenceError, SolveError
-from tsgu_func.solvers.bidiagonal import Rules, State
+from tsgu_func.solvers import iteration
 from tsgu_func.solvers.iteration import Operator
-from tsgu_func.solvers.lsmr import LSMRProcess
+from tsgu_func.solvers.lstsq import bidiagonal
+from tsgu_func.solvers.lstsq.bidiagonal import Rules, State
+from tsgu_func.solvers.lstsq.lsmr import LSMRProcess
+from tsgu_func.solvers.protocol import ConvergenceError, SolveError
+from tsgu_func.utils.reading import adjoint_of, readable
 
 __all__ = ["lsmr"]
 
@@ -101,7 +103,7 @@ def lsmr(
     """
     iteration.check_policy(on_failure)
     cols = _columns(A, n)
-    system = iteration.read_system(A, b, x0, cols=cols, names=("A", "b", "x0"))
+    system = iteration.read_system(readable(A), b, x0, cols=cols, names=("A", "b", "x0"))
     if maxiter is None:
         maxiter = max(_ROUNDS * min(system.B.shape[-2], cols), 100)
     iteration.check_number("damp", damp)
@@ -126,10 +128,10 @@ def _columns(A: Any, n: int | None) -> int:
 
 
 def _read_adjoint(A: Any, Armat: Any, cols: int, vector: bool) -> Operator:
-    H = iteration.adjoint_of(A) if Armat is None else Armat
+    H = adjoint_of(A) if Armat is None else Armat
     if H is None:
         raise SolveError("Armat, which multiplies with the adjoint of A, must be given for this A")
-    return iteration.as_operator(H, "Armat", vector, cols)
+    return iteration.as_operator(readable(H), "Armat", vector, cols)
 
 
 def _failure(state: State, condition: Tensor, rules: Rules, steps: int) -> ConvergenceError:

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from tsgu_func.solvers import iteration
-from tsgu_func.solvers import minres as recurrence
-from tsgu_func.solvers.base import ConvergenceError, Result, SolveError
-from tsgu_func.solvers.block import Problem
-from tsgu_func.solvers.iteration import Operator, Pass, Reached, System
+from tsgu_func.solvers.iteration import Operator, System
+from tsgu_func.solvers.krylov import minres as recurrence
+from tsgu_func.solvers.krylov.block import Problem
+from tsgu_func.solvers.protocol import ConvergenceError, Result, SolveError
+from tsgu_func.utils.passes import Pass, Reached, refine, unconverged
+from tsgu_func.utils.reading import preconditioning, readable
 
 __all__ = ["MINRESSettings", "minres"]
 
@@ -122,12 +124,12 @@ def minres(
             [-0.6667,  3.6667]])
     """
     iteration.check_policy(on_failure)
-    plain = iteration.read_system(matmul_closure, rhs, None)
+    plain = iteration.read_system(readable(matmul_closure), rhs, None)
     sigma = _read_shifts(shifts, plain)
     limit, tolerance = _limits(plain, eps, max_iter, settings)
     precondition = None
     if preconditioner is not None:
-        precondition = iteration.preconditioning(preconditioner, "preconditioner", plain.vector)
+        precondition = preconditioning(preconditioner, "preconditioner", plain.vector)
     factor = 1.0 if value is None else value
     reached = _solve(plain, sigma, factor, precondition, tolerance, eps, limit)
     if settings.verbose_linalg:
@@ -200,7 +202,7 @@ def _solve(
             return _recur(system, problem, 0 * sigma, R, eps, limit - steps)
         return _recur(system, Problem(product, None, goal), sigma, R[:1], eps, limit)
 
-    return iteration.refine(system, run, lambda error, _: error > tolerance, limit)
+    return refine(system, run, lambda error, _: error > tolerance, limit)
 
 
 def _shifted(plain: System, product: Callable[[Tensor], Tensor], sigma: Tensor) -> System:
@@ -239,6 +241,4 @@ def _failure(error: Tensor, tolerance: float, steps: int) -> ConvergenceError:
         "MINRES is for Hermitian A: bicgstab and SuperLU() take any other.  If A is Hermitian, it "
         "may be singular, or need more iterations, a preconditioner or a looser tolerance"
     )
-    return iteration.unconverged(
-        "MINRES", f"{steps} iterations", error, f"{tolerance:.1e}", advice, steps
-    )
+    return unconverged("MINRES", f"{steps} iterations", error, f"{tolerance:.1e}", advice, steps)

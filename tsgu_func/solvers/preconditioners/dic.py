@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels import threads
-from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import Structure, unsigned
 from tsgu_func.solvers.preconditioners.factored import cancelled, copied
 from tsgu_func.solvers.preconditioners.incomplete_cholesky import IncompleteCholesky
+from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["DIC", "Split", "TwistedRows"]
 
@@ -35,7 +35,7 @@ class Room:
 
     def take(self, n: int, dtype: np.dtype[Any]) -> tuple[np.ndarray, ...]:
         """Return vectors of zeros."""
-        from tsgu_func.kernels import eisenstat
+        from tsgu_func.kernels.compiled import eisenstat
 
         try:
             vectors = self._spare.pop()
@@ -119,7 +119,7 @@ class Split:
 
     def solve(self, R: Tensor) -> Tensor:
         """Return ``M⁻¹ R`` for R (n, p), in one sweep down and one up."""
-        from tsgu_func.kernels import incomplete
+        from tsgu_func.kernels.compiled import incomplete
 
         X, root = copied(R)[self.rows.order], torch.from_numpy(self.root).unsqueeze(-1)
         X /= root
@@ -166,10 +166,10 @@ class DIC(IncompleteCholesky):
 
     def read(self, A: StoredMatrix, diagonal: Tensor) -> tuple[TwistedRows, np.ndarray, np.ndarray]:
         """Return the strict lower triangle, in a twisted order."""
-        from tsgu_func.kernels import twisted
+        from tsgu_func.kernels.compiled import ordering
 
         rows = A.structure.derive("twisted lower triangle", _twisted)
-        entries = twisted.entries(A.values.cpu().numpy(), rows.entry, rows.mirrored)
+        entries = ordering.entries(A.values.cpu().numpy(), rows.entry, rows.mirrored)
         return rows, entries, diagonal.cpu().index_select(0, rows.order).numpy()
 
     def factor(
@@ -181,7 +181,7 @@ class DIC(IncompleteCholesky):
         relaxation: float,
     ) -> tuple[Split | None, int | None]:
         """Find the pivots, and scale by them."""
-        from tsgu_func.kernels import eisenstat
+        from tsgu_func.kernels.compiled import eisenstat
 
         rows, least = (triangle.crow, triangle.col), cancelled(diagonal.dtype)
         pivots, row = eisenstat.pivots(*rows, entries, diagonal, shift, relaxation, least)
@@ -192,11 +192,11 @@ class DIC(IncompleteCholesky):
 
 
 def _twisted(s: Structure) -> TwistedRows:
-    from tsgu_func.kernels import twisted
+    from tsgu_func.kernels.compiled import ordering
 
     crow, col = unsigned(s.crow.cpu()), unsigned(s.col.cpu())
-    order, *cuts = twisted.order_of(crow, col)
-    start, column, entry, mirrored = twisted.triangle(crow, col, order)
+    order, *cuts = ordering.order_of(crow, col)
+    start, column, entry, mirrored = ordering.triangle(crow, col, order)
     first, second, end = (np.uint64(cut) for cut in (*cuts, len(order)))
     cuts = first, second, end
     return TwistedRows(start, column, entry, mirrored, torch.from_numpy(order), cuts, Room())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tsgu_func.kernels.structure import Structure, unsigned
 from tsgu_func.kernels.triangular import triangle_of
-from tsgu_func.solvers.base import SolveError
+from tsgu_func.solvers.protocol import SolveError
 
 __all__ = ["LDLH", "LDU", "Halves", "UpperRows", "cancelled", "copied", "halves_of", "shifted"]
 
@@ -92,7 +92,7 @@ class LDU:
 
     def solve(self, R: Tensor) -> Tensor:
         """Return ``M⁻¹ R`` for R (n, p), in one sweep down and one up."""
-        from tsgu_func.kernels import incomplete
+        from tsgu_func.kernels.compiled import incomplete
 
         X = copied(R.conj() if self.conjugated else R)
         sweep = incomplete.solve_ldu_transposed if self.transposed else incomplete.solve_ldu
@@ -137,7 +137,7 @@ class LDLH:
 
     def solve(self, R: Tensor) -> Tensor:
         """Return ``M⁻¹ R`` for R (n, p), in one sweep down and one up."""
-        from tsgu_func.kernels import incomplete
+        from tsgu_func.kernels.compiled import incomplete
 
         # The sweeps make M⁻¹ conj(X) of X: conjugation is due on one side, whichever M it is.
         X = copied(R if self.conjugated else R.conj())

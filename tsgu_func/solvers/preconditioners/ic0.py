@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import Structure, unsigned
 from tsgu_func.solvers.preconditioners.factored import LDLH, UpperRows, cancelled
 from tsgu_func.solvers.preconditioners.incomplete_cholesky import IncompleteCholesky
+from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["IC0"]
 
@@ -62,7 +62,7 @@ class IC0(IncompleteCholesky):
         relaxation: float,
     ) -> tuple[LDLH, int | None]:
         """Factor on the pattern."""
-        from tsgu_func.kernels import incomplete
+        from tsgu_func.kernels.compiled import incomplete
 
         state = LDLH(triangle, entries.copy(), np.empty_like(diagonal), shift)
         row = incomplete.ic0(

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.triangular import diagonal_of
-from tsgu_func.solvers.base import Settings, SolveError
 from tsgu_func.solvers.preconditioners.factored import LDU, Halves, cancelled, halves_of, shifted
 from tsgu_func.solvers.preconditioners.reading import check_between, check_square
+from tsgu_func.solvers.protocol import Settings, SolveError
+from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["ILU0"]
 
@@ -82,7 +82,7 @@ class ILU0(Settings):
     def _factored(
         self, halves: Halves, values: np.ndarray, diagonal: np.ndarray, shift: float
     ) -> tuple[LDU, int | None]:
-        from tsgu_func.kernels import incomplete
+        from tsgu_func.kernels.compiled import incomplete
 
         state = LDU(halves, values.copy(), np.empty_like(diagonal), shift)
         least = cancelled(values.dtype)

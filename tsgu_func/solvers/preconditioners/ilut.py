@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsgu_func.kernels.stored import StoredMatrix
-from tsgu_func.solvers.base import Settings, SolveError
+from tsgu_func.solvers.direct.superlu import GENERAL, SYMMETRIC
 from tsgu_func.solvers.preconditioners.reading import check_between, check_square
-from tsgu_func.solvers.superlu import GENERAL, SYMMETRIC
+from tsgu_func.solvers.protocol import Settings, SolveError
+from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import symmetric_pattern
 
 __all__ = ["ILUT"]

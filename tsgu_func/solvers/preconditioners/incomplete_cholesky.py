@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import Structure, unsigned
-from tsgu_func.solvers.base import Settings
 from tsgu_func.solvers.preconditioners.factored import shifted
 from tsgu_func.solvers.preconditioners.reading import check_between, positive_diagonal
+from tsgu_func.solvers.protocol import Settings
+from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["IncompleteCholesky", "levels_of"]
 
@@ -106,7 +106,7 @@ class IncompleteCholesky(Settings):
 
 def _is_laplacian(triangle: Any, entries: np.ndarray, diagonal: np.ndarray) -> bool:
     """Whether a triangle has no positive entry and, mirrored, no negative row sum; both real."""
-    from tsgu_func.kernels import incomplete
+    from tsgu_func.kernels.compiled import incomplete
 
     if np.iscomplexobj(entries):
         return False
@@ -128,9 +128,9 @@ def levels_of(structure: Structure) -> int:
 
 
 def _levels(s: Structure) -> int:
-    from tsgu_func.kernels import twisted
+    from tsgu_func.kernels.compiled import ordering
 
-    return int(twisted.count_levels(unsigned(s.crow.cpu()), unsigned(s.col.cpu())))
+    return int(ordering.count_levels(unsigned(s.crow.cpu()), unsigned(s.col.cpu())))
 
 
 def _relaxation(levels: int) -> float:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tsgu_func.kernels.stored import StoredMatrix
-from tsgu_func.solvers.base import Settings
 from tsgu_func.solvers.preconditioners.factored import LDU, halves_of
 from tsgu_func.solvers.preconditioners.reading import check_between, nonzero_diagonal
+from tsgu_func.solvers.protocol import Settings
+from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["SSOR"]
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tsgu_func.matrix import SparseMatrix
+from tsgu_func.matrix.sparse_matrix import SparseMatrix
 from tsgu_func.testing.strategies.entries import Entries
 from tsgu_func.testing.strategies.options import (
     DTYPES,

@@ -16,7 +16,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tsgu_func.matrix import SparseMatrix
+from tsgu_func.matrix.sparse_matrix import SparseMatrix
 from tsgu_func.testing.strategies.options import DTYPES, batches, choice, one_of_names
 from tsgu_func.testing.strategies.places import Places, Where, patterns
 from tsgu_func.testing.strategies.values import SEEDS, numbers

@@ -9,7 +9,7 @@ from hypothesis import note
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tsgu_func.matrix import SparseMatrix
+from tsgu_func.matrix.sparse_matrix import SparseMatrix
 from tsgu_func.testing.strategies.entries import (
     KINDS,
     LAYOUTS,

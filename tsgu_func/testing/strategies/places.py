@@ -10,8 +10,8 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tsgu_func.matrix import SparseMatrix
-from tsgu_func.pattern import SparsityPattern
+from tsgu_func.matrix.pattern import SparsityPattern
+from tsgu_func.matrix.sparse_matrix import SparseMatrix
 from tsgu_func.testing.strategies.options import (
     INDEX_DTYPES,
     Bounds,

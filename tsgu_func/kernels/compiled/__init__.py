@@ -1,0 +1,1 @@
+"""Loops compiled by Numba, for the CPU; imported when first used."""

@@ -1,0 +1,1 @@
+"""The sparse matrix, its pattern, and what becomes one."""

@@ -1,0 +1,222 @@
+"""Checks of arguments, made before any kernel runs.
+
+Each message says what was given, what was expected and how to mend it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tsgu_func.matrix.pattern import SparsityPattern
+from tsgu_func.matrix.torch_sparse import dense_axes
+
+if TYPE_CHECKING:
+    from tsgu_func.matrix.sparse_matrix import SparseMatrix
+
+_SPARSE = (torch.sparse_coo, torch.sparse_csr)
+_SOLVABLE = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+
+
+def is_sparse_matrix(x: Any) -> bool:
+    """Say whether x is a `SparseMatrix`: that class stands above this module, and calls it."""
+    return isinstance(getattr(x, "pattern", None), SparsityPattern)
+
+
+def describe(x: Any) -> str:
+    """Name what was given."""
+    if isinstance(x, Tensor):
+        return f"a {str(x.layout).removeprefix('torch.')} tensor of shape {tuple(x.shape)}"
+    if is_sparse_matrix(x):
+        return f"a SparseMatrix of shape {tuple(x.shape)}"
+    return f"{type(x).__name__}"
+
+
+def check_dense(name: str, x: Any, error: type[Exception] = ValueError) -> None:
+    """Check that x is a dense tensor."""
+    if not isinstance(x, Tensor) or x.layout != torch.strided:
+        raise error(f"{name} is a dense tensor; got {describe(x)}")
+
+
+def check_sparse(name: str, x: Any, error: type[Exception] = ValueError) -> None:
+    """Check that x is a torch sparse tensor of a layout that the specification takes."""
+    if not isinstance(x, Tensor):
+        raise error(f"{name} is a SparseMatrix or a sparse COO or CSR tensor; got {describe(x)}")
+    if x.layout not in _SPARSE:
+        hint = (
+            "SparseMatrix.from_dense(A) makes a sparse matrix"
+            if x.layout == torch.strided
+            else "A.to_sparse_csr() or SparseMatrix.from_torch(A) converts it"
+        )
+        raise error(f"{name} is a SparseMatrix or sparse COO or CSR; got {describe(x)}; {hint}")
+
+
+def check_dtypes(A: SparseMatrix | Tensor, B: Tensor, names: tuple[str, str] = ("A", "B")) -> None:
+    """Check that both are of one floating or complex dtype, up to what autocast will cast."""
+    for name, x in zip(names, (A.dtype, B.dtype), strict=True):
+        if x not in (torch.float16, torch.bfloat16, *_SOLVABLE):
+            raise ValueError(f"{name} is floating-point or complex; got {x}: convert it first")
+    if A.dtype == B.dtype:
+        return
+    casts = torch.is_autocast_enabled(A.device.type)
+    narrow = all(d.is_floating_point and d != torch.float64 for d in (A.dtype, B.dtype))
+    if not (casts and narrow):
+        both = " and ".join(names)
+        raise ValueError(
+            f"{both} have one dtype; got {A.dtype} and {B.dtype}: convert one with .to"
+        )
+
+
+def check_devices(A: SparseMatrix | Tensor, B: Tensor, names: tuple[str, str] = ("A", "B")) -> None:
+    """Check that both are on one device."""
+    if A.device != B.device:
+        both = " and ".join(names)
+        raise ValueError(f"{both} are on one device; got {A.device} and {B.device}: move one")
+
+
+def check_matmul(A: Any, B: Any) -> None:
+    """Check the factors of ``A @ B``."""
+    if not is_sparse_matrix(A):
+        check_torch_matmul(A, B)
+        return
+    check_dense("B", B)
+    if B.ndim == 0:
+        raise ValueError("B is a vector (m,) or a matrix (*batch, m, p); got a number")
+    check_dtypes(A, B)
+    check_devices(A, B)
+    check_inner(A, B)
+    if B.ndim > 2:
+        check_batches(A, B)
+
+
+def check_batches(A: SparseMatrix, B: Tensor) -> None:
+    """Check that the batches of A and B broadcast."""
+    try:
+        torch.broadcast_shapes(A.shape[:-2], B.shape[:-2])
+    except RuntimeError:
+        raise ValueError(
+            f"the batches of A and B broadcast; got {tuple(A.shape[:-2])} and "
+            f"{tuple(B.shape[:-2])}, from A {tuple(A.shape)} and B {tuple(B.shape)}"
+        ) from None
+
+
+def check_torch_matmul(A: Any, B: Any) -> None:
+    """Check the factors of ``A @ B`` for a torch sparse tensor A."""
+    check_sparse("A", A)
+    check_dense("B", B)
+    check_same_rank(A, B)
+    check_dtypes(A, B)
+    check_devices(A, B)
+    check_inner(A, B)
+
+
+def check_triangular(A: Any, B: Any) -> None:
+    """Check the matrix and the right-hand side of a triangular system."""
+    check_matmul(A, B)
+    check_square(A)
+    check_solvable(A, B)
+
+
+def check_solve(A: Any, B: Any) -> None:
+    """Check the matrix and the right-hand side of ``A X = B``."""
+    for name, x, kind in (("A", A, "a SparseMatrix or a tensor"), ("B", B, "a tensor")):
+        if not (isinstance(x, Tensor) or is_sparse_matrix(x)):
+            raise ValueError(f"{name} is {kind}; got {describe(x)}")
+    check_system(A, B)
+    check_square(A)
+    check_rows(A, B)
+
+
+def check_least_squares(A: Any, B: Any) -> None:
+    """Check the matrix and the right-hand side of a least-squares problem."""
+    check_system(A, B)
+    m, n = A.shape[-2:]
+    if m < n:
+        raise ValueError(
+            f"A has at least as many rows as columns; got shape {tuple(A.shape)}: a wide system "
+            f"has no unique least-squares solution"
+        )
+    check_dtypes(A, B)
+    check_rows(A, B)
+
+
+def check_system(A: Any, B: Any) -> None:
+    """Check kinds, ranks, dtypes and devices of a matrix and a right-hand side."""
+    if not is_sparse_matrix(A):
+        check_sparse("A", A, TypeError)
+    check_dense("B", B, TypeError)
+    if A.ndim < 2:
+        raise ValueError(f"A is a matrix; got shape {tuple(A.shape)}")
+    if B.ndim == 0:
+        raise ValueError("B is a vector (n,) or a matrix (*batch, n, p); got a number")
+    if not is_sparse_matrix(A):
+        if A.ndim == 3 or B.ndim > 2:
+            check_same_rank(A, B)
+        elif axes := dense_axes(A):
+            raise ValueError(f"A has no dense axes; got {axes} in shape {tuple(A.shape)}")
+    check_solvable(A, B)
+    check_devices(A, B)
+    if is_sparse_matrix(A) and B.ndim > 2:
+        check_batches(A, B)
+
+
+def check_solvable(A: SparseMatrix | Tensor, B: Tensor) -> None:
+    """Check that the dtypes are ones that systems are solved in."""
+    for name, x in (("A", A.dtype), ("B", B.dtype)):
+        if x not in _SOLVABLE and not torch.is_autocast_enabled(A.device.type):
+            raise ValueError(f"{name} is float32, float64 or complex to be solved with; got {x}")
+    if B.dtype.is_complex and not A.dtype.is_complex:
+        raise ValueError(f"B is {B.dtype} but A is {A.dtype}: convert A with .to({B.dtype})")
+
+
+def check_operator(B: Any) -> None:
+    """Check the right-hand side of a system that is known by products alone."""
+    check_dense("B", B, TypeError)
+    if B.ndim not in (1, 2):
+        raise ValueError(
+            f"B has shape (n,) or (n, p) for a LinearOperator; got {tuple(B.shape)}: map over a "
+            f"batch with torch.func.vmap"
+        )
+    if B.dtype not in _SOLVABLE:
+        raise ValueError(f"B is float32, float64 or complex to be solved for; got {B.dtype}")
+
+
+def check_square(A: SparseMatrix | Tensor) -> None:
+    """Check that A is square."""
+    if A.shape[-2] != A.shape[-1]:
+        raise ValueError(f"A is square; got shape {tuple(A.shape)}")
+
+
+def check_inner(A: SparseMatrix | Tensor, B: Tensor) -> None:
+    """Check that A has as many columns as B has rows."""
+    if _rows(B) != A.shape[-1]:
+        raise ValueError(
+            f"A has as many columns as B has rows; got A {tuple(A.shape)} and B {tuple(B.shape)}"
+        )
+
+
+def check_rows(A: SparseMatrix | Tensor, B: Tensor) -> None:
+    """Check that A and B have as many rows."""
+    if _rows(B) != A.shape[-2]:
+        raise ValueError(
+            f"A and B have as many rows; got A {tuple(A.shape)} and B {tuple(B.shape)}"
+        )
+
+
+def _rows(B: Tensor) -> int:
+    return B.shape[0] if B.ndim == 1 else B.shape[-2]
+
+
+def check_same_rank(A: Tensor, B: Tensor) -> None:
+    """Check that torch sparse A and dense B are both matrices, or batches of one size."""
+    if A.ndim not in (2, 3) or A.ndim != B.ndim:
+        raise ValueError(
+            f"A and B are both matrices or both batches of matrices (three axes); got A "
+            f"{tuple(A.shape)} and B {tuple(B.shape)}"
+        )
+    if axes := dense_axes(A):
+        raise ValueError(f"A has no dense axes; got {axes} in shape {tuple(A.shape)}")
+    if A.ndim == 3 and A.shape[0] != B.shape[0]:
+        raise ValueError(f"A and B have one batch size; got {A.shape[0]} and {B.shape[0]}")

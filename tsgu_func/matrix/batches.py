@@ -1,0 +1,92 @@
+"""Batches of matrices and of right-hand sides that broadcast, brought down to one axis or none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from tsgu_func.matrix.pattern import SparsityPattern
+from tsgu_func.matrix.torch_sparse import blocks_from_torch, from_torch
+
+if TYPE_CHECKING:
+    from tsgu_func.matrix.sparse_matrix import SparseMatrix
+
+__all__ = ["over_batches", "over_matrix"]
+
+# Returns a tensor, or a pytree of tensors.
+Function = Callable[[SparsityPattern, Tensor, Tensor], Any]
+
+
+def over_matrix(function: Function, A: SparseMatrix | Tensor, B: Tensor, rows: int) -> Any:
+    """Apply what `over_batches` takes to any kind of matrix.
+
+    The members of a torch sparse batch may store different entries, so they become the blocks of
+    one matrix.
+
+    Parameters
+    ----------
+    function : callable
+    A : SparseMatrix, or sparse COO or CSR Tensor (n, m) or (b, n, m)
+    B : Tensor
+    rows : int
+        Rows of the result for one member.
+    """
+    if not isinstance(A, Tensor):
+        return over_batches(function, A.pattern, A.values, B)
+    if A.ndim == 2:
+        return over_batches(function, *from_torch(A), B)
+    pattern, values, b = blocks_from_torch(A)
+
+    def apart(C: Tensor) -> Tensor:
+        # What is no more than one row belongs to all blocks.
+        return C.unflatten(0, (b, rows)) if len(C) == b * rows else C.expand(b, *C.shape)
+
+    return tree_map(apart, function(pattern, values, B.flatten(0, 1)))
+
+
+def over_batches(function: Function, pattern: SparsityPattern, values: Tensor, B: Tensor) -> Any:
+    """Apply a function of a pattern, values (nnz,) or (b, nnz) and columns (m, p) or (b, m, p).
+
+    Axes of the batch that the values lack become columns of one call, the others one leading axis;
+    nothing is repeated in memory along the former.
+
+    Parameters
+    ----------
+    function : callable
+        Treats the columns of its last argument one by one; returns (n, p) or (b, n, p), or a pytree
+        of such, with any number of rows.
+    pattern : SparsityPattern, shape (n, m)
+    values : Tensor, shape ``(*batch_A, nnz)``
+    B : Tensor, shape (m,) or ``(*batch_B, m, p)``
+
+    Returns
+    -------
+    Tensor, shape ``(*batch, n, p)``, or ``(*batch_A, n)`` for a vector
+    """
+    if B.ndim == 1:
+        return tree_map(
+            lambda C: C.squeeze(-1), over_batches(function, pattern, values, B.unsqueeze(-1))
+        )
+    batch = torch.broadcast_shapes(values.shape[:-1], B.shape[:-2])
+    if not batch:
+        return function(pattern, values, B)
+    k, p = len(batch), B.shape[-1]
+    sizes = (1,) * (k - values.ndim + 1) + tuple(values.shape[:-1])
+    own = [i for i in range(k) if sizes[i] != 1]
+    free = [i for i in range(k) if sizes[i] == 1]
+    # Order the axes as (own, rows, free, columns), the first and the last two groups as one axis.
+    order = [*own, k, *free, k + 1]
+    B = B.expand(*batch, *B.shape[-2:]).permute(order).flatten(len(own) + 1)
+    values = values.reshape(*(sizes[i] for i in own), pattern.nnz)
+    if own:
+        values, B = values.flatten(0, -2), B.flatten(0, -3)
+
+    def restored(C: Tensor) -> Tensor:
+        C = C.reshape(*(batch[i] for i in own), C.shape[-2], *(batch[i] for i in free), p)
+        return C.permute([order.index(axis) for axis in range(k + 2)])
+
+    return tree_map(restored, function(pattern, values, B))

@@ -1,0 +1,1 @@
+"""The closed set of ops, one family a file."""

@@ -1,0 +1,194 @@
+"""Systems with a matrix that is known by its products alone.
+
+Derivation.  Let ``A(θ) X = B``, where a function computes ``A(θ) x``, linear in x.  As for a stored
+matrix, with the cotangent G of X and ``W = A⁻ᴴ G``,
+
+    <G, dX> = <W, dB> - <W, dA X>,
+
+and the last term is what the function's own vjp with respect to θ makes of W, at X.  Where what is
+solved is ``Aᴴ Z = B``, with ``W = A⁻¹ G``, it is ``<W, dAᴴ Z> = <dA W, Z>``: the vjp at W, of Z.
+Products with Aᴴ are the vjp of the function with respect to x, which is linear, so anywhere.
+
+The parameters θ, a pytree, are handed to the op as one vector, so that one op serves them all and
+`vmap` finds them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from tsgu_func.kernels.checks import check_computable, check_finite
+from tsgu_func.ops import keys
+from tsgu_func.ops.callback import OpaqueFunction, opaque_call
+from tsgu_func.registration.primitive import Primitive
+from tsgu_func.registration.transforms import outside_transforms
+from tsgu_func.solvers.matrix_free import MatrixFree
+
+__all__ = ["Form", "columns", "form_of", "operator_solve", "varies"]
+
+
+def columns(function: Any, parameters: Any, X: Tensor) -> Tensor:
+    """Apply a function of parameters and a vector to the columns of X (n, p)."""
+    return torch.func.vmap(lambda x: function(parameters, x), -1, -1)(X)
+
+
+# ------------------------------------------------------------------------------- the parameters
+
+
+class _Leaf(NamedTuple):
+    """A tensor among the parameters."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class Form:
+    """A function and the form of its parameters, without their values."""
+
+    _numbers = itertools.count()
+
+    def __init__(self, function: Any, places: Any, leaves: Sequence[Any]) -> None:
+        self.function = function
+        self.tree = pytree.tree_flatten(places)[1]
+        self.leaves = [_Leaf(*leaf) if len(leaf) == 2 else leaf[0] for leaf in leaves]
+        self.sizes = [math.prod(x.shape) for x in self.leaves if isinstance(x, _Leaf)]
+        self.key = f"operator:{next(self._numbers)}"
+        self._products: dict[Any, OpaqueFunction] = {}
+
+    @classmethod
+    def of(cls, function: Any, parameters: Any) -> Form:
+        """Return the form of some parameters."""
+        return cls(function, *form_of(parameters))
+
+    def parameters(self, flat: Tensor) -> Any:
+        """Return the parameters that a vector holds."""
+        parts = iter(flat.split(self.sizes))
+
+        def restored(leaf: Any) -> Any:
+            if not isinstance(leaf, _Leaf):
+                return leaf
+            part = next(parts).reshape(leaf.shape)
+            part = part if leaf.dtype.is_complex or not part.is_complex() else part.real
+            return part.to(leaf.dtype)
+
+        return pytree.tree_unflatten([restored(x) for x in self.leaves], self.tree)
+
+    def forward(self, flat: Tensor, X: Tensor) -> Tensor:
+        """Return A X for the columns of X."""
+        return columns(self.function, self.parameters(flat), X)
+
+    def adjoint(self, flat: Tensor, X: Tensor) -> Tensor:
+        """Return Aᴴ X for the columns of X."""
+        zero = torch.zeros_like(X)
+        return torch.func.vjp(lambda Y: self.forward(flat, Y), zero)[1](X)[0]
+
+    def product(self, adjoint: bool, X: Tensor) -> OpaqueFunction:
+        """Return a product as a function of the parameters and the columns of X in one vector."""
+        n, p = (int(size) for size in X.shape[-2:])
+        if (adjoint, n, p) not in self._products:
+            multiply, k = self.adjoint if adjoint else self.forward, sum(self.sizes)
+
+            def function(both: Tensor) -> Tensor:
+                return multiply(both[:k], both[k:].reshape(n, p)).reshape(-1)
+
+            self._products[adjoint, n, p] = OpaqueFunction(function, k + n * p, n * p)
+        return self._products[adjoint, n, p]
+
+
+def form_of(parameters: Any) -> tuple[Any, tuple[tuple[Any, ...], ...]]:
+    """Return the parameters with numbers in the place of leaves, and what each leaf is.
+
+    Containers and tuples of Python and PyTorch alone: this is what the compiler can keep.
+    """
+    leaves, tree = pytree.tree_flatten(parameters)
+    kinds = ((tuple(x.shape), x.dtype) if varies(x) else (x,) for x in leaves)
+    return pytree.tree_unflatten(list(range(len(leaves))), tree), tuple(kinds)
+
+
+def varies(x: Any) -> bool:
+    """Say whether a parameter is one to differentiate with respect to."""
+    return isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())
+
+
+# ------------------------------------------------------------------------------- operator_solve
+
+operator_solve = Primitive(
+    "tsgu_func::operator_solve(Tensor parameters, Tensor B, str function, str solver,"
+    " bool adjoint) -> "
+    "(Tensor value, Tensor code, Tensor iterations, Tensor residual, Tensor method)"
+)
+
+
+@operator_solve.kernel
+def _(parameters, B, function, solver, adjoint):
+    check_computable(B)
+    check_finite("a parameter of A", parameters)
+    check_finite("B", B)
+    with outside_transforms():
+        A = _matrix(keys.handle_of(function), parameters, B)
+        solved = keys.handle_of(solver).report(A.T.conj() if adjoint else A, B)
+    told = solved.value, solved.code, solved.iterations, solved.residual, solved.method
+    return tuple(x.clone(memory_format=torch.contiguous_format) for x in told)
+
+
+def _matrix(form: Form, parameters: Tensor, B: Tensor) -> MatrixFree:
+    forward, adjoint = form.forward, form.adjoint
+    if parameters.ndim == 2:
+        forward, adjoint = torch.func.vmap(forward), torch.func.vmap(adjoint)
+    return MatrixFree(form, parameters, forward, adjoint, B.shape[-2], B.dtype)
+
+
+@operator_solve.fake
+def _(parameters, B, function, solver, adjoint):
+    shape = (*B.shape[:-2], B.shape[-1])
+    real = B.dtype.to_real()
+    dtypes = torch.int64, torch.int64, real, torch.int64
+    X = torch.empty_like(B, memory_format=torch.contiguous_format)
+    return X, *(B.new_empty(shape, dtype=dtype) for dtype in dtypes)
+
+
+@operator_solve.vjp("parameters", "B")
+def _(needs, ct, outs, parameters, function, solver, adjoint):
+    if ct is None:
+        return None, None
+    W = operator_solve(parameters, ct, function, solver, not adjoint)[0]
+    if not needs[0]:
+        return None, W
+    at, of = (W, outs[0]) if adjoint else (outs[0], W)
+    product = keys.handle_of(function).product(False, at)
+    pulled = opaque_call(_joined(parameters, at, of), product.vjp.key)
+    return -pulled[..., : parameters.shape[-1]], W
+
+
+@operator_solve.jvp("parameters", "B")
+def _(tangents, outs, parameters, function, solver, adjoint):
+    moved, right = tangents
+    X, *rest = outs
+    if moved is not None:
+        product = keys.handle_of(function).product(adjoint, X)
+        point = _joined(parameters, X, moved, torch.zeros_like(X))
+        dA_X = opaque_call(point, product.jvp.key).reshape(X.shape)
+        right = -dA_X if right is None else right - dA_X
+    dX = operator_solve(parameters, right, function, solver, adjoint)[0]
+    return dX, *(torch.zeros_like(x) if x.is_floating_point() else None for x in rest)
+
+
+def _joined(parameters: Tensor, X: Tensor, *others: Tensor) -> Tensor:
+    """Put vectors (*batch, k) and columns (*batch, n, p) into one vector."""
+    parts = (x if x.ndim == parameters.ndim else x.reshape(*x.shape[:-2], -1) for x in (X, *others))
+    return torch.cat([parameters, *parts], -1)
+
+
+@operator_solve.retain
+def _(function, solver):
+    return keys.root_of(function), keys.root_of(solver)
+
+
+operator_solve.fold(parameters=1, B=2, columns="B")

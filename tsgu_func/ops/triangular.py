@@ -1,0 +1,122 @@
+"""Solution of sparse triangular systems.
+
+Derivation.  Let T be a triangle of the stored matrix S and ``T X = B``.  As for any system,
+
+    dX = T⁻¹ (dB - dT X),      <G, dX> = <W, dB> - <W Xᴴ, dT>   with   W = T⁻ᴴ G.
+
+The cotangent of S is that of T where T takes its entries from S, and zero in the other triangle.
+`triangle` is this projection of the values; it is linear and its own adjoint, so with `spmm` and
+`sddmm` the set of ops is closed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tsgu_func.kernels import triangular
+from tsgu_func.kernels.structure import Structure, structure_of
+from tsgu_func.ops.products import sddmm, spmm
+from tsgu_func.registration.primitive import Primitive
+from tsgu_func.solvers.protocol import SolveError
+
+__all__ = ["triangle", "triangular_solve"]
+
+# --------------------------------------------------------------------------------- triangle
+
+triangle = Primitive(
+    "tsgu_func::triangle(Tensor values, Tensor crow, Tensor col, SymInt cols, bool upper) -> Tensor"
+)
+
+
+@triangle.kernel
+def _(values, crow, col, cols, upper):
+    used = triangular.used(structure_of(crow, col, cols), upper, strict=False)
+    return torch.where(used, values, values.new_zeros(()))
+
+
+@triangle.fake
+def _(values, crow, col, cols, upper):
+    return torch.empty_like(values, memory_format=torch.contiguous_format)
+
+
+@triangle.vjp("values")
+def _(ct, crow, col, cols, upper):
+    return triangle(ct, crow, col, cols, upper)
+
+
+triangle.linear_in("values")
+triangle.fold(values=1)
+
+# ------------------------------------------------------------------------- triangular_solve
+
+triangular_solve = Primitive(
+    "tsgu_func::triangular_solve(Tensor values, Tensor B, Tensor crow, Tensor col, SymInt cols,"
+    " bool transpose, bool upper, bool unit) -> Tensor"
+)
+
+
+@triangular_solve.kernel
+def _(values, B, crow, col, cols, transpose, upper, unit):
+    s = structure_of(crow, col, cols)
+    diagonal = _unit_diagonal(s, values) if unit else _diagonal(s, values, upper)
+    return triangular.solve(s, values, diagonal, B, upper=upper, transpose=transpose)
+
+
+@triangular_solve.fake
+def _(values, B, crow, col, cols, transpose, upper, unit):
+    return torch.empty_like(B, memory_format=torch.contiguous_format)
+
+
+@triangular_solve.vjp("values", "B")
+def _(needs, ct, out, values, crow, col, cols, transpose, upper, unit):
+    W = triangular_solve(values.conj(), ct, crow, col, cols, not transpose, upper, unit)
+    if not needs[0]:
+        return None, W
+    # What is at (i, j) in S is at (j, i) in its transpose.
+    X, Y = (out.conj(), W) if transpose else (W, out.conj())
+    return triangle(sddmm(-X, Y, crow, col, cols), crow, col, cols, upper), W
+
+
+@triangular_solve.jvp("values", "B")
+def _(tangents, out, values, crow, col, cols, transpose, upper, unit):
+    dS, dB = tangents
+    right = dB
+    if dS is not None:
+        dT = triangle(dS, crow, col, cols, upper)
+        dT_X = spmm(dT, out, crow, col, cols, transpose)
+        right = -dT_X if dB is None else dB - dT_X
+    return triangular_solve(values, right, crow, col, cols, transpose, upper, unit)
+
+
+triangular_solve.fold(values=1, B=2, columns="B")
+triangular_solve.autocast("float32")
+
+
+def _unit_diagonal(s: Structure, values: Tensor) -> Tensor:
+    stored = triangular.triangle_of(s, upper=True).stored
+    if bool(stored.any()):
+        row = int(stored.nonzero()[0])
+        raise ValueError(
+            f"with unitriangular=True the diagonal is one and not stored, but row {row} stores a "
+            f"diagonal entry: leave the diagonal out, or set unitriangular=False"
+        )
+    return values.new_ones(*values.shape[:-1], s.rows)
+
+
+def _diagonal(s: Structure, values: Tensor, upper: bool) -> Tensor:
+    """Return the diagonal (n,) or (b, n); a row without one has no solution, or infinitely many."""
+    t = triangular.triangle_of(s, upper)
+    if not bool(t.stored.all()):
+        row = int((~t.stored).nonzero()[0])
+        raise SolveError(
+            f"the matrix is singular: row {row} stores no diagonal entry (unitriangular=True takes "
+            f"the diagonal to be one)"
+        )
+    diagonal = values.index_select(-1, t.diagonal)
+    zero = diagonal == 0
+    if bool(zero.any()):
+        *member, row = (int(i) for i in zero.nonzero()[0])
+        of = f" of member {member[0]} of the batch" if member else ""
+        raise SolveError(f"the matrix is singular: the diagonal entry of row {row}{of} is zero")
+    return diagonal

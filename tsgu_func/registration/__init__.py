@@ -1,0 +1,1 @@
+"""Ops of torch.library that are right under every transform."""

@@ -1,0 +1,1 @@
+"""The command that checks every op of this library."""

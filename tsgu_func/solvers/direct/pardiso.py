@@ -1,0 +1,252 @@
+"""Direct solution by PARDISO of Intel's MKL, through pypardiso.
+
+Schenk and Gärtner, *Solving Unsymmetric Sparse Systems of Linear Equations with PARDISO*, Future
+Generation Computer Systems 20(3), 2004.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import threading
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tsgu_func.kernels.structure import Structure
+from tsgu_func.solvers import cache
+from tsgu_func.solvers.direct.base import Direct
+from tsgu_func.solvers.protocol import SolveError
+from tsgu_func.solvers.stored import StoredMatrix
+from tsgu_func.solvers.traits import traits_of
+
+__all__ = ["Pardiso"]
+
+# PARDISO's types of real matrices.
+_DEFINITE, _SYMMETRIC, _GENERAL = 2, -2, 11
+# Phases of PARDISO: to factor, with the analysis before and without.
+_FIRST, _LATER = 12, 22
+_KINDS = {"definite": _DEFINITE, "symmetric": _SYMMETRIC, "general": _GENERAL}
+
+
+class _Analysis:
+    """A solver of MKL that knows a pattern, and has room for one factor of a matrix with it."""
+
+    def __init__(self, kind: int, matrix: Any) -> None:
+        self.kind, self.key = kind, _key(kind)
+        self.solver = _solver_type(_pypardiso().PyPardisoSolver)(mtype=kind)
+        weakref.finalize(self, self.solver.free_memory, everything=True).atexit = False
+        self.factorize(matrix)
+        self.solver.analyzed = True
+
+    def factorize(self, matrix: Any) -> None:
+        """Factor, in the place of the factor before."""
+        try:
+            self.solver.factorize(matrix)
+        except _pypardiso().pardiso_wrapper.PyPardisoError as error:
+            raise SolveError(
+                f"PARDISO could not factor the matrix as {_name(self.kind)} ({error}): it is "
+                f"singular, or of another kind"
+            ) from None
+
+    @property
+    def bytes(self) -> int:
+        return 1024 * int(self.solver.get_iparm(16))  # kilobytes
+
+
+@dataclass(frozen=True)
+class _Factor:
+    """A factor of S in MKL's memory; of its upper triangle, if S is symmetric."""
+
+    analysis: _Analysis
+    matrix: Any
+    _lock: Any = field(default_factory=threading.Lock)
+
+    @property
+    def bytes(self) -> int:
+        # iparm(17) and (18): kilobytes of the factor, and its entries.
+        kilobytes, entries = (int(self.analysis.solver.get_iparm(i)) for i in (17, 18))
+        return self.analysis.bytes + max(1024 * kilobytes, 12 * entries)
+
+    def solve(self, B: Tensor, transpose: bool, conjugate: bool) -> Tensor:
+        # Rows read as columns are the transpose; pypardiso looks at the format, not the memory.
+        swap = transpose and self.analysis.kind == _GENERAL
+        A = self.matrix.T if swap else self.matrix
+        with self._lock:  # a solve writes into the solver's state
+            solved = self.analysis.solver.solve(A, B.cpu().double().numpy())
+        return torch.from_numpy(np.ascontiguousarray(solved)).to(B.device, B.dtype)
+
+
+@dataclass(frozen=True, repr=False)
+class Pardiso(Direct):
+    """Sparse direct factorization by MKL's PARDISO, for real matrices on x86.
+
+    Nested dissection and threads make it the fastest factorization here for large systems.  One
+    factor serves A and its transpose.  The analysis of a pattern is made once, as long as
+    `cache_limit` leaves room for it; values that it does not suit are analysed anew.  float32 is
+    solved in float64.  `refine` and `precision` are those of `Direct`.
+
+    Parameters
+    ----------
+    kind : {"auto", "definite", "symmetric", "general"}
+        What is factored: a Cholesky factor of the upper triangle, a factor with pivots of one or
+        two rows of it, or an LU factor of the whole.  By default a symmetric matrix with a positive
+        diagonal is tried as definite, any other symmetric one as symmetric.
+
+    Raises
+    ------
+    ImportError
+        If pypardiso is not installed: ``pip install "tsgu_func[pardiso]"``.
+    TypeError
+        If the matrix is complex, which pypardiso does not support.
+    SolveError
+        If the matrix is singular to working precision, or not of the kind that is claimed.
+
+    Examples
+    --------
+    >>> from tsgu_func.solvers import Pardiso
+    >>> Pardiso(kind="definite")
+    Pardiso(kind='definite')
+    """
+
+    kind: str = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind not in ("auto", *_KINDS):
+            raise ValueError(f"kind is 'auto' or one of {sorted(_KINDS)}; got {self.kind!r}")
+        if self.precision is not None:
+            raise ValueError("pypardiso factors in double precision: leave precision=None")
+
+    def factor(self, A: StoredMatrix) -> _Factor:
+        """Factor as the kind that is asked for, or as what the matrix looks like."""
+        if A.dtype.is_complex:
+            raise TypeError(f"Pardiso() is for real matrices; got {A.dtype}: take SuperLU()")
+        if self.kind != "auto":
+            return _factored(A, _KINDS[self.kind])
+        traits = traits_of(A)
+        if not traits.hermitian:
+            return _factored(A, _GENERAL)
+        if traits.positive:
+            try:
+                return _factored(A, _DEFINITE)
+            except SolveError:  # a positive diagonal does not make it definite
+                pass
+        return _factored(A, _SYMMETRIC)
+
+    def again(self, A: StoredMatrix) -> _Factor:
+        """Factor as a general matrix, which has more pivoting, led by these values alone."""
+        matrix = _matrix(A, _GENERAL)
+        return _kept(A, _Analysis(_GENERAL, matrix), matrix)
+
+
+def _factored(A: StoredMatrix, kind: int) -> _Factor:
+    matrix = _matrix(A, kind)
+    return _kept(A, _known(A.structure, kind, matrix) or _Analysis(kind, matrix), matrix)
+
+
+def _known(structure: Structure, kind: int, matrix: Any) -> _Analysis | None:
+    """Factor by an analysis that was made for other values, if there is one and it will do.
+
+    That of a general matrix is led by values, which it scales and moves large ones of to the
+    diagonal.  It need not suit others; what comes of it is judged like any solution.
+    """
+    analysis = cache.spare(structure, _key(kind))
+    if analysis is not None:
+        try:
+            analysis.factorize(matrix)
+        except SolveError:  # these values ask for another
+            return None
+    return analysis
+
+
+def _kept(A: StoredMatrix, analysis: _Analysis, matrix: Any) -> _Factor:
+    """Return a factor that leaves its analysis to others."""
+    factor = _Factor(analysis, matrix)
+    weakref.finalize(factor, _leave, weakref.ref(A.structure), analysis).atexit = False
+    return factor
+
+
+def _leave(structure: weakref.ref[Structure], analysis: _Analysis) -> None:
+    analysis.solver.free_memory()  # that of the factor
+    cache.put_by(structure, analysis.key, analysis)
+
+
+def _key(kind: int) -> tuple[Any, ...]:
+    """Name an analysis.  With fewer threads than it was made with, PARDISO would crash."""
+    return "PARDISO", kind, _mkl().MKL_Get_Max_Threads()
+
+
+# --------------------------------------------------------------------------------------- pypardiso
+
+
+def _pypardiso() -> Any:
+    try:
+        return importlib.import_module("pypardiso")
+    except ImportError as error:
+        raise ImportError('Pardiso() needs pypardiso: pip install "tsgu_func[pardiso]"') from error
+
+
+@functools.cache
+def _mkl() -> Any:
+    """Return MKL, and say where it is: pypardiso searches the disk, a third of a second a time."""
+    library = _pypardiso().PyPardisoSolver().libmkl
+    os.environ.setdefault("PYPARDISO_MKL_RT", library._name)
+    return library
+
+
+@functools.cache
+def _solver_type(base: Any) -> Any:
+    class Solver(base):
+        """A solver that leaves out the analysis once it is made: pypardiso begins there always."""
+
+        analyzed = False
+
+        def set_phase(self, phase: int) -> None:
+            super().set_phase(_LATER if self.analyzed and phase == _FIRST else phase)
+
+    return Solver
+
+
+def _name(kind: int) -> str:
+    return next(name for name, number in _KINDS.items() if number == kind)
+
+
+def _matrix(A: StoredMatrix, kind: int) -> Any:
+    """Return what PARDISO is handed: all of a general matrix, half of a symmetric one."""
+    from scipy.sparse import csr_matrix
+
+    return csr_matrix(A.to_scipy().astype(np.float64)) if kind == _GENERAL else _upper(A)
+
+
+def _upper(A: StoredMatrix) -> Any:
+    """Return the upper triangle, with all of the diagonal stored, as PARDISO asks."""
+    from scipy.sparse import csr_matrix
+
+    crow, col, order = A.structure.derive("upper triangle", _upper_of)
+    stored = torch.cat([A.values, A.values.new_zeros(1)])  # the last for what is not stored
+    values = stored.index_select(-1, order.to(A.values.device)).double().cpu().numpy()
+    return csr_matrix((values, col.numpy(), crow.numpy()), shape=A.shape)
+
+
+def _upper_of(s: Structure) -> tuple[Tensor, Tensor, Tensor]:
+    """Return compressed rows of the upper triangle, and which entries of S these are."""
+    row, col = s.row.cpu().long(), s.col.cpu().long()
+    order = (row <= col).nonzero().squeeze(-1)
+    row, col = row[order], col[order]
+    absent = torch.ones(s.rows, dtype=torch.bool)
+    absent[row[row == col]] = False
+    if bool(absent.any()):
+        more = absent.nonzero().squeeze(-1)
+        row, col = torch.cat([row, more]), torch.cat([col, more])
+        order = torch.cat([order, torch.full_like(more, s.nnz)])
+        by_place = torch.argsort(row * s.cols + col)
+        row, col, order = row[by_place], col[by_place], order[by_place]
+    crow = torch.zeros(s.rows + 1, dtype=torch.int64)
+    crow[1:] = torch.bincount(row, minlength=s.rows).cumsum(0)
+    return crow.int(), col.int(), order

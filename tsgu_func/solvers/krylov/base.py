@@ -1,0 +1,277 @@
+"""What the iterative solvers are: a recurrence, run over all columns and all matrices of a batch.
+
+A recurrence is three functions of one column's numbers, written for all columns at once: `start`
+makes a state from a residual, `step` advances the columns of a mask, `finish` reads the correction
+off a state.  The loop around it belongs to no method:
+
+*Passes.*  A recurrence drifts from the true residual, or breaks down.  So it runs in passes, each
+from the true residual of what has been reached, as long as a column that has not converged gains.
+What is reported is the true residual; the recurrence's own is only what ends a pass.
+
+*Compaction.*  A column that has ended takes no more part in a step: its step length is zero.  Where
+half of what a step works on has ended, the state is narrowed to the rest, so that it costs nothing
+more either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tsgu_func.solvers import iteration
+from tsgu_func.solvers.cache import prepared
+from tsgu_func.solvers.iteration import System, column_norms
+from tsgu_func.solvers.krylov.block import Block, Equations, Place, Problem
+from tsgu_func.solvers.krylov.progress import Watch
+from tsgu_func.solvers.protocol import Preconditioner, Result, Settings, Solution, solution
+from tsgu_func.solvers.stored import StoredMatrix
+
+__all__ = ["Krylov", "Run"]
+
+# Iterations at most, by default: in exact arithmetic n suffice, and rounding takes its share.
+_ROUNDS, _FEWEST, _MOST = 10, 100, 20_000
+# A pass that does not take this share off the residual of a column was its last.
+_GAIN = 1e-3
+
+
+@dataclass(frozen=True, repr=False)
+class Krylov(Settings):
+    """Settings of an iterative solver, and the loop around its recurrence.
+
+    Parameters
+    ----------
+    preconditioner : Preconditioner, optional
+        M close to A, cheap to solve with.
+    rtol : float, optional
+        Residual at which a column has converged, relative to its right-hand side.  Default: 1e-5
+        in single precision, 1e-10 in double.
+    atol : float
+        Residual at which a column has converged, whatever its right-hand side.
+    max_iterations : int, optional
+        Default: 10 n, but 100 at least and 20000 at most.
+    warm_start : bool
+        Start where the last solve of this solver with the same pattern and shape ended; so does
+        the solve with the adjoint that a backward pass makes.
+    callback : callable, optional
+        ``callback(iteration, residual)`` after each iteration, with the largest relative residual
+        of the columns in work, as the recurrence knows it.
+    progress : bool
+        Show a bar with the residual, by rich.
+    """
+
+    preconditioner: Preconditioner | None = None
+    rtol: float | None = None
+    atol: float = 0.0
+    max_iterations: int | None = None
+    warm_start: bool = False
+    callback: Callable[[int, float], object] | None = None
+    progress: bool = False
+
+    takes_batches: ClassVar[bool] = True
+    stateless: ClassVar[bool] = True
+    takes_operators: ClassVar[bool] = True
+    passes: ClassVar[int] = 5
+    retries: ClassVar[tuple[Result, ...]] = ()  # what another pass may mend
+
+    def __post_init__(self) -> None:
+        for name in ("rtol", "atol", "max_iterations"):
+            if (value := getattr(self, name)) is not None:
+                iteration.check_number(name, value)
+        M = self.preconditioner
+        if not (M is None or isinstance(M, Preconditioner)) or isinstance(M, type):
+            raise TypeError(
+                f"preconditioner is a Preconditioner, such as Jacobi(); got {M!r}"
+                + ("; call it" if isinstance(M, type) else "")
+            )
+        if not (self.callback is None or callable(self.callback)):
+            raise TypeError(f"callback is a function; got {type(self.callback).__name__}")
+
+    # ------------------------------------------------------------------------- the protocol
+
+    def init(self, A: StoredMatrix) -> Equations:
+        """Precondition."""
+        M = self.preconditioner
+        if M is None:
+            return Equations(A)
+        if not isinstance(A, StoredMatrix):
+            raise TypeError(f"{M!r} is made from entries, and a LinearOperator shows none")
+        members = A.members() if A.values.ndim == 2 else [A]
+        return Equations(A, M, tuple(prepared(M, member) for member in members))
+
+    def transpose(self, state: Equations) -> Equations:
+        """Return the transposed equations, with the transposed preconditioner."""
+        return state.moved("transpose")
+
+    def conj(self, state: Equations) -> Equations:
+        """Return the conjugated equations, with the conjugated preconditioner."""
+        return state.moved("conj")
+
+    def compute(self, state: Equations, B: Tensor, X0: Tensor | None = None) -> Solution:
+        """Solve for the columns of B (n, p) or, for a batch, (b, n, p), starting at X0."""
+        system = iteration.read_system(state.A, B, X0, names=("A", "B", "X0"))
+        goal = torch.maximum(self._rtol(B.dtype) * system.unit, self.atol / system.peak)
+        with Watch(repr(self), self.callback, self.progress) as watch:
+            block = Block(state, system.multiply, system.B, system.peak, system.unit, goal)
+            return self._solve(system, block, watch)
+
+    # ------------------------------------------------------------------------ the recurrence
+
+    def start(self, problem: Problem, R: Tensor, attempt: int) -> Any:
+        """Return the state at a residual R; `attempt` counts the passes.
+
+        A state has, beside what is its own, the `norm` of the residual as the recurrence knows it,
+        and a `code`: a `Result` where a column cannot go on, zero elsewhere.
+        """
+        raise NotImplementedError
+
+    def step(self, problem: Problem, state: Any, active: Tensor) -> Any:
+        """Advance the active columns; the others keep what `finish` would return for them."""
+        raise NotImplementedError
+
+    def finish(self, problem: Problem, state: Any) -> Tensor:
+        """Return the correction that a state stands for."""
+        return state.change
+
+    def narrow(self, state: Any, place: Place) -> Any:
+        """Return the state of some members and columns."""
+        return type(state)(*(place.take(x) for x in state))
+
+    # ------------------------------------------------------------------------------ the loop
+
+    def _rtol(self, dtype: torch.dtype) -> float:
+        return iteration.default_tolerance(dtype) if self.rtol is None else self.rtol
+
+    def _limit(self, n: int) -> int:
+        if self.max_iterations is not None:
+            return self.max_iterations
+        return min(max(_ROUNDS * n, _FEWEST), _MOST)
+
+    def _length(self, left: int, n: int) -> int:
+        """Return how many iterations a pass may have, of those that are left for n unknowns."""
+        return left
+
+    def _solve(self, system: System, block: Block, watch: Watch) -> Solution:
+        reached = _Reached.start(system, block)
+        n, attempt = reached.X.shape[-2], 0
+        wanted, limit = reached.norm > block.goal, self._limit(n)
+        while attempt < self.passes and watch.steps < limit and bool(wanted.any()):
+            place = Place.of(wanted)
+            turn = self._length(limit - watch.steps, n), attempt
+            before = reached.at(place)
+            after = self._improved(block.at(place), before, turn, watch)
+            gained = torch.zeros_like(wanted)
+            place.put(gained, after.norm < (1 - _GAIN) * before.norm)
+            for whole, part in zip(reached, after, strict=True):
+                place.put(whole, part)
+            mended, attempt = _among(reached.code, self.retries), attempt + 1
+            wanted = wanted & (mended | (gained & (reached.code == 0)))
+            wanted = wanted & (reached.norm > block.goal)
+        code = _final(reached.code, reached.norm <= block.goal, watch.steps >= limit)
+        residual = (reached.norm / system.unit).squeeze(-2)
+        return solution(
+            self, system.answer(reached.X), residual, code=code.squeeze(-2),
+            iterations=reached.steps.squeeze(-2), shift=block.equations.shift,
+        )  # fmt: skip
+
+    def _improved(
+        self, block: Block, reached: _Reached, turn: tuple[int, int], watch: Watch
+    ) -> _Reached:
+        """Make a pass from what has been reached, and keep of it what has a smaller residual."""
+        wanted = reached.norm > block.goal
+        run = Run.empty(reached.R)
+        self._pass(run, block, reached.R, wanted, turn, watch)
+        # A correction that ran off to infinity is none.
+        sound = torch.isfinite(run.change.abs().amax(-2, keepdim=True).square())
+        X = reached.X + torch.where(sound, run.change, 0) * block.peak
+        R = block.residual(X)
+        norm = column_norms(R)
+        better = norm < reached.norm
+        return _Reached(
+            torch.where(better, X, reached.X),
+            torch.where(better, R, reached.R),
+            torch.where(better, norm, reached.norm),
+            torch.where(wanted, run.code, reached.code),
+            reached.steps + run.steps,
+        )
+
+    def _pass(
+        self, run: Run, block: Block, R: Tensor, active: Tensor, turn: tuple[int, int], watch: Watch
+    ) -> None:
+        """Run the recurrence from the scaled residual R for the active columns, into `run`."""
+        length, attempt = turn
+        place, count = Place(None, None), run.steps
+        state = self.start(block.problem, R, attempt)
+        most = state.norm / torch.finfo(state.norm.dtype).eps
+        for _ in range(length):
+            if 2 * int(active.sum()) <= active.numel():
+                run.put(place, self.finish(block.problem, state), state.code, count)
+                if not bool(active.any()):
+                    return
+                inner = Place.of(active)
+                state, block = self.narrow(state, inner), block.at(inner)
+                active, count, most = (inner.take(x) for x in (active, count, most))
+                place = place.within(inner)
+            state = self.step(block.problem, state, active)
+            count = count + active
+            # A residual that has lost all digits of the first is on its way to infinity.
+            lost = active & (state.code == 0) & ~(state.norm <= most)
+            code = torch.where(lost, int(Result.BREAKDOWN), state.code)
+            state = state._replace(code=code)
+            active = active & (state.norm > block.goal) & (code == 0)
+            watch.step(state.norm / block.unit, block.goal / block.unit)
+        run.put(place, self.finish(block.problem, state), state.code, count)
+
+
+class _Reached(NamedTuple):
+    """A solution, its scaled residual and the norm of that, a code, and iterations."""
+
+    X: Tensor
+    R: Tensor
+    norm: Tensor
+    code: Tensor
+    steps: Tensor
+
+    @classmethod
+    def start(cls, system: System, block: Block) -> _Reached:
+        start = system.start
+        X = torch.zeros_like(system.B) if start is None else start.clone()
+        R = system.B / system.peak if start is None else block.residual(X)
+        norm = column_norms(R)
+        code = torch.zeros_like(norm, dtype=torch.int64)
+        return cls(X, R, norm, code, torch.zeros_like(code))
+
+    def at(self, place: Place) -> _Reached:
+        return _Reached(*(place.take(x) for x in self))
+
+
+class Run(NamedTuple):
+    """What a pass arrived at: a scaled correction, a code and iterations, filled in by parts."""
+
+    change: Tensor
+    code: Tensor
+    steps: Tensor
+
+    @classmethod
+    def empty(cls, R: Tensor) -> Run:
+        """Return one that arrived nowhere from the residual R."""
+        code = torch.zeros_like(R[..., :1, :], dtype=torch.int64)
+        return cls(torch.zeros_like(R), code, torch.zeros_like(code))
+
+    def put(self, place: Place, *parts: Tensor) -> None:
+        """Fill in some members and columns."""
+        for whole, part in zip(self, parts, strict=True):
+            place.put(whole, part)
+
+
+def _among(code: Tensor, results: tuple[Result, ...]) -> Tensor:
+    return torch.isin(code, torch.tensor(results, dtype=code.dtype, device=code.device))
+
+
+def _final(code: Tensor, converged: Tensor, exhausted: bool) -> Tensor:
+    reason = Result.ITERATIONS if exhausted else Result.STAGNATED
+    code = torch.where(code == 0, int(reason), code)
+    return torch.where(converged, int(Result.SOLVED), code)

@@ -1,0 +1,150 @@
+"""Parts of a batched system: some members of the batch, some columns of each.
+
+A tensor here is ``(n, p)``, or ``(b, n, p)`` for a batch of b matrices; a number of each column is
+``(1, p)`` or ``(b, 1, p)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tsgu_func.solvers.iteration import as_operator, check_finite
+from tsgu_func.solvers.protocol import Preconditioner
+
+__all__ = ["Block", "Equations", "Place", "Problem"]
+
+Function = Callable[[Tensor], Tensor]
+
+
+class Place(NamedTuple):
+    """Which members and which columns: a rectangle of the two; `members` is None without a batch.
+
+    Both are None where it is the whole.
+    """
+
+    members: Tensor | None
+    columns: Tensor | None
+
+    @classmethod
+    def of(cls, mask: Tensor) -> Place:
+        """Return the smallest place that holds all that is set in a mask ``(*batch, 1, p)``."""
+        if bool(mask.all()):
+            return cls(None, None)
+        columns = mask.flatten(0, -2).any(0).nonzero().squeeze(-1)
+        if mask.ndim == 2:
+            return cls(None, columns)
+        return cls(mask.flatten(1).any(1).nonzero().squeeze(-1), columns)
+
+    def take(self, X: Tensor, axis: int = -1) -> Tensor:
+        """Return what is here of a tensor whose columns lie along `axis`."""
+        if self.members is not None:
+            X = X.index_select(0, self.members)
+        return X if self.columns is None else X.index_select(axis, self.columns)
+
+    def put(self, whole: Tensor, part: Tensor) -> None:
+        """Write here."""
+        if self.columns is None:
+            whole.copy_(part)
+        elif self.members is None:
+            whole[..., self.columns] = part
+        else:
+            whole[self.members.unsqueeze(1), :, self.columns] = part.mT
+
+    def within(self, inner: Place) -> Place:
+        """Return a place of this one as a place of the whole."""
+        return Place(_inside(self.members, inner.members), _inside(self.columns, inner.columns))
+
+
+def _inside(outer: Tensor | None, inner: Tensor | None) -> Tensor | None:
+    if outer is None or inner is None:
+        return inner if outer is None else outer
+    return outer[inner]
+
+
+class Problem(NamedTuple):
+    """What a recurrence works with.
+
+    Attributes
+    ----------
+    multiply : ``X -> A X``
+    precondition : ``R -> M⁻¹ R``, or None
+    goal : Tensor
+        Norm of the residual at which a column has converged.
+    """
+
+    multiply: Any
+    precondition: Function | None
+    goal: Tensor
+
+
+@dataclass(frozen=True)
+class Equations:
+    """A matrix, or a batch of them, and what preconditions each: the state of a solver."""
+
+    A: Any
+    preconditioner: Preconditioner | None = None
+    parts: tuple[Any, ...] = ()  # of the preconditioner, one for each member
+
+    @property
+    def shift(self) -> float:
+        """What was added to a diagonal to complete the preconditioner, relative to it."""
+        return max((getattr(part, "shift", 0.0) for part in self.parts), default=0.0)
+
+    def moved(self, name: str) -> Equations:
+        """Return those of the transpose or of the conjugate: "transpose" or "conj"."""
+        A = self.A.T if name == "transpose" else self.A.conj()
+        if self.preconditioner is None:
+            return replace(self, A=A)
+        move = getattr(self.preconditioner, name)
+        return replace(self, A=A, parts=tuple(move(part) for part in self.parts))
+
+    def members(self, index: Tensor) -> Equations:
+        """Return those of some members of the batch."""
+        parts = tuple(self.parts[int(i)] for i in index) if self.parts else ()
+        return replace(self, A=replace(self.A, values=self.A.values[index]), parts=parts)
+
+    def precondition(self, R: Tensor) -> Tensor:
+        """Return M⁻¹ R, member by member."""
+        assert self.preconditioner is not None
+        if R.ndim == 2:
+            return self.preconditioner.apply(self.parts[0], R)
+        pairs = zip(self.parts, R, strict=True)
+        return torch.stack([self.preconditioner.apply(part, r) for part, r in pairs])
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some members and columns of a system, and how small their residuals must be."""
+
+    equations: Equations
+    multiply: Any
+    B: Tensor
+    peak: Tensor  # what residuals and corrections are scaled by
+    unit: Tensor  # norm of B, scaled
+    goal: Tensor  # norm of the residual, scaled
+
+    @property
+    def problem(self) -> Problem:
+        """What a recurrence works with."""
+        bare = self.equations.preconditioner is None
+        return Problem(self.multiply, None if bare else self.equations.precondition, self.goal)
+
+    def residual(self, X: Tensor) -> Tensor:
+        """Return (B - A X) / peak."""
+        R = (self.B - self.multiply(X)) / self.peak
+        check_finite(self.multiply, R, R)
+        return R
+
+    def at(self, place: Place) -> Block:
+        """Return a part of it."""
+        parts = (place.take(x) for x in (self.B, self.peak, self.unit, self.goal))
+        equations, multiply = self.equations, self.multiply
+        if place.members is not None and len(place.members) < len(self.goal):
+            equations = equations.members(place.members)
+            multiply = as_operator(equations.A, multiply.name, False, multiply.rows)
+        return Block(equations, multiply, *parts)

@@ -1,0 +1,1 @@
+"""Iterative solvers of least-squares problems."""

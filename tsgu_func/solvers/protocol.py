@@ -1,0 +1,265 @@
+"""What a solver is, and what it returns."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from tsgu_func.solvers.stored import StoredMatrix
+
+__all__ = [
+    "ConvergenceError",
+    "Preconditioner",
+    "Result",
+    "Settings",
+    "Solution",
+    "SolveError",
+    "Solver",
+    "relative_residual",
+    "solution",
+    "stacked",
+]
+
+
+class SolveError(torch.linalg.LinAlgError):
+    """A linear system could not be solved: it is singular, or the solver did not converge."""
+
+
+class ConvergenceError(SolveError):
+    """An iterative solver stopped before the residual was as small as asked.
+
+    Attributes
+    ----------
+    iterations : int
+        How many were made.
+    residual : Tensor
+        What the solver judges by, for each column: as a rule the true relative residual.
+    """
+
+    def __init__(self, message: str, iterations: int, residual: Tensor) -> None:
+        super().__init__(message)
+        self.iterations, self.residual = iterations, residual
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.iterations, self.residual)
+
+
+class Result(enum.IntEnum):
+    """How a solve ended; `message` says it in full, with what can be done about it."""
+
+    SOLVED = 0
+    ITERATIONS = 1
+    STAGNATED = 2
+    BREAKDOWN = 3
+    INDEFINITE = 4
+    PRECONDITIONER = 5
+    ILL_CONDITIONED = 6
+
+    @property
+    def message(self) -> str:
+        """What the code means, and what can be done about it."""
+        return _MESSAGES[self]
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is less than what was asked for, and less than what rounding allows."""
+        return self not in (Result.SOLVED, Result.ILL_CONDITIONED)
+
+
+_MESSAGES = {
+    Result.SOLVED: "the residual is as small as asked",
+    Result.ITERATIONS: (
+        "no iterations were left: allow more (max_iterations), precondition, or loosen rtol"
+    ),
+    Result.STAGNATED: (
+        "the residual stopped falling: loosen rtol, precondition, use a wider dtype or a direct "
+        "solver; or A is singular"
+    ),
+    Result.BREAKDOWN: (
+        "the recurrence broke down, after restarts too: A may be singular, or skew-symmetric; "
+        "GMRES and the direct solvers ask for less"
+    ),
+    Result.INDEFINITE: (
+        "a direction has a curvature that is not positive: A is not Hermitian positive definite, "
+        "up to rounding; MINRES asks for Hermitian only, GMRES and BiCGStab for nothing"
+    ),
+    Result.PRECONDITIONER: (
+        "the preconditioner is not Hermitian positive definite: take another, or GMRES or BiCGStab"
+    ),
+    Result.ILL_CONDITIONED: (
+        "as far as rounding allows, which is not far: A is close to singular; scale it, or use a "
+        "wider dtype"
+    ),
+}
+
+
+class Solution(NamedTuple):
+    """A solution, and how it was reached: a pytree of tensors, so it can leave any transform.
+
+    Attributes
+    ----------
+    value : Tensor, shape ``(*batch, n, p)``, or that of the right-hand side
+    code : Tensor of int64, shape ``(*batch, p)``
+        A `Result` for each column.
+    iterations : Tensor of int64, shape ``(*batch, p)``
+        Iterations while the column had not converged; 0 for a direct solver.
+    residual : Tensor, shape ``(*batch, p)``
+        True residual of each column, relative to its right-hand side.
+    condition : Tensor, shape ``(*batch, p)``
+        Estimate of the condition number of A in the 1-norm, where a solver makes one; else NaN.
+    shift : Tensor, shape ``(*batch, p)``
+        What was added to the diagonal, relative to it, to complete a preconditioner; else 0.
+    method : Tensor of int64, shape ``(*batch, p)``
+        Number of the solver that did it; `solver` is its name.
+    """
+
+    value: Tensor
+    code: Tensor
+    iterations: Tensor
+    residual: Tensor
+    condition: Tensor
+    shift: Tensor
+    method: Tensor
+
+    @property
+    def solver(self) -> str:
+        """The solver that did it, as it prints: what a front door chose is said here."""
+        return ", ".join(_names[int(i)] for i in self.method.unique())
+
+    @property
+    def result(self) -> Result:
+        """The worst code of all columns."""
+        codes = [Result(int(code)) for code in self.code.unique()]
+        return max(codes, key=lambda code: (code.failed, code), default=Result.SOLVED)
+
+    @property
+    def message(self) -> str:
+        """How the solve ended, in full."""
+        worst = float(self.residual.max()) if self.residual.numel() else 0.0
+        text = f"{self.solver}: relative residual {worst:.1e}"
+        steps = int(self.iterations.max()) if self.iterations.numel() else 0
+        text += f" after {steps} iterations" if steps else ""
+        return f"{text}; {self.result.message}"
+
+
+# Solvers by number, so that a tensor can say which it was.
+_names: list[str] = []
+_count = itertools.count()
+
+
+@functools.cache
+def _number(name: str) -> int:
+    _names.append(name)
+    return next(_count)
+
+
+def solution(
+    solver: Any,
+    X: Tensor,
+    residual: Tensor,
+    *,
+    code: Tensor | Result = Result.SOLVED,
+    iterations: Tensor | int = 0,
+    condition: float | Tensor = float("nan"),
+    shift: float = 0.0,
+) -> Solution:
+    """Return the `Solution` of a solver for X (..., n, p), the residual given per column."""
+
+    def column(value: Any, dtype: torch.dtype) -> Tensor:
+        return torch.as_tensor(value, dtype=dtype, device=X.device).expand(residual.shape)
+
+    return Solution(
+        X,
+        column(code, torch.int64),
+        column(iterations, torch.int64),
+        residual,
+        column(condition, residual.dtype),
+        column(shift, residual.dtype),
+        column(_number(repr(solver)), torch.int64),
+    )
+
+
+def stacked(solutions: Sequence[Solution]) -> Solution:
+    """Return the solutions of the members of a batch as one."""
+    return Solution(*(torch.stack(parts) for parts in zip(*solutions, strict=True)))
+
+
+class Settings:
+    """A dataclass that prints what differs from the defaults: short, and enough to tell it."""
+
+    def __repr__(self) -> str:
+        own: Any = self
+        given = ((f.name, getattr(self, f.name), f.default) for f in dataclasses.fields(own))
+        changed = (f"{name}={value!r}" for name, value, default in given if value != default)
+        return f"{type(self).__name__}({', '.join(changed)})"
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """A way to solve ``A X = B``: an immutable object, so that it can be part of a compiled graph.
+
+    Its `repr` names it with all its settings, and is the key under which graphs refer to it.  One
+    with an attribute ``takes_batches = True`` is handed a batch of matrices whole; what one with
+    ``stateless = True`` prepares is not kept, because it costs nothing; one with
+    ``takes_operators = True`` asks for products alone, and may be handed a `MatrixFree`.
+
+    Not to converge is no exception here but a `code`: whoever asked for the solve decides what
+    follows.  What leaves no solution at all (a singular matrix) raises `SolveError`.
+    """
+
+    def init(self, A: StoredMatrix) -> Any:
+        """Prepare a matrix that is neither transposed nor conjugated: factor, precondition.
+
+        The state may say how many `bytes` it takes.
+        """
+        ...
+
+    def compute(self, state: Any, B: Tensor, X0: Tensor | None = None) -> Solution:
+        """Solve for the columns of B (n, p), starting at X0."""
+        ...
+
+    def transpose(self, state: Any) -> Any:
+        """Return the state of the transposed matrix, sharing what was prepared."""
+        ...
+
+    def conj(self, state: Any) -> Any:
+        """Return the state of the conjugated matrix, sharing what was prepared."""
+        ...
+
+
+@runtime_checkable
+class Preconditioner(Protocol):
+    """A cheap approximation M of one matrix: an immutable object, that prints with its settings.
+
+    A state may say how many `bytes` it takes, and by which `shift` of the diagonal, relative to
+    it, a factorization was completed.
+    """
+
+    def init(self, A: StoredMatrix) -> Any:
+        """Prepare M for a matrix that is neither transposed, conjugated nor batched."""
+        ...
+
+    def apply(self, state: Any, R: Tensor) -> Tensor:
+        """Return ``M⁻¹ R`` for the columns of R (n, p)."""
+        ...
+
+    def transpose(self, state: Any) -> Any:
+        """Return the state of Mᵀ, which preconditions Aᵀ."""
+        ...
+
+    def conj(self, state: Any) -> Any:
+        """Return the state of conj(M), which preconditions conj(A)."""
+        ...
+
+
+def relative_residual(R: Tensor, B: Tensor) -> Tensor:
+    """Return |R| / |B| per column, for a residual R; |R| where the column of B vanishes."""
+    scale = torch.linalg.vector_norm(B, dim=-2)
+    return torch.linalg.vector_norm(R, dim=-2) / torch.where(scale == 0, 1, scale)

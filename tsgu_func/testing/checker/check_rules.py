@@ -1,0 +1,409 @@
+"""Check every derivative and batching rule of a function."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optree
+import torch
+
+from tsgu_func.testing.checker.checks import CHECKS, Check, Probe
+from tsgu_func.testing.checker.comparison import Comparison, Finding, Tolerance, Verdict, judge
+from tsgu_func.testing.checker.precision import PRECISION, Rounding
+from tsgu_func.testing.checker.problem import Problem, problem_of
+from tsgu_func.testing.checker.programs import name_of, program
+from tsgu_func.testing.checker.report import Cell, Counterexample, Report
+from tsgu_func.testing.checker.shrink import smallest
+
+__all__ = ["GROUPS", "check_rules", "iterate_cells", "plan"]
+
+GROUPS = (
+    "value",
+    "first",
+    "higher",
+    "eager",
+    "jacobian",
+    "vmap",
+    "opcheck",
+    "compile",
+    "precision",
+)
+_LETTERS = {"forward": "f", "reverse": "r"}
+_LARGEST_JACOBIAN = 10**6
+_WIDE = (torch.float64, torch.complex128)
+_DEFAULT = (torch.float64, torch.complex128, torch.float32, torch.float16, torch.bfloat16)
+_DEFAULT_COMPLEX = (torch.complex128, torch.complex64)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `check_rules` was asked for."""
+
+    order: int
+    letters: frozenset[str]
+    chosen: frozenset[str]
+    dtypes: tuple[torch.dtype, ...]
+    rtol: float | None
+    atol: float | None
+    seed: int
+
+
+def check_rules(
+    fn: Callable[..., Any],
+    args: Any,
+    *,
+    order: int = 2,
+    modes: Iterable[str] = ("forward", "reverse"),
+    transforms: Iterable[str] = GROUPS,
+    dtypes: Iterable[torch.dtype] | None = None,
+    reference: Callable[..., Any] | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    seed: int = 0,
+) -> Report:
+    r"""Compare every derivative and batching rule of a function with an oracle.
+
+    Parameters
+    ----------
+    fn : callable
+        A function of tensors and pytrees of tensors: an op of ``torch.library``, the ``apply`` of a
+        ``torch.autograd.Function``, a `tsgu_func.Primitive`, a plain function.
+    args : tuple
+        What it is called with.  Derivatives are taken at this point, with respect to every floating
+        or complex tensor in it.  A `tsgu_func.SparseMatrix` is such a pytree; torch sparse tensors
+        are not.
+    order : {1, 2, 3}, default 2
+        Up to which order derivatives are checked, in all mixes of forward and reverse mode.
+    modes : iterable of {"forward", "reverse"}
+        Which kinds of differentiation.
+    transforms : iterable of str
+        Groups of cells, or single cells by their names in the report:
+
+        ``value``
+            repeatable, arguments left alone, the same for strided and lazily conjugated arguments
+        ``first``
+            jvp and vjp against finite differences along random directions, and against each other
+        ``higher``
+            each mix of forward and reverse mode (``fr``: forward over reverse) against finite
+            differences of the derivative inside it
+        ``eager``
+            `backward`, double backward, ``forward_ad``, checkpointing, ... against ``torch.func``
+        ``jacobian``
+            `jacrev`, `jacfwd`, `hessian` and their compositions, all entries at once
+        ``vmap``
+            over each argument, pairs and all, nested, around derivatives and inside of them,
+            against a loop
+        ``opcheck``
+            ``torch.library.opcheck`` of each custom op that is called
+        ``compile``
+            inside ``torch.compile(fullgraph=True)`` against outside
+        ``precision``
+            lower precisions against double precision, and the dtypes of what comes out
+    dtypes : iterable of torch.dtype, optional
+        Arguments are converted to each.  float64 and complex128 run all cells; lower precisions
+        those of ``precision``.  Default: all five that are common, or complex128 and complex64
+        for complex arguments.  One that `fn` does not take is reported as not run.
+    reference : callable, optional
+        Another function of the same arguments, of which everything must be the same.
+    rtol : float, optional
+        Relative tolerance; default: the square root of the rounding unit, and its power 2/5 where
+        finite differences are the oracle.
+    atol : float, optional
+        Absolute tolerance; default 0: rounding is allowed for.
+    seed : int
+        Of directions and batches.
+
+    Returns
+    -------
+    Report
+        A cell for each check and dtype: holds, fails, raises, can't tell (the function is too noisy
+        or not smooth at this point), or was not run.
+
+    Raises
+    ------
+    ValueError
+        If an option is none of the above, or arguments are not finite.
+    TypeError
+        If nothing in `args` or in the result can be differentiated.
+
+    Notes
+    -----
+    For a function f, a direction u and a cotangent G, with J the Jacobian at the given point,
+
+    .. math:: \texttt{jvp} = J u, \qquad \mathrm{Re}\langle G, J u\rangle =
+        \mathrm{Re}\langle \texttt{vjp}(G), u\rangle,
+
+    the convention of PyTorch for complex numbers.  J u comes from central differences with
+    extrapolation (Ridders, 1982), whose error is estimated; above the first order from differences
+    of the derivative inside.  Directions are random, so an error in any entry shows.  Higher
+    derivatives are those of ``sin(f)``, scaled, so that linear functions are checked in full.
+
+    Cost: a few hundred evaluations of `fn`, and compilations (the group ``compile`` takes most of
+    the time); for the cells of ``jacobian``, memory for the whole Jacobian.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tsgu_func.testing import check_rules
+    >>> class Wrong(torch.autograd.Function):
+    ...     @staticmethod
+    ...     def forward(ctx, x):
+    ...         ctx.save_for_backward(x)
+    ...         return x**3
+    ...     @staticmethod
+    ...     def backward(ctx, ct):
+    ...         (x,) = ctx.saved_tensors
+    ...         return 2 * ct * x**2               # 3, not 2
+    >>> x = torch.tensor([1.0, 2.0])
+    >>> report = check_rules(Wrong.apply, (x,), transforms=["backward"], dtypes=[torch.float64])
+    >>> report.holds
+    False
+    """
+    settings = _settings(order, modes, transforms, dtypes, rtol, atol, seed, args)
+    if not all(bool(torch.isfinite(a).all()) for a in problem_of(fn, args).x):
+        raise ValueError("args hold NaN or infinity, where no derivative can be checked")
+    cells = tuple(iterate_cells(fn, args, settings, reference))
+    return Report(name_of(fn), cells)
+
+
+def plan(settings: Settings) -> list[Check]:
+    """Return the checks that the settings ask for."""
+    chosen = settings.chosen
+    return [
+        c
+        for c in CHECKS.values()
+        if (c.group in chosen or c.name in chosen)
+        and c.order <= settings.order
+        and settings.letters.issuperset(c.modes)
+    ]
+
+
+def iterate_cells(
+    fn: Callable[..., Any], args: Any, settings: Settings, reference: Callable[..., Any] | None
+) -> Iterator[Cell]:
+    """Yield the cells one by one."""
+    wide = [d for d in settings.dtypes if d in _WIDE]
+    ran = False
+    for dtype in wide:
+        problem = problem_of(
+            fn, args, dtype=dtype, seed=settings.seed, order=settings.order, reference=reference
+        )
+        refusal = _refusal(problem)
+        if refusal is not None:
+            yield Cell("value", "value", _text(dtype), Verdict.NOT_RUN, refusal)
+            continue
+        ran = True
+        for check in plan(settings):
+            yield _cell(fn, problem, check, settings, dtype)
+    if wide and not ran and _own_dtype(fn, args) in settings.dtypes:
+        yield from _as_given(fn, args, settings, reference)
+    if "precision" in settings.chosen:
+        for dtype in settings.dtypes:
+            if dtype not in _WIDE:
+                yield from _precision(fn, args, dtype, settings)
+
+
+def _own_dtype(fn: Callable[..., Any], args: Any) -> torch.dtype | None:
+    """Return the dtype of the arguments, if it is not one of double precision."""
+    dtype = problem_of(fn, args).dtype
+    return None if dtype in _WIDE else dtype
+
+
+def _as_given(
+    fn: Callable[..., Any], args: Any, settings: Settings, reference: Callable[..., Any] | None
+) -> Iterator[Cell]:
+    """Run all checks in the dtypes of the arguments: no double precision is to be had."""
+    problem = problem_of(fn, args, seed=settings.seed, order=settings.order, reference=reference)
+    problem.function(*problem.x)  # raises what it has to say
+    for check in plan(settings):
+        yield _cell(fn, problem, check, settings, problem.dtype)
+
+
+def _refusal(problem: Problem) -> str | None:
+    """Say why a function does not take a dtype, if so."""
+    try:
+        out = problem.function(*problem.x)
+    except Exception as error:  # whatever it says, it is reported
+        return f"not taken: {_first_line(error)}"
+    if not out:
+        raise TypeError("what comes out of fn holds no floating or complex tensor")
+    return None
+
+
+# ------------------------------------------------------------------------------------ one cell
+
+
+def _cell(
+    fn: Callable[..., Any], problem: Problem, check: Check, settings: Settings, dtype: torch.dtype
+) -> Cell:
+    known = (check.name, check.group, _text(dtype))
+    if reason := _why_not(problem, check):
+        return Cell(*known, Verdict.NOT_RUN, reason)
+    finding = _run(problem, check, settings)
+    if finding.verdict is not Verdict.FAILS:
+        again = _program(fn, problem, check.name, settings, dtype)
+        example = None if finding.verdict is Verdict.HOLDS else Counterexample(program=again)
+        return Cell(*known, finding.verdict, finding.detail, example)
+    small = smallest(problem, lambda p: _run(p, check, settings).verdict is Verdict.FAILS)
+    finding = _run(small, check, settings)
+    return Cell(*known, finding.verdict, finding.detail, Counterexample(
+        where=_where(small, finding),
+        expected=finding.expected,
+        got=finding.got,
+        program=_program(fn, small, check.name, settings, dtype),
+    ))  # fmt: skip
+
+
+def _run(problem: Problem, check: Check, settings: Settings) -> Finding:
+    tolerance = Tolerance.of(problem.eps, settings.rtol, settings.atol)
+    try:
+        return _worst(check.run(Probe(problem, tolerance)), tolerance.absolute)
+    except Exception as error:  # reported in the cell, with its type and message
+        return Finding(Verdict.RAISES, _first_line(error))
+
+
+def _worst(comparisons: Iterator[Comparison], atol: float) -> Finding:
+    undecided = None
+    for comparison in comparisons:
+        finding = judge(comparison, atol)
+        if finding.verdict is Verdict.FAILS:
+            return finding
+        if finding.verdict is Verdict.UNDECIDED:
+            undecided = finding
+    return undecided or Finding(Verdict.HOLDS)
+
+
+def _why_not(problem: Problem, check: Check) -> str | None:
+    if check.backend is not None:
+        if check.backend == "inductor" and problem.dtype.is_complex:
+            return "inductor generates no code for complex numbers"
+        return compiler_missing(check.backend)
+    if check.group == "jacobian":
+        ins, outs = (sum(a.numel() for a in t) for t in (problem.x, problem.function(*problem.x)))
+        entries = outs * ins**check.order
+        if any(not a.numel() for a in problem.x):
+            return "an argument is empty, which torch.autograd.functional does not take"
+        if entries > _LARGEST_JACOBIAN:
+            return f"it would have {entries:.0e} entries"
+    return None
+
+
+@functools.cache
+def compiler_missing(backend: str) -> str | None:
+    """Say what stops the compiler on this machine, if anything does."""
+    try:
+        torch.compile(lambda x: x + 1, backend=backend)(torch.ones(2))
+    except Exception as error:  # what is missing is reported
+        return f"torch.compile does not run here: {_first_line(error)}"
+    return None
+
+
+# ----------------------------------------------------------------------------------- precision
+
+
+def _precision(
+    fn: Callable[..., Any], args: Any, dtype: torch.dtype, settings: Settings
+) -> Iterator[Cell]:
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    problem = problem_of(fn, args, dtype=wide, seed=settings.seed, order=1)
+    rounding = Rounding(problem, dtype)
+    refusal = _refusal(problem) or _refusal(problem.at(rounding.low))
+    for name, run in PRECISION.items():
+        if name == "r" and "r" not in settings.letters:
+            continue
+        known = (name, "precision", _text(dtype))
+        if refusal is not None:
+            yield Cell(*known, Verdict.NOT_RUN, refusal)
+            continue
+        try:
+            finding = _worst(run(rounding), settings.atol or 0.0)
+        except Exception as error:  # reported in the cell
+            finding = Finding(Verdict.RAISES, _first_line(error))
+        example = None
+        if finding.verdict is not Verdict.HOLDS:
+            again = _program(fn, problem, "precision", settings, dtype)
+            example = Counterexample(_where(problem, finding), finding.expected, finding.got, again)
+        yield Cell(*known, finding.verdict, finding.detail, example)
+
+
+# ------------------------------------------------------------------------------------ reporting
+
+
+def _where(problem: Problem, finding: Finding) -> str:
+    """Say which entry came out wrong, and along what."""
+    entry = f"[{', '.join(map(str, finding.index))}]" if finding.index else ""
+    parts = [f"entry {entry} of tensor {finding.leaf} that came out" if entry else "the number"]
+    for name, mask in problem.masks.items():
+        kind, _, leaf = name.partition(".")
+        kept = mask.nonzero().tolist()
+        if len(kept) == 1:
+            place = problem.names[int(leaf)] if not kind.startswith("ct_out") else f"out[{leaf}]"
+            word = "along" if kind.startswith("u") else "weighed at"
+            parts.append(f"{word} {place}[{', '.join(map(str, kept[0]))}]")
+    return ", ".join(parts)
+
+
+def _program(
+    fn: Callable[..., Any], problem: Problem, cell: str, settings: Settings, dtype: torch.dtype
+) -> str:
+    options: dict[str, Any] = {"transforms": (cell,), "dtypes": (dtype,)}
+    if settings.order != 2:
+        options["order"] = settings.order
+    if settings.seed:
+        options["seed"] = settings.seed
+    for name in ("rtol", "atol"):
+        if (value := getattr(settings, name)) is not None:
+            options[name] = value
+    return program(fn, problem.rebuild(problem.x), **options)
+
+
+def _text(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:200]
+
+
+# ------------------------------------------------------------------------------------- options
+
+
+def _settings(
+    order: int,
+    modes: Iterable[str],
+    transforms: Iterable[str],
+    dtypes: Iterable[torch.dtype] | None,
+    rtol: float | None,
+    atol: float | None,
+    seed: int,
+    args: Any,
+) -> Settings:
+    if order not in (1, 2, 3):
+        raise ValueError(f"order is 1, 2 or 3; got {order!r}")
+    modes = _several("modes", modes, tuple(_LETTERS))
+    chosen = _several("transforms", transforms, (*GROUPS, *CHECKS))
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if value is not None and not 0 <= value < float("inf"):
+            raise ValueError(f"{name} is a number that is not negative; got {value!r}")
+    leaves = [a for a in optree.tree_leaves(args, namespace="tsgu_func") if torch.is_tensor(a)]  # pyright: ignore
+    is_complex = any(a.is_complex() for a in leaves)
+    if dtypes is None:
+        dtypes = _DEFAULT_COMPLEX if is_complex else _DEFAULT
+    dtypes = tuple(dtypes)
+    for dtype in dtypes:
+        if not isinstance(dtype, torch.dtype) or not (dtype.is_floating_point or dtype.is_complex):
+            raise ValueError(f"dtypes are floating or complex; got {dtype!r}")
+    letters = frozenset(_LETTERS[m] for m in modes)
+    return Settings(order, letters, frozenset(chosen), dtypes, rtol, atol, seed)
+
+
+def _several(name: str, given: Iterable[str], known: Sequence[str]) -> tuple[str, ...]:
+    given = (given,) if isinstance(given, str) else tuple(given)
+    for one in given:
+        if one not in known:
+            raise ValueError(f"{name} are some of {', '.join(map(repr, known))}; got {one!r}")
+    return given

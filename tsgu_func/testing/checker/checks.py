@@ -1,0 +1,309 @@
+"""The checks of a function: each compares something that came out with what had to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vjp
+
+from tsgu_func.testing.checker.comparison import Comparison, Tolerance
+from tsgu_func.testing.checker.differences import Estimate, along
+from tsgu_func.testing.checker.opchecks import check_custom_ops
+from tsgu_func.testing.checker.problem import Directions, Leaves, Problem, inner
+from tsgu_func.testing.checker.transforms import (
+    TRANSFORMS,
+    Run,
+    Transform,
+    backward,
+    bent,
+    derivative,
+    reals,
+)
+
+__all__ = ["BACKENDS", "CHECKS", "Check", "Probe"]
+
+
+# A derivative that is smaller than this, beside the function, is compared in absolute terms.
+_NATURAL = 1e-3
+
+
+class Probe:
+    """A problem, its directions, and the finite differences that several checks share."""
+
+    def __init__(self, problem: Problem, tolerance: Tolerance) -> None:
+        self.problem, self.tolerance = problem, tolerance
+        self.f, self.x = problem.function, problem.x
+        self._slopes: dict[tuple[str, int | None], Estimate] = {}
+
+    @cached_property
+    def w(self) -> Directions:
+        """The directions."""
+        return self.problem.directions()
+
+    def slope(self, inner_modes: str, leaf: int | None = None) -> Estimate:
+        """Differentiate a derivative once more by finite differences, along all leaves or one."""
+        key = inner_modes, leaf
+        if key not in self._slopes:
+            f = bent(self.f, self.w) if inner_modes else self.f
+            g = derivative(f, inner_modes, self.w)
+            u = _only(self.w.u[len(inner_modes)], leaf)
+            self._slopes[key] = along(g, self.x, u, 0.01 * self.tolerance.differences)
+        return self._slopes[key]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A row of the table: what is compared, and what it needs.
+
+    ``run`` yields comparisons; it raises what the function raises.
+    """
+
+    name: str
+    group: str
+    run: Callable[[Probe], Iterator[Comparison]]
+    modes: str = ""
+    order: int = 0
+    backend: str | None = None
+
+
+def _only(u: Leaves, leaf: int | None) -> Leaves:
+    if leaf is None:
+        return u
+    return tuple(a if i == leaf else torch.zeros_like(a) for i, a in enumerate(u))
+
+
+def _same(p: Probe, got: Leaves, expected: Leaves, against: str = "expected") -> Comparison:
+    return Comparison(got, expected, p.tolerance.exact, against=against)
+
+
+# ------------------------------------------------------------------------------------ the value
+
+
+def _repeatable(p: Probe) -> Iterator[Comparison]:
+    rounding = 16 * p.problem.eps  # sums may be taken in another order, on some devices
+    yield Comparison(p.f(*p.x), p.f(*p.x), rounding, against="the first run")
+
+
+def _untouched(p: Probe) -> Iterator[Comparison]:
+    before = tuple(a.clone() for a in p.x)
+    p.f(*p.x)
+    yield Comparison(p.x, before, 0.0, against="the arguments before the call")
+
+
+def _transposed(a: Tensor) -> Tensor:
+    return a.mT.contiguous().mT if a.ndim > 1 else torch.stack([a, a + 1], -1)[..., 0]
+
+
+def _offset(a: Tensor) -> Tensor:
+    return torch.cat([a.new_zeros(3), a.flatten()])[3:].view(a.shape)
+
+
+def _conjugated(a: Tensor) -> Tensor:
+    return a.conj().resolve_conj().conj()
+
+
+def _strides(p: Probe) -> Iterator[Comparison]:
+    for place in (_transposed, _offset, _conjugated):
+        x = tuple(map(place, p.x))
+        yield _same(p, p.f(*x), p.f(*p.x), "what contiguous arguments give")
+
+
+def _strided_pullback(p: Probe) -> Iterator[Comparison]:
+    ct = p.w.ct_out[0]
+    for place in (_transposed, _offset, _conjugated):
+        got = vjp(p.f, *map(place, p.x))[1](tuple(map(place, ct)))
+        yield _same(p, got, vjp(p.f, *p.x)[1](ct), "what contiguous arguments give")
+
+
+# -------------------------------------------------------------------------------- derivatives
+
+
+def _by_differences(p: Probe, modes: str, got: Leaves) -> Iterator[Comparison]:
+    """Compare the outermost derivative with differences of the derivative inside."""
+    outer, inside = modes[0], modes[1:]
+    if modes == "r":  # each argument alone
+        for i in range(len(p.x)):
+            yield _paired(p, got, _only(p.w.u[0], i), p.slope("", i), p.w.ct_out[0])
+    elif outer == "f":
+        yield _near(p, got, p.slope(inside))
+    else:
+        level = len(inside)
+        ct = p.w.ct_in[level] if "r" in inside else p.w.ct_out[level]
+        yield _paired(p, got, p.w.u[level], p.slope(inside), ct)
+
+
+def _alone(p: Probe, mode: str) -> Iterator[Comparison]:
+    """Compare derivatives with respect to one argument, with the others held constant."""
+    ct = p.w.ct_out[0]
+    for i in range(len(p.x) if len(p.x) > 1 else 0):
+        x, u, slope = p.x[i], p.w.u[0][i], p.slope("", i)
+        f = _of_one(p, i)
+        if mode == "f":
+            yield _near(p, jvp(f, (x,), (u,))[1], slope)
+        else:
+            yield _paired(p, vjp(f, x)[1](ct), (u,), slope, ct)
+
+
+def _of_one(p: Probe, i: int) -> Callable[[Tensor], Leaves]:
+    return lambda a: p.f(*p.x[:i], a, *p.x[i + 1 :])
+
+
+def _whole(p: Probe, modes: str, got: Leaves) -> Iterator[Comparison]:
+    """Compare a Jacobian, multiplied with directions, with differences along these."""
+    if "r" not in modes[1:]:
+        slope = p.slope("f" if len(modes) == 2 else "")
+        yield _near(p, got, slope._replace(value=reals(slope.value)))
+        return
+    # <ct, D²f[u, v]> is the derivative along v of the pullback of ct, weighed with u.
+    slope, u = p.slope("r"), p.w.u[0]
+    weighed = got[0] if modes == "fr" else inner(reals(p.w.ct_out[0]), got)
+    yield _weighed(p, weighed, slope, u)
+
+
+def _near(p: Probe, got: Leaves, slope: Estimate) -> Comparison:
+    scales = [
+        max(float(v.abs().max()) if v.numel() else 0.0, _NATURAL * size)
+        for v, size in zip(slope.value, slope.sizes, strict=True)
+    ]
+    return Comparison(
+        got, slope.value, p.tolerance.differences, slope.error, scales, "finite differences"
+    )
+
+
+def _paired(p: Probe, pulled: Leaves, u: Leaves, slope: Estimate, ct: Leaves) -> Comparison:
+    """Compare <Jᴴ ct, u> with <ct, J u>, J u by differences."""
+    return _weighed(p, inner(pulled, u), slope, ct, _size_of_terms(pulled, u))
+
+
+def _weighed(p: Probe, got: Tensor, slope: Estimate, ct: Leaves, scale: float = 0.0) -> Comparison:
+    weights = [float(c.abs().sum()) for c in ct]
+    error = sum(w * e for w, e in zip(weights, slope.error, strict=True))
+    natural = _NATURAL * sum(w * s for w, s in zip(weights, slope.sizes, strict=True))
+    scale = max(scale, _size_of_terms(ct, slope.value), natural)
+    return Comparison(
+        (got,), (inner(ct, slope.value),), p.tolerance.differences, (error,), (scale,),
+        "finite differences",
+    )  # fmt: skip
+
+
+def _size_of_terms(x: Leaves, y: Leaves) -> float:
+    """Return what rounding of <x, y> is relative to: its terms, not the sum."""
+    return float(inner([a.abs() for a in x], [b.abs() for b in y]))
+
+
+def _dot_product(p: Probe) -> Iterator[Comparison]:
+    """<ct, J u> = <Jᴴ ct, u>, to rounding."""
+    pushed = jvp(p.f, p.x, p.w.u[0])[1]
+    pulled = vjp(p.f, *p.x)[1](p.w.ct_out[0])
+    ct = p.w.ct_out[0]
+    scale = max(_size_of_terms(ct, pushed), _size_of_terms(pulled, p.w.u[0]))
+    yield Comparison(
+        (inner(pulled, p.w.u[0]),), (inner(ct, pushed),), p.tolerance.exact, None, (scale,),
+        "the derivative by forward mode",
+    )  # fmt: skip
+
+
+def _second_agree(p: Probe) -> Iterator[Comparison]:
+    """Compare the four ways to a second derivative, weighed, along two directions."""
+    f, w = bent(p.f, p.w), p.w
+    ct, (u, v) = w.ct_out[0], w.u[:2]
+    forward_first = w._replace(ct_out=(ct, ct, *w.ct_out[2:]))
+    numbers = [
+        inner(derivative(f, "fr", w)(*p.x), u),
+        inner(ct, derivative(f, "ff", w)(*p.x)),
+        inner(derivative(f, "rf", forward_first)(*p.x), v),
+        inner(derivative(f, "rr", w._replace(ct_in=(u, u, *w.ct_in[2:])))(*p.x), v),
+    ]
+    terms = derivative(f, "fr", w)(*p.x)
+    scale = _size_of_terms(terms, u)
+    for number in numbers[1:]:
+        yield Comparison(
+            (number,), (numbers[0],), p.tolerance.exact, None, (scale,), "forward over reverse"
+        )
+
+
+# ------------------------------------------------------------------------------ table of checks
+
+
+def _of_transform(t: Transform) -> Check:
+    def run(p: Probe) -> Iterator[Comparison]:
+        got = t.run(p.f, p.x, p.w)
+        if t.like is not None:
+            yield _same(p, got, t.like(p.f, p.x, p.w), "what a loop gives")
+        elif t.group == "jacobian":
+            yield from _whole(p, t.modes, got)
+        elif t.modes:
+            yield from _by_differences(p, t.modes, got)
+        if t.group == "first":
+            yield from _alone(p, t.name)
+        if p.problem.reference is not None:
+            yield _same(p, got, t.run(p.problem.reference, p.x, p.w), "the reference")
+
+    return Check(t.name, t.group, run, t.modes, len(t.modes))
+
+
+def _compiled(run: Run, backend: str) -> Callable[[Probe], Iterator[Comparison]]:
+    """Run a transform inside the compiler and outside."""
+
+    def check(p: Probe) -> Iterator[Comparison]:
+        inside = _compile(lambda x, w: run(p.f, x, w), backend)
+        yield _same(p, inside(p.x, p.w), run(p.f, p.x, p.w), "what comes out uncompiled")
+
+    return check
+
+
+def _backward_outside(backend: str) -> Callable[[Probe], Iterator[Comparison]]:
+    """Compile the function alone, and go backward through it."""
+
+    def check(p: Probe) -> Iterator[Comparison]:
+        inside = _compile(p.f, backend)
+        outside = backward(p.f, p.x, p.w)
+        yield _same(p, backward(inside, p.x, p.w), outside, "what comes out uncompiled")
+
+    return check
+
+
+def _compile(f: Callable[..., Leaves], backend: str) -> Callable[..., Leaves]:
+    # Each is compiled for itself: what has been compiled before would count as one function that
+    # is compiled again and again.
+    torch.compiler.reset()
+    return torch.compile(f, fullgraph=True, backend=backend, dynamic=False)
+
+
+def _opcheck(p: Probe) -> Iterator[Comparison]:
+    check_custom_ops(p.f, p.x)
+    yield from ()
+
+
+BACKENDS = ("aot_eager", "inductor")
+
+
+def _checks() -> list[Check]:
+    trace, generate = BACKENDS
+    rows = [
+        Check("repeatable", "value", _repeatable),
+        Check("arguments untouched", "value", _untouched),
+        Check("strides", "value", _strides),
+        *map(_of_transform, TRANSFORMS.values()),
+        Check("vjp of strided arguments", "first", _strided_pullback, "r", 1),
+        Check("vjp with jvp", "first", _dot_product, "fr", 1),
+        Check("second derivatives agree", "higher", _second_agree, "fr", 2),
+        Check("opcheck", "opcheck", _opcheck),
+        Check("compiled backward", "compile", _backward_outside(trace), "r", 1, trace),
+    ]
+    for t in TRANSFORMS.values():
+        if t.compiled is not None:
+            check = _compiled(t.run, trace)
+            rows.append(Check(f"compiled {t.name}", "compile", check, t.modes, t.compiled, trace))
+    value = _compiled(TRANSFORMS["value"].run, generate)
+    rows.append(Check("inductor value", "compile", value, "", 1, generate))
+    outside = _backward_outside(generate)
+    rows.append(Check("inductor backward", "compile", outside, "r", 1, generate))
+    return rows
+
+
+CHECKS: dict[str, Check] = {check.name: check for check in _checks()}

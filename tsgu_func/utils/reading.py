@@ -1,0 +1,42 @@
+"""How the solver functions read what they are handed for a matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsgu_func.matrix.pattern import SparsityPattern
+from tsgu_func.matrix.sparse_matrix import SparseMatrix
+from tsgu_func.solvers import iteration
+
+__all__ = ["adjoint_of", "preconditioning", "readable"]
+
+
+def readable(A: Any) -> Any:
+    """Bring a sparse matrix to compressed rows, so that no product converts it again."""
+    if isinstance(A, Tensor) and A.layout != torch.strided:
+        return _by_rows(SparseMatrix.from_torch(A))
+    return _by_rows(A) if isinstance(A, SparseMatrix) else A
+
+
+def _by_rows(A: SparseMatrix) -> SparseMatrix:
+    if not A.pattern.transposed:
+        return A
+    structure, order = A.pattern.structure.transpose
+    values = A.values.resolve_conj().index_select(-1, order)
+    return SparseMatrix(SparsityPattern.of_structure(structure), values)
+
+
+def adjoint_of(A: Any) -> Any:
+    """Return Aᴴ for a matrix; None for what has no adjoint to hand out."""
+    if isinstance(A, Tensor) and A.layout != torch.strided:
+        A = SparseMatrix.from_torch(A)
+    return readable(getattr(A, "mH", None))
+
+
+def preconditioning(M: Any, name: str, vector: bool) -> Callable[[Tensor], Tensor]:
+    """Read ``R -> M⁻¹ R``; without one, the identity."""
+    return (lambda R: R) if M is None else iteration.as_operator(readable(M), name, vector)
