@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.solvers import warm
-from tsgu_func.solvers.cache import prepared
+from tsgu_func.solvers.factors import prepared
 from tsgu_func.solvers.iteration import fail
 from tsgu_func.solvers.protocol import ConvergenceError, Solution, SolveError, Solver, stacked
 from tsgu_func.solvers.stored import StoredMatrix

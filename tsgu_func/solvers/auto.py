@@ -14,10 +14,10 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from tsgu_func.solvers.cache import prepared
 from tsgu_func.solvers.direct.dense import DenseLU
 from tsgu_func.solvers.direct.pardiso import Pardiso
 from tsgu_func.solvers.direct.superlu import SuperLU
+from tsgu_func.solvers.factors import prepared
 from tsgu_func.solvers.krylov.bicgstab import BiCGStab
 from tsgu_func.solvers.krylov.cg import CG
 from tsgu_func.solvers.krylov.gmres import GMRES

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.solvers import iteration
-from tsgu_func.solvers.cache import prepared
+from tsgu_func.solvers.factors import prepared
 from tsgu_func.solvers.iteration import System, column_norms
 from tsgu_func.solvers.krylov.block import Block, Equations, Place, Problem
 from tsgu_func.solvers.krylov.progress import Watch
