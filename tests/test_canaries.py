@@ -34,6 +34,7 @@ NAMES = [
     "torch._C._functorch.is_batchedtensor",
     "torch._C._functorch.is_functorch_wrapped_tensor",
     "torch._C._get_dispatch_mode",
+    "torch._C.parse_schema",
     "torch._functorch.autograd_function.enable_single_level_autograd_function",
     "torch._functorch.pyfunctorch.temporarily_clear_interpreter_stack",
     "torch.autograd.forward_ad._current_level",

@@ -1,5 +1,7 @@
 """Primitive as public API: what users may define, and what they are told when a rule is missing."""
 
+import math
+
 import pytest
 import torch
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
@@ -56,6 +58,76 @@ def test_definitions_are_checked(bare):
         bare.fold(y=0)
     with pytest.raises(ValueError, match="'lower' or 'float32'"):
         bare.autocast("double")
+
+
+def scaled(tag, asks):
+    """X -> a b x, whose factors are a group; `asks` says who asks for the group by name."""
+    schema = f"tests::scaled_{tag}(Tensor x, float a, Tensor y, float b) -> Tensor"
+    p = Primitive(schema, groups={"ab": ("a", "b")})
+    if asks:
+        p.kernel(lambda ab, x, y: ab[0] * ab[1] * x * y)
+        p.fake(lambda y, ab, x: torch.empty_like(x))
+    else:
+        p.kernel(lambda u, v, w, z: v * z * u * w)
+        p.fake(lambda u, v, w, z: torch.empty_like(u))
+    p.vjp("x")(lambda y, ab, ct: ct * math.prod(ab) * y)
+    p.vjp("y")(lambda a, ct, ab, x: ct * a * ab[1] * x)
+    p.linear_in("x")
+    p.jvp("y")(lambda ab, tangent, x: p(x, ab[0], tangent, ab[1]))
+
+    @p.batch
+    def _(size, dims, args):
+        assert dims.ab == (None, None)
+        x, y = (
+            v.expand(size, *v.shape) if d is None else v.movedim(d, 0)
+            for v, d in ((args.x, dims.x), (args.y, dims.y))
+        )
+        return p(x, args.ab[0], y, args.ab[1]), 0
+
+    return p
+
+
+@pytest.fixture(scope="module", params=[True, False])
+def grouped(request):
+    return scaled(f"asked_{request.param}", request.param)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda f: f(X, X),
+        lambda f: jacrev(f, (0, 1))(X, X + 1),
+        lambda f: jacfwd(jacrev(f, (0, 1)), (0, 1))(X, X + 1),
+        lambda f: vmap(f, (None, 1))(X, torch.stack([X, X + 1], 1)),
+        lambda f: torch.compile(f, fullgraph=True, backend="aot_eager")(X, X),
+    ],
+)
+def test_a_group_of_arguments_has_a_name(grouped, transform):
+    reference = lambda x, y: 6.0 * x * y
+    assert_close(transform(lambda x, y: grouped(x, 2.0, y, 3.0)), transform(reference))
+
+
+def test_a_group_can_be_retained():
+    p = scaled("retained", asks=True)
+    seen = []
+    p.retain(lambda ab, b: seen.append((ab, b)))
+    p(X.clone().requires_grad_(), 2.0, X, 3.0)
+    assert seen == [((2.0, 3.0), 3.0)]
+
+
+@pytest.mark.parametrize("name", ["x", "ct", "not a name"])
+def test_names_of_groups_are_free(name):
+    with pytest.raises(ValueError, match=f"group cannot be called '{name}'"):
+        Primitive("tests::named_group(Tensor x, int n) -> Tensor", groups={name: ("n",)})
+
+
+def test_what_is_asked_for_by_name_exists():
+    with pytest.raises(ValueError, match="group 'g' has the member 'm'"):
+        Primitive("tests::no_member(Tensor x, int n) -> Tensor", groups={"g": ("n", "m")})
+    p = Primitive("tests::no_name(Tensor x, int n) -> Tensor", groups={"g": ("n",)})
+    for register in (p.kernel, p.fake, p.vjp("x"), p.retain):
+        with pytest.raises(ValueError, match=r"tests::no_name: a rule asks for 'z', .*'g'"):
+            register(lambda g, z: g)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ and since dA vanishes where nothing is stored, only those entries of ``G Bᴴ`` 
 cotangent of B is another `spmm` and that of the values an `sddmm`, whose derivatives are `spmm`
 again: the pair is closed, and derivatives of every order keep the pattern.
 
-Both ops take compressed rows of a *stored* matrix S; ``transpose`` says that A is its transpose.
+Both ops take compressed rows of a *stored* matrix, S for short; ``transpose`` says that A is its
+transpose.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ __all__ = ["sddmm", "spmm"]
 
 spmm = Primitive(
     "tsgu_func::spmm(Tensor values, Tensor B, Tensor crow, Tensor col, SymInt cols,"
-    " bool transpose) -> Tensor"
+    " bool transpose) -> Tensor",
+    groups={"S": ("crow", "col", "cols")},
 )
 
 
 @spmm.kernel
-def _(values, B, crow, col, cols, transpose):
-    return products.spmm(structure_of(crow, col, cols), values, B, transpose=transpose)
+def _(values, B, S, transpose):
+    return products.spmm(structure_of(*S), values, B, transpose=transpose)
 
 
 @spmm.fake
@@ -40,15 +42,15 @@ def _(values, B, crow, col, cols, transpose):
 
 
 @spmm.vjp("values")
-def _(ct, B, crow, col, cols, transpose):
+def _(ct, B, S, transpose):
     # An entry of S at (i, j) is the entry of its transpose at (j, i).
     X, Y = (B.conj(), ct) if transpose else (ct, B.conj())
-    return sddmm(X, Y, crow, col, cols)
+    return sddmm(X, Y, *S)
 
 
 @spmm.vjp("B")
-def _(ct, values, crow, col, cols, transpose):
-    return spmm(values.conj(), ct, crow, col, cols, not transpose)
+def _(ct, values, S, transpose):
+    return spmm(values.conj(), ct, *S, not transpose)
 
 
 spmm.linear_in("values", "B")
@@ -58,13 +60,14 @@ spmm.autocast("lower")
 # ------------------------------------------------------------------------------------- sddmm
 
 sddmm = Primitive(
-    "tsgu_func::sddmm(Tensor X, Tensor Y, Tensor crow, Tensor col, SymInt cols) -> Tensor"
+    "tsgu_func::sddmm(Tensor X, Tensor Y, Tensor crow, Tensor col, SymInt cols) -> Tensor",
+    groups={"S": ("crow", "col", "cols")},
 )
 
 
 @sddmm.kernel
-def _(X, Y, crow, col, cols):
-    return products.sddmm(structure_of(crow, col, cols), X, Y)
+def _(X, Y, S):
+    return products.sddmm(structure_of(*S), X, Y)
 
 
 @sddmm.fake
@@ -73,13 +76,13 @@ def _(X, Y, crow, col, cols):
 
 
 @sddmm.vjp("X")
-def _(ct, Y, crow, col, cols):
-    return spmm(ct, Y.conj(), crow, col, cols, False)
+def _(ct, Y, S):
+    return spmm(ct, Y.conj(), *S, False)
 
 
 @sddmm.vjp("Y")
-def _(ct, X, crow, col, cols):
-    return spmm(ct, X.conj(), crow, col, cols, True)
+def _(ct, X, S):
+    return spmm(ct, X.conj(), *S, True)
 
 
 sddmm.linear_in("X", "Y")

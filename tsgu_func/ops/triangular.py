@@ -25,24 +25,26 @@ __all__ = ["triangle", "triangular_solve"]
 # --------------------------------------------------------------------------------- triangle
 
 triangle = Primitive(
-    "tsgu_func::triangle(Tensor values, Tensor crow, Tensor col, SymInt cols, bool upper) -> Tensor"
+    "tsgu_func::triangle(Tensor values, Tensor crow, Tensor col, SymInt cols,"
+    " bool upper) -> Tensor",
+    groups={"S": ("crow", "col", "cols")},
 )
 
 
 @triangle.kernel
-def _(values, crow, col, cols, upper):
-    used = triangular.used(structure_of(crow, col, cols), upper, strict=False)
+def _(values, S, upper):
+    used = triangular.used(structure_of(*S), upper, strict=False)
     return torch.where(used, values, values.new_zeros(()))
 
 
 @triangle.fake
-def _(values, crow, col, cols, upper):
+def _(values, S, upper):
     return torch.empty_like(values, memory_format=torch.contiguous_format)
 
 
 @triangle.vjp("values")
-def _(ct, crow, col, cols, upper):
-    return triangle(ct, crow, col, cols, upper)
+def _(ct, S, upper):
+    return triangle(ct, *S, upper)
 
 
 triangle.linear_in("values")
@@ -52,41 +54,41 @@ triangle.fold(values=1)
 
 triangular_solve = Primitive(
     "tsgu_func::triangular_solve(Tensor values, Tensor B, Tensor crow, Tensor col, SymInt cols,"
-    " bool transpose, bool upper, bool unit) -> Tensor"
+    " bool transpose, bool upper, bool unit) -> Tensor",
+    groups={"S": ("crow", "col", "cols")},
 )
 
 
 @triangular_solve.kernel
-def _(values, B, crow, col, cols, transpose, upper, unit):
-    s = structure_of(crow, col, cols)
+def _(values, B, S, transpose, upper, unit):
+    s = structure_of(*S)
     diagonal = _unit_diagonal(s, values) if unit else _diagonal(s, values, upper)
     return triangular.solve(s, values, diagonal, B, upper=upper, transpose=transpose)
 
 
 @triangular_solve.fake
-def _(values, B, crow, col, cols, transpose, upper, unit):
+def _(values, B, S, transpose, upper, unit):
     return torch.empty_like(B, memory_format=torch.contiguous_format)
 
 
 @triangular_solve.vjp("values", "B")
-def _(needs, ct, out, values, crow, col, cols, transpose, upper, unit):
-    W = triangular_solve(values.conj(), ct, crow, col, cols, not transpose, upper, unit)
+def _(needs, ct, out, values, S, transpose, upper, unit):
+    W = triangular_solve(values.conj(), ct, *S, not transpose, upper, unit)
     if not needs[0]:
         return None, W
     # What is at (i, j) in S is at (j, i) in its transpose.
     X, Y = (out.conj(), W) if transpose else (W, out.conj())
-    return triangle(sddmm(-X, Y, crow, col, cols), crow, col, cols, upper), W
+    return triangle(sddmm(-X, Y, *S), *S, upper), W
 
 
 @triangular_solve.jvp("values", "B")
-def _(tangents, out, values, crow, col, cols, transpose, upper, unit):
+def _(tangents, out, values, S, transpose, upper, unit):
     dS, dB = tangents
     right = dB
     if dS is not None:
-        dT = triangle(dS, crow, col, cols, upper)
-        dT_X = spmm(dT, out, crow, col, cols, transpose)
+        dT_X = spmm(triangle(dS, *S, upper), out, *S, transpose)
         right = -dT_X if dB is None else dB - dT_X
-    return triangular_solve(values, right, crow, col, cols, transpose, upper, unit)
+    return triangular_solve(values, right, *S, transpose, upper, unit)
 
 
 triangular_solve.fold(values=1, B=2, columns="B")

@@ -22,9 +22,8 @@ The private names of PyTorch that this takes are in `transforms`.
 
 from __future__ import annotations
 
-import inspect
 from collections import namedtuple
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +31,7 @@ from torch import Tensor
 
 from tsgu_func.registration import transforms
 from tsgu_func.registration.batching import Fold
-from tsgu_func.registration.rules import GIVEN, Joint, LinearRule, Rule
+from tsgu_func.registration.rules import GIVEN, ByName, Joint, LinearRule, Rule, parameters_of
 
 __all__ = ["Primitive"]
 
@@ -61,6 +60,10 @@ class Primitive:
         ``"namespace::name(Tensor x, ..., int n) -> Tensor"``, in the language of
         ``torch.library``.  The op must be functional: no argument is modified, and no output
         shares memory with an input.
+    groups : Mapping[str, Sequence[str]], optional
+        Names for several arguments at once.  Wherever a rule, the kernel or the shape rule has a
+        parameter of such a name, it gets these arguments as a tuple: with
+        ``groups={"S": ("crow", "col", "cols")}`` a rule reads ``spmm(values, ct, *S)``.
 
     Examples
     --------
@@ -88,7 +91,7 @@ class Primitive:
             [ 0., 12.]])
     """
 
-    def __init__(self, schema: str) -> None:
+    def __init__(self, schema: str, *, groups: Mapping[str, Sequence[str]] | None = None) -> None:
         namespace, sep, signature = schema.partition("::")
         if not sep or not namespace.isidentifier():
             raise ValueError(
@@ -97,22 +100,23 @@ class Primitive:
             )
         name = signature.partition("(")[0].strip()
         self.name = f"{namespace}::{name}"
+        parsed = transforms.parse_schema(signature)
+        self.arguments: tuple[str, ...] = tuple(a.name for a in parsed.arguments)
+        self.groups = {name: tuple(members) for name, members in (groups or {}).items()}
+        self._check_names()
         if namespace not in _libraries:
             _libraries[namespace] = torch.library.Library(namespace, "FRAGMENT")
         self._lib = _libraries[namespace]
         self._lib.define(signature)
         self.op = getattr(getattr(torch.ops, namespace), name).default
-        self.arguments: tuple[str, ...] = tuple(a.name for a in self.op._schema.arguments)
         self._tensors = tuple(str(a.type).startswith("Tensor") for a in self.op._schema.arguments)
-        if clash := GIVEN.intersection(self.arguments):
-            raise ValueError(f"{self.name}: {sorted(clash)} name what rules are given; rename them")
         self._single = len(self.op._schema.returns) == 1
         self._vjps: dict[str, Joint] = {}
         self._jvps: dict[str, Joint] = {}
         self._batch: Callable[..., Any] | None = None
-        self._retain: Rule | None = None
+        self._retain: ByName | None = None
         self._fake: Rule = self._no_fake
-        self._Arguments = namedtuple("Arguments", self.arguments)
+        self._Arguments = _arguments_type(self.arguments, self.groups)
         self._function = _single_level_function(self)
         self._lib.impl(name, self._autograd, "Autograd", with_keyset=True)
         torch.library.register_vmap(self.name, self._vmap, lib=self._lib)
@@ -125,12 +129,29 @@ class Primitive:
     def __repr__(self) -> str:
         return f"Primitive({str(self.op._schema)!r})"
 
+    def _check_names(self) -> None:
+        if clash := GIVEN.intersection(self.arguments):
+            raise ValueError(f"{self.name}: {sorted(clash)} name what rules are given; rename them")
+        for name, members in self.groups.items():
+            if name in self.arguments or name in GIVEN or not name.isidentifier():
+                raise ValueError(
+                    f"{self.name}: a group cannot be called {name!r}; choose an identifier that "
+                    f"is neither an argument {self.arguments} nor one of {sorted(GIVEN)}"
+                )
+            if wrong := [m for m in members if m not in self.arguments]:
+                raise ValueError(
+                    f"{self.name}: the group {name!r} has the member {wrong[0]!r}, which is not an "
+                    f"argument; the arguments are {self.arguments}"
+                )
+
     # ------------------------------------------------------------------ what the op computes
 
     def kernel(self, function: Rule) -> Rule:
         """Register what computes the value, on every device that has no kernel of its own.
 
         It gets plain tensors, detached and without lazy conjugation, and must return new ones.
+        Arguments are handed over in the order of the schema, so its parameters may have other
+        names; if one of them is the name of a group, all are found by name.
         """
         return self._register_kernel("CompositeExplicitAutograd", function)
 
@@ -139,11 +160,13 @@ class Primitive:
         return lambda function: self._register_kernel(device.upper(), function)
 
     def _register_kernel(self, key: str, function: Rule) -> Rule:
+        compute = self._called_in_order(function)
+
         def detached(*args: Any) -> Any:
             plain = [a.detach() if isinstance(a, Tensor) else a for a in args]
             with torch.no_grad(), transforms.as_outside():
                 try:
-                    return function(*plain)
+                    return compute(*plain)
                 except (ValueError, torch.linalg.LinAlgError):
                     if not transforms.only_traced():
                         raise
@@ -165,10 +188,17 @@ class Primitive:
             out.fill_(torch.nan if out.is_floating_point() or out.is_complex() else 0)
         return outs
 
+    def _called_in_order(self, function: Rule) -> Rule:
+        """Let a function that asks for a group be called with the arguments in their order."""
+        if not self.groups or self.groups.keys().isdisjoint(parameters_of(function)):
+            return function
+        named = self._by_name(function, {name: i for i, name in enumerate(self.arguments)})
+        return lambda *args: named(args)
+
     def fake(self, function: Rule) -> Rule:
         """Register the shape rule: outputs with the right shape, dtype and device, without data."""
-        self._fake = function
-        torch.library.register_fake(self.name, function, lib=self._lib)
+        self._fake = self._called_in_order(function)
+        torch.library.register_fake(self.name, self._fake, lib=self._lib)
         return function
 
     def _no_fake(self, *args: Any) -> Any:
@@ -225,22 +255,24 @@ class Primitive:
 
     def retain(self, function: Rule) -> Rule:
         """Say what must stay alive as long as a derivative may be taken: it asks by name, too."""
-        self._retain = function
+        self._retain = self._by_name(function, {name: name for name in self.arguments})
         return function
+
+    def _by_name(self, function: Rule, places: Mapping[str, Any]) -> ByName:
+        try:
+            return ByName(function, places, self.groups)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
 
     def _joint(self, table: dict[str, Joint], arguments: Sequence[str]) -> Callable[[Rule], Rule]:
         for name in arguments:
             if name not in self.arguments:
                 raise ValueError(f"{self.name} has no argument {name!r}, only {self.arguments}")
 
+        places = {name: name for name in (*self.arguments, *sorted(GIVEN))}
+
         def register(rule: Rule) -> Rule:
-            joint = Joint(tuple(arguments), rule)
-            for name in joint.uses:
-                if name not in GIVEN and name not in self.arguments:
-                    raise ValueError(
-                        f"{self.name}: a rule asks for {name!r}, which is neither an argument "
-                        f"{self.arguments} nor one of {sorted(GIVEN)}"
-                    )
+            joint = Joint(tuple(arguments), self._by_name(rule, places))
             table.update(dict.fromkeys(arguments, joint))
             return rule
 
@@ -253,8 +285,8 @@ class Primitive:
 
         ``function(size, dims, args)`` gets the size of the mapped axis, where it stands in each
         argument (``dims.x`` is an ``int``, or ``None`` where ``x`` has no such axis) and the
-        arguments (``args.x``).  It returns the output and where the axis stands in it, or a tuple
-        of each for several outputs.
+        arguments (``args.x``); groups are there by their names, too.  It returns the output and
+        where the axis stands in it, or a tuple of each for several outputs.
         """
         self._batch = function
         return function
@@ -302,7 +334,7 @@ def _single_level_function(primitive: Primitive) -> Any:
 
     def keep(ctx: Any, args: Sequence[Any], outs: Sequence[Tensor]) -> None:
         def used(table: dict[str, Joint], wanted: Sequence[str]) -> tuple[str, ...]:
-            return tuple(dict.fromkeys(n for a in wanted if a in table for n in table[a].uses))
+            return tuple(dict.fromkeys(n for a in wanted if a in table for n in table[a].rule.uses))
 
         def tensors_for(uses: Sequence[str]) -> list[Tensor]:
             kept: list[Any] = [given[n] for n in uses if n in tensor_names]
@@ -316,8 +348,7 @@ def _single_level_function(primitive: Primitive) -> Any:
         ctx.save_for_backward(*tensors_for(ctx.vjp_uses))
         ctx.save_for_forward(*tensors_for(ctx.jvp_uses))
         if primitive._retain is not None:
-            uses = inspect.signature(primitive._retain).parameters
-            ctx.retained = primitive._retain(**{n: given[n] for n in uses})
+            ctx.retained = primitive._retain(given)
 
     def restored(ctx: Any, uses: Sequence[str], saved: Sequence[Any]) -> dict[str, Any]:
         kept = [n for n in uses if n in names and n not in ctx.given]
@@ -347,7 +378,7 @@ def _single_level_function(primitive: Primitive) -> Any:
             if name not in primitive._vjps:
                 raise primitive._missing("vjp", name, "reverse mode (backward, grad, vjp, jacrev)")
             joint = primitive._vjps[name]
-            value = joint(given | {"needs": tuple(needed[a] for a in joint.arguments)})
+            value = joint.rule(given | {"needs": tuple(needed[a] for a in joint.arguments)})
             several = value if len(joint.arguments) > 1 else (value,)
             results |= dict(zip(joint.arguments, several, strict=True))
         return None, *(results.get(n) if needed[n] else None for n in names)
@@ -362,7 +393,7 @@ def _single_level_function(primitive: Primitive) -> Any:
         with transforms.outer_levels_recording():
             for joint in dict.fromkeys(primitive._jvps[n] for n in moving):
                 parts = tuple(moving.get(n) for n in joint.arguments)
-                value = joint(given | {"tangents": parts, "tangent": parts[0]})
+                value = joint.rule(given | {"tangents": parts, "tangent": parts[0]})
                 term = (value,) if primitive._single else value
                 total = term if total is None else tuple(map(_plus, total, term))
         assert total is not None
@@ -371,6 +402,17 @@ def _single_level_function(primitive: Primitive) -> Any:
     rules = {"forward": forward, "backward": backward, "jvp": jvp}
     members = {key: staticmethod(rule) for key, rule in rules.items()}
     return type(primitive.name.replace("::", "_"), (transforms.SingleLevelFunction,), members)
+
+
+def _arguments_type(arguments: Sequence[str], groups: Mapping[str, Sequence[str]]) -> Any:
+    """Build the type of tuple that batching rules get: fields by name, and groups."""
+
+    def group(members: Sequence[str]) -> property:
+        return property(lambda given: tuple([getattr(given, name) for name in members]))
+
+    fields = namedtuple("Arguments", arguments)
+    members = {name: group(members) for name, members in groups.items()}
+    return type("Arguments", (fields,), {"__slots__": (), **members})
 
 
 def _plus(x: Tensor | None, y: Tensor | None) -> Tensor | None:

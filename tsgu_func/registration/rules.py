@@ -1,30 +1,67 @@
-"""Derivative rules, and the names by which they ask for what they use."""
+"""Rules, and the names by which they ask for what they use."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-__all__ = ["GIVEN", "Joint", "LinearRule", "Rule"]
+__all__ = ["GIVEN", "ByName", "Joint", "LinearRule", "Rule", "parameters_of"]
 
 Rule = Callable[..., Any]
+Groups = Mapping[str, tuple[str, ...]]
 # Names a rule may ask for beside the arguments of its op.
 GIVEN = frozenset({"ct", "cts", "tangent", "tangents", "out", "outs", "needs"})
 
 
-class Joint:
-    """A rule, the arguments that it serves and the names that it asks for."""
+def parameters_of(function: Rule) -> tuple[str, ...]:
+    """Return the names by which a function asks for what it uses."""
+    return getattr(function, "uses", None) or tuple(inspect.signature(function).parameters)
 
-    def __init__(self, arguments: tuple[str, ...], rule: Rule) -> None:
-        self.arguments, self.rule = arguments, rule
-        self.uses = getattr(rule, "uses", None) or tuple(inspect.signature(rule).parameters)
 
-    def __call__(self, given: dict[str, Any]) -> Any:
-        """Apply the rule to those of the given names that it asks for."""
-        return self.rule(**{name: given[name] for name in self.uses})
+class ByName:
+    """A function that gets, of what is given, what its parameters name.
+
+    Parameters
+    ----------
+    function : callable
+        A parameter that is the name of a group gets its members as a tuple.
+    places : Mapping[str, Any]
+        Where each value stands in what the function will be given: a key, or an index.
+    groups : Mapping[str, tuple[str, ...]]
+        The members of each group.
+    """
+
+    def __init__(self, function: Rule, places: Mapping[str, Any], groups: Groups) -> None:
+        self.function = function
+        self._one: dict[str, Any] = {}
+        self._tuples: dict[str, tuple[Any, ...]] = {}
+        uses: list[str] = []
+        for name in parameters_of(function):
+            if name in groups:
+                self._tuples[name] = tuple(places[member] for member in groups[name])
+            elif name in places:
+                self._one[name] = places[name]
+            else:
+                raise ValueError(f"a rule asks for {name!r}, which is none of {[*places, *groups]}")
+            uses += groups.get(name, (name,))
+        self.uses = tuple(dict.fromkeys(uses))
+
+    def __call__(self, given: Any) -> Any:
+        """Apply the function to those of the given values that it asks for."""
+        chosen = {name: given[place] for name, place in self._one.items()}
+        for name, places in self._tuples.items():
+            chosen[name] = tuple([given[place] for place in places])
+        return self.function(**chosen)
+
+
+class Joint(NamedTuple):
+    """A derivative rule and the arguments that it serves."""
+
+    arguments: tuple[str, ...]
+    rule: ByName
 
 
 class LinearRule:

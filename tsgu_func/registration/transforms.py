@@ -30,12 +30,14 @@ __all__ = [
     "only_traced",
     "outer_levels_recording",
     "outside_transforms",
+    "parse_schema",
     "record",
     "unwrapped",
     "without_tangent",
 ]
 
 SingleLevelFunction = _SingleLevelFunction
+parse_schema = _C.parse_schema
 
 _PROXY = _C._TorchDispatchModeKey.PROXY  # pyright: ignore[reportAttributeAccessIssue]
 _LAZY = ("Conjugate", "Negative", "ZeroTensor")
