@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,8 +11,6 @@ from torch.utils import _pytree as pytree
 
 from tsgu_func.ops import keys
 from tsgu_func.ops.operators import Form, columns, form_of, operator_solve, varies
-from tsgu_func.registration.transforms import constant_when_traced, is_tracing
-from tsgu_func.solvers.protocol import Solution
 
 __all__ = ["LinearOperator", "solve_operator"]
 
@@ -86,29 +84,9 @@ def _flat(A: LinearOperator, B: Tensor) -> Tensor:
     return torch.cat([B.new_zeros(0), *(x.to(B.dtype).flatten() for x in leaves)])
 
 
-def solve_operator(A: LinearOperator, B: Tensor, solver: str) -> Solution:
-    """Solve, for B (n,) or (n, p), by the solver of a key."""
-    places, leaves = form_of(A.parameters)
-    if torch.compiler.is_compiling():
-        return _solve(A, B, _constant_key(A.function, places, leaves), solver)
-    form = keys.register_operator(Form(A.function, places, leaves))
-    if is_tracing():  # the graph will hold the key, and nothing else of it
-        keys.pin(form)
-    return _solve(A, B, form.key, solver)
-
-
-def _solve(A: LinearOperator, B: Tensor, function: str, solver: str) -> Solution:
+def solve_operator(A: LinearOperator, B: Tensor, solver: str) -> tuple[Tensor, Tensor]:
+    """Solve by the solver of a key, for B (n,) or (n, p); return what the op does."""
+    key, _held = keys.key_of(Form, A.function, *form_of(A.parameters))
     X = B.unsqueeze(-1) if B.ndim == 1 else B
-    value, code, iterations, residual, method = operator_solve(
-        _flat(A, B), X, function, solver, False
-    )
-    residual = residual.detach()
-    nothing = torch.full_like(residual, torch.nan), torch.zeros_like(residual)
-    solved = Solution(value, code, iterations, residual, *nothing, method)
-    return Solution(*(x.squeeze(-1) for x in solved)) if B.ndim == 1 else solved
-
-
-@constant_when_traced
-def _constant_key(function: Any, places: Any, leaves: Sequence[Any]) -> str:
-    """Return a key that stays valid: the compiled graph holds it, and nothing else."""
-    return keys.pin(keys.register_operator(Form(function, places, leaves))).key
+    value, report = operator_solve(_flat(A, B), X, key, solver, False)
+    return (value.squeeze(-1), report.squeeze(-1)) if B.ndim == 1 else (value, report)

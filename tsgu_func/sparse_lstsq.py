@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, overload
 
-import torch
 from torch import Tensor
 
 from tsgu_func.legacy import OpFunction
@@ -14,16 +13,15 @@ from tsgu_func.matrix.batches import over_matrix
 from tsgu_func.matrix.pattern import SparsityPattern
 from tsgu_func.matrix.sparse_matrix import SparseMatrix
 from tsgu_func.ops import keys
-from tsgu_func.ops.least_squares import least_squares, reported_least_squares
-from tsgu_func.ops.reporting import as_rows, from_rows
-from tsgu_func.registration.transforms import constant_when_traced, is_tracing
+from tsgu_func.ops.handles import handle_of_function, handle_of_solver, handle_of_transposed
+from tsgu_func.ops.least_squares import least_squares
+from tsgu_func.ops.reporting import unpacked
 from tsgu_func.solvers import LSMR, Solution, Solver
-from tsgu_func.sparse_solve import constant_key, handle_of_solver
 
 __all__ = ["SparseGenericLstsq", "sparse_generic_lstsq", "sparse_lstsq"]
 
 Solve = Callable[[Tensor, Tensor], Tensor]
-_LSMR = keys.register_solver(LSMR())
+_LSMR = LSMR()
 
 
 def sparse_generic_lstsq(
@@ -92,42 +90,41 @@ def sparse_generic_lstsq(
     """
     arguments.check_least_squares(A, B)
     vector = B.ndim == 1
-    if torch.compiler.is_compiling():
-        by = _constant_keys(lstsq, transpose_lstsq, vector)
-    else:
-        handles = _handles(lstsq, transpose_lstsq, vector)
-        if is_tracing():  # the graph will hold the keys, and nothing else of them
-            handles = tuple(keys.pin(h) for h in handles)
-        by = tuple(h.key for h in handles)
-
-    def solve(pattern: SparsityPattern, values: Tensor, B: Tensor) -> Tensor:
-        s = pattern.structure
-        return least_squares(values, B, s.crow, s.col, s.cols, pattern.transposed, *by)
-
-    return over_matrix(solve, A, B, A.shape[-1])
+    key, _held = keys.key_of(_handle, lstsq, vector)
+    adjoint, _held_too = keys.key_of(_adjoint_handle, lstsq, transpose_lstsq, vector)
+    return over_matrix(_minimized_by(key, adjoint), A, B, A.shape[-1])[0]
 
 
-def _handles(lstsq: Any, transpose_lstsq: Any, vector: bool) -> tuple[Any, Any]:
-    for name, function in (("lstsq", lstsq), ("transpose_lstsq", transpose_lstsq)):
-        if not (function is None or callable(function) or isinstance(function, Solver)):
-            raise TypeError(f"{name} is a function of A and B; got {type(function).__name__}")
+def _handle(lstsq: Any, vector: bool) -> Any:
+    _check_callable("lstsq", lstsq)
+    lstsq = _LSMR if lstsq is None else lstsq
+    if isinstance(lstsq, Solver) and not isinstance(lstsq, type):
+        return handle_of_solver(lstsq)
+    return handle_of_function(lstsq, None, {}, vector)
+
+
+def _adjoint_handle(lstsq: Any, transpose_lstsq: Any, vector: bool) -> Any:
+    _check_callable("transpose_lstsq", transpose_lstsq)
     if isinstance(lstsq, Solver) and not isinstance(lstsq, type):
         if transpose_lstsq is not None:
             raise TypeError("a Solver brings its own adjoint solve; got transpose_lstsq as well")
-        handle = keys.register_solver(lstsq)
-        return handle, handle
-    forward, adjoint = _LSMR, _LSMR
-    if lstsq is not None:
-        forward = keys.register_function(lstsq, None, {}, vector)
-    if transpose_lstsq is not None:
-        adjoint = keys.register_transposed(transpose_lstsq, vector)
-    return forward, adjoint
+        return handle_of_solver(lstsq)
+    if transpose_lstsq is None:
+        return handle_of_solver(_LSMR)
+    return handle_of_transposed(transpose_lstsq, vector)
 
 
-@constant_when_traced
-def _constant_keys(lstsq, transpose_lstsq, vector):
-    """Return keys that stay valid: the compiled graph holds them, and nothing else."""
-    return tuple(keys.pin(h).key for h in _handles(lstsq, transpose_lstsq, vector))
+def _check_callable(name: str, function: Any) -> None:
+    if not (function is None or callable(function) or isinstance(function, Solver)):
+        raise TypeError(f"{name} is a function of A and B; got {type(function).__name__}")
+
+
+def _minimized_by(key: str, adjoint: str) -> Any:
+    def minimized(pattern: SparsityPattern, values: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+        s = pattern.structure
+        return least_squares(values, B, s.crow, s.col, s.cols, pattern.transposed, key, adjoint)
+
+    return minimized
 
 
 @overload
@@ -222,25 +219,10 @@ def sparse_lstsq(
     ('LSMR()', 'SOLVED', True)
     """
     arguments.check_least_squares(A, B)
-    chosen = _LSMR.solver if solver is None else solver
-    if torch.compiler.is_compiling():
-        return _least_squares_by(constant_key(chosen, on_failure), A, B, return_info)
-    handle = handle_of_solver(chosen, on_failure)
-    if is_tracing():  # the graph will hold the key, and nothing else of it
-        keys.pin(handle)
-    return _least_squares_by(handle.key, A, B, return_info)
-
-
-def _least_squares_by(key: str, A: Any, B: Tensor, reported: bool) -> Any:
-    def solve(pattern: SparsityPattern, values: Tensor, B: Tensor) -> Any:
-        s = pattern.structure
-        arguments = values, B, s.crow, s.col, s.cols, pattern.transposed, key
-        if reported:
-            return as_rows(reported_least_squares(*arguments))
-        return least_squares(*arguments, key)
-
-    solved = over_matrix(solve, A, B, A.shape[-1])
-    return from_rows(solved, B) if reported else solved
+    chosen = _LSMR if solver is None else solver
+    key, _held = keys.key_of(handle_of_solver, chosen, on_failure)
+    outputs = over_matrix(_minimized_by(key, key), A, B, A.shape[-1])
+    return (outputs[0], unpacked(outputs, B)) if return_info else outputs[0]
 
 
 class SparseGenericLstsq(OpFunction):

@@ -16,12 +16,11 @@ from tsgu_func.matrix.batches import over_matrix
 from tsgu_func.matrix.pattern import SparsityPattern
 from tsgu_func.matrix.sparse_matrix import SparseMatrix
 from tsgu_func.ops import keys
-from tsgu_func.ops.reporting import as_rows, from_rows
-from tsgu_func.ops.solve import generic_solve, reported_solve
+from tsgu_func.ops.handles import handle_of_function, handle_of_solver
+from tsgu_func.ops.reporting import unpacked
+from tsgu_func.ops.solve import linear_solve
 from tsgu_func.ops.triangular import triangular_solve
-from tsgu_func.registration.transforms import constant_when_traced, is_tracing
 from tsgu_func.solvers import Auto, Solution, Solver
-from tsgu_func.solvers.iteration import check_policy
 from tsgu_func.utils.minres import minres
 
 __all__ = [
@@ -32,7 +31,6 @@ __all__ = [
     "sparse_triangular_solve",
 ]
 
-_MINRES = keys.register_default(minres)
 _AUTO = Auto()
 
 
@@ -190,43 +188,23 @@ def sparse_generic_solve(
     if A.dtype != B.dtype and not torch.is_autocast_enabled(A.device.type):
         warnings.warn(f"A and B have dtypes {A.dtype} and {B.dtype}; B is converted", stacklevel=2)
         B = B.to(A.dtype)
-    if torch.compiler.is_compiling():
-        return _by_key(A, B, _constant_key(solve, transpose_solve, kwargs, B.ndim == 1))
-    handle = _handle(solve, transpose_solve, kwargs, B.ndim == 1)
-    if is_tracing():  # the graph will hold the key, and nothing else of it
-        keys.pin(handle)
-    return _by_key(A, B, handle.key)
-
-
-def _by_key(A: SparseMatrix | Tensor, B: Tensor, key: str) -> Tensor:
-    def solve(pattern: SparsityPattern, values: Tensor, B: Tensor) -> Tensor:
-        s = pattern.structure
-        return generic_solve(values, B, s.crow, s.col, s.cols, pattern.transposed, False, key)
-
-    return over_matrix(solve, A, B, A.shape[-1])
+    key, _held = keys.key_of(_handle, solve, transpose_solve, kwargs, B.ndim == 1)
+    return over_matrix(_solved_by(key), A, B, A.shape[-1])[0]
 
 
 def _handle(solve: Any, transpose_solve: Any, kwargs: dict[str, Any], vector: bool) -> Any:
     for name, function in (("solve", solve), ("transpose_solve", transpose_solve)):
         if not (function is None or callable(function) or isinstance(function, Solver)):
             raise TypeError(f"{name} is a function or a Solver; got {type(function).__name__}")
-    if solve is None and transpose_solve is None and not kwargs:
-        return _MINRES
     solve = minres if solve is None else solve
     if not isinstance(solve, Solver):
-        return keys.register_function(solve, transpose_solve, kwargs, vector)
+        return handle_of_function(solve, transpose_solve, kwargs, vector)
     if transpose_solve is not None or kwargs:
         raise TypeError(
             f"a Solver brings its own transposed solve and settings; got {sorted(kwargs)}"
             + (" and transpose_solve" if transpose_solve is not None else "")
         )
-    return keys.register_solver(solve)
-
-
-@constant_when_traced
-def _constant_key(solve: Any, transpose_solve: Any, kwargs: dict[str, Any], vector: bool) -> str:
-    """Return a key that stays valid: the compiled graph holds it, and nothing else."""
-    return keys.pin(_handle(solve, transpose_solve, kwargs, vector)).key
+    return handle_of_solver(solve)
 
 
 @overload
@@ -330,54 +308,21 @@ def sparse_solve(
     chosen = _AUTO if solver is None else solver
     if isinstance(A, LinearOperator) and not getattr(chosen, "takes_operators", False):
         raise TypeError(f"{chosen!r} needs the entries of A, and a LinearOperator shows none")
-    if torch.compiler.is_compiling():
-        return _solve_by(constant_key(chosen, on_failure), A, B, return_info)
-    handle = handle_of_solver(chosen, on_failure)
-    if is_tracing():  # the graph will hold the key, and nothing else of it
-        keys.pin(handle)
-    return _solve_by(handle.key, A, B, return_info)
-
-
-def _solve_by(key: str, A: Any, B: Tensor, reported: bool) -> Any:
+    key, _held = keys.key_of(handle_of_solver, chosen, on_failure)
     if isinstance(A, LinearOperator):
-        solved = solve_operator(A, B, key)
-        return (solved.value, solved) if reported else solved.value
-    if not reported:
-        return over_matrix(_solved(key), A, B, A.shape[-1])
-    return from_rows(over_matrix(_reported(key), A, B, A.shape[-1]), B)
+        outputs = solve_operator(A, B, key)
+    else:
+        outputs = over_matrix(_solved_by(key, return_info), A, B, A.shape[-1])
+    return (outputs[0], unpacked(outputs, B)) if return_info else outputs[0]
 
 
-def _solved(key: str) -> Any:
-    def solve(pattern: SparsityPattern, values: Tensor, B: Tensor) -> Tensor:
+def _solved_by(key: str, condition: bool = False) -> Any:
+    def solved(pattern: SparsityPattern, values: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
         s = pattern.structure
-        return generic_solve(values, B, s.crow, s.col, s.cols, pattern.transposed, False, key)
+        stored = values, B, s.crow, s.col, s.cols
+        return linear_solve(*stored, pattern.transposed, False, key, condition)
 
-    return solve
-
-
-def _reported(key: str) -> Any:
-    def solve(pattern: SparsityPattern, values: Tensor, B: Tensor) -> tuple[Tensor, ...]:
-        s = pattern.structure
-        return as_rows(
-            reported_solve(values, B, s.crow, s.col, s.cols, pattern.transposed, False, key)
-        )
-
-    return solve
-
-
-def handle_of_solver(solver: Any, on_failure: str) -> keys.SolverHandle:
-    """Check a solver and what to do if it fails; return the handle that ops refer to."""
-    if not isinstance(solver, Solver) or isinstance(solver, type):
-        hint = "call it" if isinstance(solver, type) else "a function is for sparse_generic_solve"
-        raise TypeError(f"solver is a Solver, such as CG(); got {solver!r}; {hint}")
-    check_policy(on_failure)
-    return keys.register_solver(solver, on_failure)
-
-
-@constant_when_traced
-def constant_key(solver: Any, on_failure: str) -> str:
-    """Return a key that stays valid: the compiled graph holds it, and nothing else."""
-    return keys.pin(handle_of_solver(solver, on_failure)).key
+    return solved
 
 
 class SparseTriangularSolve(OpFunction):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["over_batches", "over_matrix"]
 
-# Returns a tensor, or a pytree of tensors.
+# Returns a tensor, or a tuple of it and of what belongs to all members of a block-diagonal matrix.
 Function = Callable[[SparsityPattern, Tensor, Tensor], Any]
 
 
@@ -41,11 +41,11 @@ def over_matrix(function: Function, A: SparseMatrix | Tensor, B: Tensor, rows: i
         return over_batches(function, *from_torch(A), B)
     pattern, values, b = blocks_from_torch(A)
 
-    def apart(C: Tensor) -> Tensor:
-        # What is no more than one row belongs to all blocks.
-        return C.unflatten(0, (b, rows)) if len(C) == b * rows else C.expand(b, *C.shape)
-
-    return tree_map(apart, function(pattern, values, B.flatten(0, 1)))
+    outputs = function(pattern, values, B.flatten(0, 1))
+    if isinstance(outputs, Tensor):
+        return outputs.unflatten(0, (b, rows))
+    result, *others = outputs
+    return result.unflatten(0, (b, rows)), *(x.expand(b, *x.shape) for x in others)
 
 
 def over_batches(function: Function, pattern: SparsityPattern, values: Tensor, B: Tensor) -> Any:

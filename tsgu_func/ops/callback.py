@@ -1,4 +1,4 @@
-"""A function of a vector as one op, which no transform looks into.
+"""A user's function of a vector as one op, which no transform looks into.
 
 Derivation.  The vjp of ``y = g(x)`` is a function of a vector again, ``(x, ct) -> ct . dg/dx``, and
 so is the jvp, ``(x, tangent) -> dg/dx . tangent``.  So with the op for g come the ops for these
@@ -11,7 +11,6 @@ function.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from functools import cached_property
 
@@ -22,31 +21,29 @@ from tsgu_func.ops import keys
 from tsgu_func.registration.primitive import Primitive
 from tsgu_func.registration.transforms import outside_transforms
 
-__all__ = ["OpaqueFunction", "opaque_call"]
+__all__ = ["Callback", "callback"]
 
 
-class OpaqueFunction:
+class Callback:
     """A function of a vector of one size, with values of another; it is registered under a key."""
-
-    _numbers = itertools.count()
 
     def __init__(self, function: Callable[[Tensor], Tensor], given: int, returned: int) -> None:
         self.function, self.given, self.returned = function, given, returned
-        self.key = f"opaque:{next(self._numbers)}"
-        keys.register_operator(self)
+        self.key = keys.new_name(keys.name_of(function))
+        keys.register(self)
 
     @cached_property
-    def vjp(self) -> OpaqueFunction:
+    def vjp(self) -> Callback:
         """``(x, ct) -> ct . dg/dx``."""
 
         def pulled(both: Tensor) -> Tensor:
             x, ct = both.split([self.given, self.returned])
             return torch.func.vjp(self.function, x)[1](ct)[0]
 
-        return OpaqueFunction(pulled, self.given + self.returned, self.given)
+        return Callback(pulled, self.given + self.returned, self.given)
 
     @cached_property
-    def jvp(self) -> OpaqueFunction:
+    def jvp(self) -> Callback:
         """``(x, tangent) -> dg/dx . tangent``: the vjp of the vjp, which is linear in ct.
 
         Not by forward mode: PyTorch cannot nest its two kinds, and the eager one may be active.
@@ -60,38 +57,38 @@ class OpaqueFunction:
 
             return torch.func.vjp(pulled, x.new_zeros(self.returned))[1](tangent)[0]
 
-        return OpaqueFunction(pushed, 2 * self.given, self.returned)
+        return Callback(pushed, 2 * self.given, self.returned)
 
 
-opaque_call = Primitive("tsgu_func::opaque_call(Tensor x, str function) -> Tensor")
+callback = Primitive("tsgu_func::callback(Tensor x, str function) -> Tensor")
 
 
-@opaque_call.kernel
+@callback.kernel
 def _(x, function):
-    g = keys.handle_of(function).function
+    g = keys.named(function).function
     with outside_transforms():
         y = torch.func.vmap(g)(x) if x.ndim == 2 else g(x)
     return y.clone(memory_format=torch.contiguous_format)
 
 
-@opaque_call.fake
+@callback.fake
 def _(x, function):
-    return x.new_empty(*x.shape[:-1], keys.handle_of(function).returned)
+    return x.new_empty(*x.shape[:-1], keys.named(function).returned)
 
 
-@opaque_call.vjp("x")
+@callback.vjp("x")
 def _(ct, x, function):
-    return opaque_call(torch.cat([x, ct], -1), keys.handle_of(function).vjp.key)
+    return callback(torch.cat([x, ct], -1), keys.named(function).vjp.key)
 
 
-@opaque_call.jvp("x")
+@callback.jvp("x")
 def _(tangent, x, function):
-    return opaque_call(torch.cat([x, tangent], -1), keys.handle_of(function).jvp.key)
+    return callback(torch.cat([x, tangent], -1), keys.named(function).jvp.key)
 
 
-@opaque_call.retain
+@callback.retain
 def _(function):
-    return keys.handle_of(function)
+    return keys.named(function)
 
 
-opaque_call.fold(x=1)
+callback.fold(x=1)

@@ -1,248 +1,145 @@
-"""Solvers by name, so that an op can carry one in its schema.
+"""How an op names a Python object: a solver, a user's function, an operator.
 
-An op of ``torch.library`` takes tensors, numbers and strings.  So a solve op names its solver by a
-key.  The key of a `Solver` is its `repr`: readable in a graph, and the same in every process.
-A user's function gets a number; it lives as long as something that may still call it does.
+An op of ``torch.library`` takes tensors, numbers and strings.  So it names all else by a key, a
+string, and there are two kinds of those:
+
+*Descriptions*, such as ``CG(preconditioner=IC0(), rtol=1e-08)``, of objects of this library.  They
+say all there is to say, so what they stand for can be made from them, in any process.
+
+*Names*, such as ``lambda@3f0c9a1b:7``, of everything else.  A name ends with a token of the process
+and a number, so it is never given twice, and what it stands for is found as long as anybody holds
+it.  What autograd records holds it (`Primitive.retain`).  A graph holds the key and nothing else;
+what it stands for is kept for it, in a store that is bounded and that `clear_cache` empties.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
+import secrets
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from tsgu_func.solvers import warm
-from tsgu_func.solvers.factors import prepared
-from tsgu_func.solvers.iteration import fail
-from tsgu_func.solvers.protocol import ConvergenceError, Solution, SolveError, Solver, stacked
-from tsgu_func.solvers.stored import StoredMatrix
+from tsgu_func.cache import Store
+from tsgu_func.ops.constants import put_together, taken_apart
+from tsgu_func.registration.transforms import constant_when_traced, is_tracing
 
-__all__ = [
-    "Handle",
-    "adjoint_key",
-    "handle_of",
-    "pin",
-    "register_default",
-    "register_function",
-    "register_operator",
-    "register_solver",
-    "register_transposed",
-    "root_of",
-]
+__all__ = ["Named", "is_name", "key_of", "name_of", "named", "new_name", "register"]
 
 
-class Handle(Protocol):
+class Named(Protocol):
     """What a key stands for."""
-
-    key: str
-
-    def solve(self, A: StoredMatrix, B: Tensor) -> Tensor:
-        """Solve ``A X = B`` for B (n, p) or (b, n, p)."""
-        ...
-
-    def adjoint(self) -> Handle:
-        """Return what solves with ``Aᴴ``, when it is handed ``Aᴴ``."""
-        ...
-
-
-@dataclass(frozen=True)
-class SolverHandle:
-    """A `Solver`, and what is done if it does not converge: "raise", "warn" or "ignore".
-
-    One state serves the matrix, its transpose and its conjugate.
-    """
-
-    solver: Solver
-    on_failure: str = "raise"
 
     @property
     def key(self) -> str:
-        """The key: the solver as it prints, and what else is not the default."""
-        return repr(self.solver) + ("" if self.on_failure == "raise" else f"|{self.on_failure}")
-
-    def solve(self, A: StoredMatrix, B: Tensor) -> Tensor:
-        """Solve ``A X = B``."""
-        X = self._judged(_in_members(self._compute, self.solver, A, B)).value
-        return X.contiguous()  # as the shape rule of the op says
-
-    def report(self, A: StoredMatrix, B: Tensor) -> Solution:
-        """Solve, and tell all there is to tell: the condition number takes some more solves."""
-        return self._judged(_in_members(self._compute_in_full, self.solver, A, B))
-
-    def _compute(self, A: StoredMatrix, B: Tensor) -> Solution:
-        return self._compute_with(self._state(A), A, B)
-
-    def _compute_in_full(self, A: StoredMatrix, B: Tensor) -> Solution:
-        state = self._state(A)
-        solution = self._compute_with(state, A, B)
-        if (estimate := getattr(self.solver, "condition", None)) is None:
-            return solution
-        condition = torch.as_tensor(estimate(state)).to(solution.condition)
-        return solution._replace(condition=condition.expand_as(solution.condition))
-
-    def _compute_with(self, state: Any, A: StoredMatrix, B: Tensor) -> Solution:
-        solution = self.solver.compute(state, B, warm.last(self.solver, A, B))
-        warm.keep(self.solver, A, solution.value)
-        return solution
-
-    def _state(self, A: StoredMatrix) -> Any:
-        solver = self.solver
-        if getattr(solver, "stateless", False) or not isinstance(A, StoredMatrix):
-            state = solver.init(replace(A, transpose=False, conjugate=False))
-        else:
-            state = prepared(solver, A)
-        state = solver.transpose(state) if A.transpose else state
-        return solver.conj(state) if A.conjugate else state
-
-    def _judged(self, solution: Solution) -> Solution:
-        if solution.result.failed:
-            fail(
-                self.on_failure,
-                ConvergenceError(
-                    solution.message, int(solution.iterations.max()), solution.residual
-                ),
-            )
-        return solution
-
-    def adjoint(self) -> SolverHandle:
-        """Return itself: the state is transposed, not the solver."""
-        return self
+        """The key."""
+        ...
 
 
-def _in_members(
-    compute: Callable[[StoredMatrix, Tensor], Solution], solver: Solver, A: StoredMatrix, B: Tensor
-) -> Solution:
-    """Hand a batch over whole to a solver that takes it, and else member by member."""
-    if B.ndim == 2 or getattr(solver, "takes_batches", False):
-        return compute(A, B)
-    pairs = zip(A.members(), B, strict=True)
-    return stacked([compute(member, b) for member, b in pairs])
-
-
-@dataclass(frozen=True, eq=False)
-class FunctionHandle:
-    """A user's ``solve(A, B, **options)``, and what he gave for the transposed system."""
-
-    function: Callable[..., Tensor]
-    transposed: Callable[..., Tensor] | None
-    options: dict[str, Any]
-    vector: bool
-    adjoints: bool = False
-    key: str = field(default_factory=lambda: f"function:{next(_numbers)}")
-
-    def solve(self, A: StoredMatrix, B: Tensor) -> Tensor:
-        """Call the function: all columns at once, the members of a batch one by one.
-
-        A function with the attribute `takes_batches` gets the `StoredMatrix` instead of a
-        ``torch.sparse_csr`` tensor, and a batch as it is: B (b, n, p).
-        """
-        transposed = self.transposed if self.adjoints else None
-        whole = transposed is None and getattr(self.function, "takes_batches", False)
-        if B.ndim == 3 and not whole:
-            pairs = zip(A.members(), B, strict=True)
-            return torch.stack([self.solve(member, b) for member, b in pairs])
-        right = B.squeeze(-1) if self.vector and B.shape[-1] == 1 and not whole else B
-        if whole:
-            X = self.function(A, right, **self.options)
-        elif transposed is None:
-            X = self.function(A.to_csr(), right, **self.options)
-        else:
-            # Handed Aᴴ, to be solved by what takes M and solves with Mᵀ: M is conj(A).
-            X = transposed(A.T.to_csr(), right, **self.options)
-        shape = _solution_shape(A, right)
-        if not isinstance(X, Tensor) or X.shape != shape or X.dtype != B.dtype:
-            got = f"{tuple(X.shape)}, {X.dtype}" if isinstance(X, Tensor) else type(X).__name__
-            raise SolveError(
-                f"for B {tuple(right.shape)} a solver returns X with shape {shape} and dtype "
-                f"{B.dtype}; got {got}"
-            )
-        # A function may hand back its argument, or a view; an op must not.
-        return X.reshape(_solution_shape(A, B)).clone(memory_format=torch.contiguous_format)
-
-    def adjoint(self) -> FunctionHandle:
-        """Return the same functions in the other role, under a key of its own."""
-        key = self.key.removesuffix(_ADJOINT) if self.adjoints else self.key + _ADJOINT
-        return replace(self, adjoints=not self.adjoints, key=key)
-
-
-def _solution_shape(A: StoredMatrix, B: Tensor) -> tuple[int, ...]:
-    axis = 0 if B.ndim == 1 else B.ndim - 2
-    return (*B.shape[:axis], A.shape[1], *B.shape[axis + 1 :])
-
-
-_ADJOINT = "*"  # ends the key of an adjoint
-_numbers = itertools.count()
 _living: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
-_pinned: dict[str, Any] = {}
+# What graphs name, and may be held by nobody else.
+_in_graphs = Store("functions in graphs", most=256)
+_numbers = itertools.count()
+_DEEP = 4  # levels of attributes and closures in which tensors are looked for
+_tokens = [secrets.token_hex(4)]  # of this process, and of those that it was forked from
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(after_in_child=lambda: _tokens.append(secrets.token_hex(4)))
 
 
-def _register(handle: Any) -> Any:
-    _living[handle.key] = handle
-    return handle
+def new_name(called: str) -> str:
+    """Return a name that nothing else ever has."""
+    return f"{called}@{_tokens[-1]}:{next(_numbers)}"
 
 
-def register_solver(solver: Solver, on_failure: str = "raise") -> SolverHandle:
-    """Return the handle of a solver, which is kept for good: solvers are few and small.
+def is_name(key: str) -> bool:
+    """Say whether a key is a name, and not a description."""
+    return "@" in key
 
-    One that calls back a user's function lives as long as it is held.
+
+def name_of(x: Any) -> str:
+    """Return what a function or an object is called, for its key and in messages."""
+    qualname = getattr(x, "__qualname__", None) or type(x).__qualname__
+    return f"{getattr(x, '__module__', None) or type(x).__module__}.{qualname}"
+
+
+def register(x: Any) -> Any:
+    """Let `named` find x by its key, as long as somebody holds x."""
+    return _living.setdefault(x.key, x)
+
+
+def named(key: str) -> Any:
+    """Return what a name stands for."""
+    if (found := _living.get(key)) is not None:
+        return found
+    called, _, token = key.partition("@")
+    if token.partition(":")[0] not in _tokens:
+        raise LookupError(
+            f"this graph calls {called} of the process that made it, which no graph can bring "
+            f"along: make the graph in this process, or use a solver of tsgu_func.solvers, which "
+            f"can be saved"
+        )
+    raise LookupError(
+        f"this graph calls {called}, which is gone: nobody holds it, and what is kept for graphs "
+        f"was cleared or has made room for others; hold it as long as the graph, or make the graph "
+        f"again"
+    )
+
+
+def key_of(make: Callable[..., Named], *args: Any) -> tuple[str, Named | None]:
+    """Return the key of ``make(*args)``, and what has to be held until the op has been called.
+
+    While a graph is traced, what the key stands for is kept for that graph; the compiler makes
+    another one for arguments that are not the same objects.
     """
-    handle = _register(SolverHandle(solver, on_failure))
-    return handle if getattr(solver, "callback", None) is not None else pin(handle)
+    if torch.compiler.is_compiling():
+        return _constant_key(make, *taken_apart(args)), None
+    x = make(*args)
+    if is_tracing():
+        _keep(x)
+    return x.key, x
 
 
-def register_function(
-    function: Callable[..., Tensor],
-    transposed: Callable[..., Tensor] | None,
-    options: dict[str, Any],
-    vector: bool,
-) -> FunctionHandle:
-    """Return the handle of a function, which lives as long as it is held."""
-    return _register(FunctionHandle(function, transposed, options, vector))
+@constant_when_traced
+def _constant_key(make: Callable[..., Named], *flat: Any) -> str:
+    return _keep(make(*put_together(flat))).key
 
 
-def register_transposed(function: Callable[..., Tensor], vector: bool) -> FunctionHandle:
-    """Return the handle of what takes M and solves with Mᵀ, in its role: it is handed Aᴴ."""
-    return _register(FunctionHandle(function, function, {}, vector, adjoints=True))
+def _keep(x: Named) -> Named:
+    if is_name(x.key):
+        _in_graphs.keep(x.key, _InGraph(x))
+    return x
 
 
-def register_operator(form: Any) -> Any:
-    """Return what multiplies with a matrix, which lives as long as it is held."""
-    return _register(form)
+class _InGraph:
+    """What a graph names, and the size of the tensors that it can be seen to hold."""
+
+    def __init__(self, x: Any) -> None:
+        self.x, self.bytes = x, sum(t.nbytes for t in _tensors(x, _DEEP))
 
 
-def register_default(function: Callable[..., Tensor]) -> FunctionHandle:
-    """Return the handle of a function of this library: kept for good, under its own name."""
-    return pin(_register(FunctionHandle(function, None, {}, False, key=function.__name__)))
+def _tensors(x: Any, depth: int) -> list[Tensor]:
+    """Return the dense tensors that x has for attributes, or is closed over, some levels deep."""
+    if isinstance(x, Tensor):
+        return [x] if x.layout == torch.strided else []
+    if not depth:
+        return []
+    held = list(getattr(x, "__dict__", {}).values())
+    for cell in getattr(x, "__closure__", None) or ():
+        held += _contents(cell)
+    if isinstance(x, (tuple, list)):
+        held += x
+    if isinstance(x, dict):
+        held += x.values()
+    held += getattr(x, "args", ()) if callable(x) else ()
+    return [tensor for item in held for tensor in _tensors(item, depth - 1)]
 
 
-def pin(handle: Any) -> Any:
-    """Keep a handle for good, because a compiled graph refers to its key."""
-    return _pinned.setdefault(handle.key, handle)
-
-
-def handle_of(key: str) -> Any:
-    """Return what a key stands for."""
-    if key.endswith(_ADJOINT):
-        return handle_of(key.removesuffix(_ADJOINT)).adjoint()
+def _contents(cell: Any) -> list[Any]:
     try:
-        return _pinned[key] if key in _pinned else _living[key]
-    except KeyError:
-        raise KeyError(
-            f"no solver is registered as {key!r} in this process: a graph that was saved elsewhere "
-            f"needs the same solver here, and a user's function cannot be saved in a graph"
-        ) from None
-
-
-def root_of(key: str) -> Any:
-    """Return what must be kept alive for a key, and that of its adjoint, to stay valid."""
-    return handle_of(key.removesuffix(_ADJOINT))
-
-
-def adjoint_key(key: str) -> str:
-    """Return the key of the adjoint."""
-    return handle_of(key).adjoint().key
+        return [cell.cell_contents]
+    except ValueError:  # a name that is not bound yet
+        return []

@@ -29,74 +29,69 @@ from __future__ import annotations
 import torch
 
 from tsgu_func.kernels.structure import structure_of
-from tsgu_func.ops import keys
-from tsgu_func.ops.products import sddmm, spmm
-from tsgu_func.ops.reporting import OUTPUTS, empty_report, report, still
-from tsgu_func.ops.solve import solve_stored
+from tsgu_func.ops.handles import root_of
+from tsgu_func.ops.products import STORED, sddmm, spmm
+from tsgu_func.ops.reporting import OUTPUTS, beside, empty, solve_stored
 from tsgu_func.registration.primitive import Primitive
 from tsgu_func.solvers.stored import StoredMatrix
 
-__all__ = ["least_norm", "least_squares", "reported_least_squares"]
+__all__ = ["least_norm", "least_squares"]
+
+# Both ops have the keys of both solvers, because the rules of each call the other.
+_GROUPS = {**STORED, "by": ("solver", "adjoint")}
 
 # ---------------------------------------------------------------------------- least_squares
 
 least_squares = Primitive(
     "tsgu_func::least_squares(Tensor values, Tensor B, Tensor crow, Tensor col, SymInt cols,"
-    " bool transpose, str solver, str adjoint) -> Tensor"
+    f" bool transpose, str solver, str adjoint) -> {OUTPUTS}",
+    groups=_GROUPS,
 )
 
 
 @least_squares.kernel
-def _(values, B, crow, col, cols, transpose, solver, adjoint):
-    return solve_stored(StoredMatrix(structure_of(crow, col, cols), values, transpose), B, solver)
+def _(values, B, S, transpose, by):
+    A = StoredMatrix(structure_of(*S), values, transpose)
+    return solve_stored(A, B, by[0], condition=False)
 
 
 @least_squares.fake
-def _(values, B, crow, col, cols, transpose, solver, adjoint):
+def _(values, B, S, transpose, by):
+    crow, _, cols = S
     unknowns = crow.shape[0] - 1 if transpose else cols
-    return B.new_empty(*B.shape[:-2], unknowns, B.shape[-1])
-
-
-def cotangents_of_minimizer(needs, ct, X, values, B, crow, col, cols, transpose, solver, adjoint):
-    """Return the cotangents of the values and of B."""
-    Y = least_norm(values, ct, crow, col, cols, transpose, solver, adjoint)
-    if not needs[0]:
-        return None, Y
-    R = B - spmm(values, X, crow, col, cols, transpose)
-    H = least_squares(values, Y, crow, col, cols, transpose, solver, adjoint)
-    return _outer(R, H, Y, X, crow, col, cols, transpose), Y
+    return empty(B.new_empty(*B.shape[:-2], unknowns, B.shape[-1]), B)
 
 
 @least_squares.vjp("values", "B")
-def _(needs, ct, out, values, B, crow, col, cols, transpose, solver, adjoint):
-    return cotangents_of_minimizer(
-        needs, ct, out, values, B, crow, col, cols, transpose, solver, adjoint
-    )
-
-
-def tangent_of_minimizer(tangents, X, values, B, crow, col, cols, transpose, solver, adjoint):
-    """Return the tangent of X."""
-    dS, dB = tangents
-    right = dB
-    if dS is not None:
-        R = B - spmm(values, X, crow, col, cols, transpose)
-        dAh_R = spmm(dS.conj(), R, crow, col, cols, not transpose)
-        moved = least_norm(values, dAh_R, crow, col, cols, transpose, solver, adjoint)
-        moved = moved - spmm(dS, X, crow, col, cols, transpose)
-        right = moved if dB is None else dB + moved
-    return least_squares(values, right, crow, col, cols, transpose, solver, adjoint)
+def _(needs, ct, outs, values, B, S, transpose, by):
+    if ct is None:
+        return None, None
+    Y = least_norm(values, ct, *S, transpose, *by)
+    if not needs[0]:
+        return None, Y
+    X = outs[0]
+    R = B - spmm(values, X, *S, transpose)
+    H, _ = least_squares(values, Y, *S, transpose, *by)
+    return _outer(R, H, Y, X, S, transpose), Y
 
 
 @least_squares.jvp("values", "B")
-def _(tangents, out, values, B, crow, col, cols, transpose, solver, adjoint):
-    return tangent_of_minimizer(
-        tangents, out, values, B, crow, col, cols, transpose, solver, adjoint
-    )
+def _(tangents, outs, values, B, S, transpose, by):
+    dS, dB = tangents
+    X, report = outs
+    right = dB
+    if dS is not None:
+        R = B - spmm(values, X, *S, transpose)
+        dAh_R = spmm(dS.conj(), R, *S, not transpose)
+        moved = least_norm(values, dAh_R, *S, transpose, *by) - spmm(dS, X, *S, transpose)
+        right = moved if dB is None else dB + moved
+    dX, _ = least_squares(values, right, *S, transpose, *by)
+    return beside(dX, report)
 
 
 @least_squares.retain
-def _(solver, adjoint):
-    return keys.root_of(solver), keys.root_of(adjoint)
+def _(by):
+    return tuple(map(root_of, by))
 
 
 least_squares.fold(values=1, B=2, columns="B")
@@ -106,102 +101,60 @@ least_squares.autocast("float32")
 
 least_norm = Primitive(
     "tsgu_func::least_norm(Tensor values, Tensor G, Tensor crow, Tensor col, SymInt cols,"
-    " bool transpose, str solver, str adjoint) -> Tensor"
+    " bool transpose, str solver, str adjoint) -> Tensor",
+    groups=_GROUPS,
 )
 
 
 @least_norm.kernel
-def _(values, G, crow, col, cols, transpose, solver, adjoint):
-    A = StoredMatrix(structure_of(crow, col, cols), values, transpose)
-    return solve_stored(A.mH, G, adjoint, "G")
+def _(values, G, S, transpose, by):
+    A = StoredMatrix(structure_of(*S), values, transpose)
+    return solve_stored(A.mH, G, by[1], condition=False, name="G")[0]
 
 
 @least_norm.fake
-def _(values, G, crow, col, cols, transpose, solver, adjoint):
+def _(values, G, S, transpose, by):
+    crow, _, cols = S
     equations = cols if transpose else crow.shape[0] - 1
     return G.new_empty(*G.shape[:-2], equations, G.shape[-1])
 
 
 @least_norm.vjp("values", "G")
-def _(needs, ct, out, values, crow, col, cols, transpose, solver, adjoint):
-    Z = least_squares(values, ct, crow, col, cols, transpose, solver, adjoint)
+def _(needs, ct, out, values, S, transpose, by):
+    Z, _ = least_squares(values, ct, *S, transpose, *by)
     if not needs[0]:
         return None, Z
-    E = ct - spmm(values, Z, crow, col, cols, transpose)
-    H = least_squares(values, out, crow, col, cols, transpose, solver, adjoint)
-    return _outer(E, H, out, Z, crow, col, cols, transpose), Z
+    E = ct - spmm(values, Z, *S, transpose)
+    H, _ = least_squares(values, out, *S, transpose, *by)
+    return _outer(E, H, out, Z, S, transpose), Z
 
 
 @least_norm.jvp("values", "G")
-def _(tangents, out, values, crow, col, cols, transpose, solver, adjoint):
+def _(tangents, out, values, S, transpose, by):
     dS, dG = tangents
     if dS is None:
-        return least_norm(values, dG, crow, col, cols, transpose, solver, adjoint)
-    dAh_Y = spmm(dS.conj(), out, crow, col, cols, not transpose)
+        return least_norm(values, dG, *S, transpose, *by)
+    dAh_Y = spmm(dS.conj(), out, *S, not transpose)
     right = -dAh_Y if dG is None else dG - dAh_Y
-    H = least_squares(values, out, crow, col, cols, transpose, solver, adjoint)
-    dA_H = spmm(dS, H, crow, col, cols, transpose)
-    along = least_squares(values, dA_H, crow, col, cols, transpose, solver, adjoint)
-    outside = dA_H - spmm(values, along, crow, col, cols, transpose)
-    return least_norm(values, right, crow, col, cols, transpose, solver, adjoint) + outside
+    H, _ = least_squares(values, out, *S, transpose, *by)
+    dA_H = spmm(dS, H, *S, transpose)
+    along, _ = least_squares(values, dA_H, *S, transpose, *by)
+    outside = dA_H - spmm(values, along, *S, transpose)
+    return least_norm(values, right, *S, transpose, *by) + outside
 
 
 @least_norm.retain
-def _(solver, adjoint):
-    return keys.root_of(solver), keys.root_of(adjoint)
+def _(by):
+    return tuple(map(root_of, by))
 
 
 least_norm.fold(values=1, G=2, columns="G")
 least_norm.autocast("float32")
 
 
-def _outer(R, H, Y, X, crow, col, cols, transpose):
+def _outer(R, H, Y, X, S, transpose):
     """Return ``R Hᴴ - Y Xᴴ`` where S stores an entry, in one pass."""
     tall, flat = torch.cat([R, -Y], -1), torch.cat([H, X], -1).conj()
     # What is at (i, j) in S is at (j, i) in its transpose.
     left, right = (flat, tall) if transpose else (tall, flat)
-    return sddmm(left, right, crow, col, cols)
-
-
-# ------------------------------------------------------------------- reported_least_squares
-
-reported_least_squares = Primitive(
-    "tsgu_func::reported_least_squares(Tensor values, Tensor B, Tensor crow, Tensor col,"
-    f" SymInt cols, bool transpose, str solver) -> {OUTPUTS}"
-)
-
-
-@reported_least_squares.kernel
-def _(values, B, crow, col, cols, transpose, solver):
-    return report(StoredMatrix(structure_of(crow, col, cols), values, transpose), B, solver)
-
-
-@reported_least_squares.fake
-def _(values, B, crow, col, cols, transpose, solver):
-    unknowns = crow.shape[0] - 1 if transpose else cols
-    return empty_report(B.new_empty(*B.shape[:-2], unknowns, B.shape[-1]), B)
-
-
-@reported_least_squares.vjp("values", "B")
-def _(needs, ct, outs, values, B, crow, col, cols, transpose, solver):
-    if ct is None:
-        return None, None
-    return cotangents_of_minimizer(
-        needs, ct, outs[0], values, B, crow, col, cols, transpose, solver, solver
-    )
-
-
-@reported_least_squares.jvp("values", "B")
-def _(tangents, outs, values, B, crow, col, cols, transpose, solver):
-    X, *told = outs
-    moved = tangent_of_minimizer(tangents, X, values, B, crow, col, cols, transpose, solver, solver)
-    return moved, *still(told)
-
-
-@reported_least_squares.retain
-def _(solver):
-    return keys.root_of(solver)
-
-
-reported_least_squares.fold(values=1, B=2, columns="B")
-reported_least_squares.autocast("float32")
+    return sddmm(left, right, *S)

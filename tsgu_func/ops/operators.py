@@ -15,7 +15,6 @@ The parameters θ, a pytree, are handed to the op as one vector, so that one op 
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -26,7 +25,9 @@ from torch.utils import _pytree as pytree
 
 from tsgu_func.kernels.checks import check_computable, check_finite
 from tsgu_func.ops import keys
-from tsgu_func.ops.callback import OpaqueFunction, opaque_call
+from tsgu_func.ops.callback import Callback, callback
+from tsgu_func.ops.handles import handle_of, root_of
+from tsgu_func.ops.reporting import OUTPUTS, beside, empty, packed
 from tsgu_func.registration.primitive import Primitive
 from tsgu_func.registration.transforms import outside_transforms
 from tsgu_func.solvers.matrix_free import MatrixFree
@@ -52,15 +53,14 @@ class _Leaf(NamedTuple):
 class Form:
     """A function and the form of its parameters, without their values."""
 
-    _numbers = itertools.count()
-
     def __init__(self, function: Any, places: Any, leaves: Sequence[Any]) -> None:
         self.function = function
         self.tree = pytree.tree_flatten(places)[1]
         self.leaves = [_Leaf(*leaf) if len(leaf) == 2 else leaf[0] for leaf in leaves]
         self.sizes = [math.prod(x.shape) for x in self.leaves if isinstance(x, _Leaf)]
-        self.key = f"operator:{next(self._numbers)}"
-        self._products: dict[Any, OpaqueFunction] = {}
+        self.key = keys.new_name(keys.name_of(function))
+        keys.register(self)
+        self._products: dict[Any, Callback] = {}
 
     @classmethod
     def of(cls, function: Any, parameters: Any) -> Form:
@@ -89,7 +89,7 @@ class Form:
         zero = torch.zeros_like(X)
         return torch.func.vjp(lambda Y: self.forward(flat, Y), zero)[1](X)[0]
 
-    def product(self, adjoint: bool, X: Tensor) -> OpaqueFunction:
+    def product(self, adjoint: bool, X: Tensor) -> Callback:
         """Return a product as a function of the parameters and the columns of X in one vector."""
         n, p = (int(size) for size in X.shape[-2:])
         if (adjoint, n, p) not in self._products:
@@ -98,7 +98,7 @@ class Form:
             def function(both: Tensor) -> Tensor:
                 return multiply(both[:k], both[k:].reshape(n, p)).reshape(-1)
 
-            self._products[adjoint, n, p] = OpaqueFunction(function, k + n * p, n * p)
+            self._products[adjoint, n, p] = Callback(function, k + n * p, n * p)
         return self._products[adjoint, n, p]
 
 
@@ -121,8 +121,8 @@ def varies(x: Any) -> bool:
 
 operator_solve = Primitive(
     "tsgu_func::operator_solve(Tensor parameters, Tensor B, str function, str solver,"
-    " bool adjoint) -> "
-    "(Tensor value, Tensor code, Tensor iterations, Tensor residual, Tensor method)"
+    f" bool adjoint) -> {OUTPUTS}",
+    groups={"by": ("function", "solver")},
 )
 
 
@@ -132,10 +132,9 @@ def _(parameters, B, function, solver, adjoint):
     check_finite("a parameter of A", parameters)
     check_finite("B", B)
     with outside_transforms():
-        A = _matrix(keys.handle_of(function), parameters, B)
-        solved = keys.handle_of(solver).report(A.T.conj() if adjoint else A, B)
-    told = solved.value, solved.code, solved.iterations, solved.residual, solved.method
-    return tuple(x.clone(memory_format=torch.contiguous_format) for x in told)
+        A = _matrix(keys.named(function), parameters, B)
+        A = A.T.conj() if adjoint else A
+        return packed(handle_of(solver).solve(A, B, condition=False))
 
 
 def _matrix(form: Form, parameters: Tensor, B: Tensor) -> MatrixFree:
@@ -146,38 +145,34 @@ def _matrix(form: Form, parameters: Tensor, B: Tensor) -> MatrixFree:
 
 
 @operator_solve.fake
-def _(parameters, B, function, solver, adjoint):
-    shape = (*B.shape[:-2], B.shape[-1])
-    real = B.dtype.to_real()
-    dtypes = torch.int64, torch.int64, real, torch.int64
-    X = torch.empty_like(B, memory_format=torch.contiguous_format)
-    return X, *(B.new_empty(shape, dtype=dtype) for dtype in dtypes)
+def _(parameters, B, by, adjoint):
+    return empty(torch.empty_like(B, memory_format=torch.contiguous_format), B)
 
 
 @operator_solve.vjp("parameters", "B")
-def _(needs, ct, outs, parameters, function, solver, adjoint):
+def _(needs, ct, outs, parameters, by, adjoint):
     if ct is None:
         return None, None
-    W = operator_solve(parameters, ct, function, solver, not adjoint)[0]
+    W, _ = operator_solve(parameters, ct, *by, not adjoint)
     if not needs[0]:
         return None, W
     at, of = (W, outs[0]) if adjoint else (outs[0], W)
-    product = keys.handle_of(function).product(False, at)
-    pulled = opaque_call(_joined(parameters, at, of), product.vjp.key)
+    product = keys.named(by[0]).product(False, at)
+    pulled = callback(_joined(parameters, at, of), product.vjp.key)
     return -pulled[..., : parameters.shape[-1]], W
 
 
 @operator_solve.jvp("parameters", "B")
-def _(tangents, outs, parameters, function, solver, adjoint):
+def _(tangents, outs, parameters, by, adjoint):
     moved, right = tangents
-    X, *rest = outs
+    X, report = outs
     if moved is not None:
-        product = keys.handle_of(function).product(adjoint, X)
+        product = keys.named(by[0]).product(adjoint, X)
         point = _joined(parameters, X, moved, torch.zeros_like(X))
-        dA_X = opaque_call(point, product.jvp.key).reshape(X.shape)
+        dA_X = callback(point, product.jvp.key).reshape(X.shape)
         right = -dA_X if right is None else right - dA_X
-    dX = operator_solve(parameters, right, function, solver, adjoint)[0]
-    return dX, *(torch.zeros_like(x) if x.is_floating_point() else None for x in rest)
+    dX, _ = operator_solve(parameters, right, *by, adjoint)
+    return beside(dX, report)
 
 
 def _joined(parameters: Tensor, X: Tensor, *others: Tensor) -> Tensor:
@@ -187,8 +182,8 @@ def _joined(parameters: Tensor, X: Tensor, *others: Tensor) -> Tensor:
 
 
 @operator_solve.retain
-def _(function, solver):
-    return keys.root_of(function), keys.root_of(solver)
+def _(by):
+    return keys.named(by[0]), root_of(by[1])
 
 
 operator_solve.fold(parameters=1, B=2, columns="B")

@@ -19,14 +19,17 @@ from tsgu_func.kernels import products
 from tsgu_func.kernels.structure import structure_of
 from tsgu_func.registration.primitive import Primitive
 
-__all__ = ["sddmm", "spmm"]
+__all__ = ["STORED", "sddmm", "spmm"]
+
+# How rules name the arguments that are the stored matrix S, but for its values.
+STORED = {"S": ("crow", "col", "cols")}
 
 # ------------------------------------------------------------------------------------- spmm
 
 spmm = Primitive(
     "tsgu_func::spmm(Tensor values, Tensor B, Tensor crow, Tensor col, SymInt cols,"
     " bool transpose) -> Tensor",
-    groups={"S": ("crow", "col", "cols")},
+    groups=STORED,
 )
 
 
@@ -61,7 +64,7 @@ spmm.autocast("lower")
 
 sddmm = Primitive(
     "tsgu_func::sddmm(Tensor X, Tensor Y, Tensor crow, Tensor col, SymInt cols) -> Tensor",
-    groups={"S": ("crow", "col", "cols")},
+    groups=STORED,
 )
 
 

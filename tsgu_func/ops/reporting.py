@@ -1,65 +1,71 @@
-"""Solve ops that also tell how a solution was reached: what their rules share.
+"""How a solve op tells how a solution was reached, beside the solution itself.
 
-What they tell is the rest of a `Solution`, and has no derivative.
+That is the rest of a `Solution`.  The op returns it as one tensor, a *report*: a row for each
+number and a column for each right-hand side, so that batches are brought together as those of the
+solution are.  It has no derivative.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from tsgu_func.kernels.checks import check_computable, check_finite
-from tsgu_func.ops import keys
+from tsgu_func.ops.handles import handle_of
 from tsgu_func.solvers.protocol import Solution, solution
 from tsgu_func.solvers.stored import StoredMatrix
 
-__all__ = ["OUTPUTS", "as_rows", "empty_report", "from_rows", "report", "still"]
+__all__ = ["OUTPUTS", "beside", "empty", "packed", "solve_stored", "unpacked"]
 
-OUTPUTS = (
-    "(Tensor value, Tensor code, Tensor iterations, Tensor residual, Tensor condition,"
-    " Tensor shift, Tensor method)"
-)
+OUTPUTS = "(Tensor value, Tensor report)"
+_ROWS = len(Solution._fields) - 1
 
 
-def report(A: StoredMatrix, B: Tensor, solver: str) -> tuple[Tensor, ...]:
-    """Solve with what a key stands for, and tell; it is asked only where there is something."""
+def solve_stored(
+    A: StoredMatrix, B: Tensor, solver: str, condition: bool, name: str = "B"
+) -> tuple[Tensor, Tensor]:
+    """Solve with what a key stands for, which is asked only where there is something to solve."""
     check_computable(A.values)
     check_finite("A", A.values)
-    check_finite("B", B)
+    check_finite(name, B)
     if B.numel() and A.shape[1]:
-        solved = keys.handle_of(solver).report(A, B)
-    else:
-        X = B.new_zeros(*B.shape[:-2], A.shape[1], B.shape[-1])
-        solved = solution("nothing to solve", X, _of_each_column(B, B.dtype.to_real()))
-    return tuple(x.clone(memory_format=torch.contiguous_format) for x in solved)
+        return packed(handle_of(solver).solve(A, B, condition=condition))
+    X = B.new_zeros(*B.shape[:-2], A.shape[1], B.shape[-1])
+    residual = B.new_zeros(*B.shape[:-2], B.shape[-1], dtype=B.dtype.to_real())
+    return packed(solution("nothing to solve", X, residual))
 
 
-def empty_report(X: Tensor, B: Tensor) -> tuple[Tensor, ...]:
-    """Return what `report` returns for a solution of the shape of X, without values."""
-    counts = _of_each_column(B, torch.int64)
-    numbers = _of_each_column(B, B.dtype.to_real())
-    others = (counts, counts, numbers, numbers, numbers, counts)
-    return X, *(torch.empty_like(x) for x in others)
+def packed(solved: Solution) -> tuple[Tensor, Tensor]:
+    """Return what an op returns."""
+    value, *told = solved
+    return (
+        value.clone(memory_format=torch.contiguous_format),
+        torch.stack([x.double() for x in told], -2),
+    )
 
 
-def still(told: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
-    """Return the tangents of what is told: none."""
-    return tuple(torch.zeros_like(x) if x.is_floating_point() else None for x in told)
+def empty(X: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what `packed` returns for a solution X, without values."""
+    return X, B.new_empty(*B.shape[:-2], _ROWS, B.shape[-1], dtype=torch.float64)
 
 
-def as_rows(solved: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Make numbers a row each, so that they go through what brings batches together as X does."""
-    X, *numbers = solved
-    return X, *(x.detach().unsqueeze(-2) for x in numbers)
+def beside(dX: Tensor, report: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the tangents of both outputs, of which a report has none."""
+    return dX, torch.zeros_like(report)
 
 
-def from_rows(solved: tuple[Tensor, ...], B: Tensor) -> tuple[Tensor, Solution]:
-    """Return X, and the `Solution`, with numbers of the columns of B."""
-    X, *rows = solved
-    return X, Solution(X, *(x.squeeze(-1 if B.ndim == 1 else -2) for x in rows))
-
-
-def _of_each_column(B: Tensor, dtype: torch.dtype) -> Tensor:
-    return B.new_zeros(*B.shape[:-2], B.shape[-1], dtype=dtype)
+def unpacked(outputs: tuple[Tensor, Tensor], B: Tensor) -> Solution:
+    """Return the solution for B, with a number for each of its columns, or one for a vector."""
+    value, report = outputs
+    rows = report.detach().unbind(-1 if B.ndim == 1 else -2)
+    code, iterations, residual, condition, shift, method = rows
+    real = value.dtype.to_real()
+    return Solution(
+        value,
+        code.long(),
+        iterations.long(),
+        residual.to(real),
+        condition.to(real),
+        shift.to(real),
+        method.long(),
+    )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tsgu_func.kernels import triangular
 from tsgu_func.kernels.structure import Structure, structure_of
-from tsgu_func.ops.products import sddmm, spmm
+from tsgu_func.ops.products import STORED, sddmm, spmm
 from tsgu_func.registration.primitive import Primitive
 from tsgu_func.solvers.protocol import SolveError
 
@@ -27,7 +27,7 @@ __all__ = ["triangle", "triangular_solve"]
 triangle = Primitive(
     "tsgu_func::triangle(Tensor values, Tensor crow, Tensor col, SymInt cols,"
     " bool upper) -> Tensor",
-    groups={"S": ("crow", "col", "cols")},
+    groups=STORED,
 )
 
 
@@ -55,7 +55,7 @@ triangle.fold(values=1)
 triangular_solve = Primitive(
     "tsgu_func::triangular_solve(Tensor values, Tensor B, Tensor crow, Tensor col, SymInt cols,"
     " bool transpose, bool upper, bool unit) -> Tensor",
-    groups={"S": ("crow", "col", "cols")},
+    groups=STORED,
 )
 
 

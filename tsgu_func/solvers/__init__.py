@@ -1,11 +1,11 @@
 """Solvers of linear systems, one a file.  They know nothing of autograd."""
 
+from tsgu_func.cache import cache_info, cache_limit, clear_cache
 from tsgu_func.solvers.auto import Auto
 from tsgu_func.solvers.direct.cholesky import Cholesky
 from tsgu_func.solvers.direct.dense import DenseLU
 from tsgu_func.solvers.direct.pardiso import Pardiso
 from tsgu_func.solvers.direct.superlu import SuperLU
-from tsgu_func.solvers.factors import cache_info, cache_limit, clear_cache
 from tsgu_func.solvers.krylov.bicgstab import BiCGStab
 from tsgu_func.solvers.krylov.cg import CG
 from tsgu_func.solvers.krylov.gmres import GMRES

@@ -3,65 +3,42 @@
 A backward pass, a second right-hand side, a line search that returns to a point: all ask for a
 factor of values seen before.  What they hand over need not be the same tensor (a compiled graph
 may compute it anew), so a factor is found by comparing values, O(nnz) and exact: values that were
-changed in place simply do not match.  A factor goes when the memory of its values goes, or when
-the store exceeds its limit, oldest first.  One that exceeds the limit by itself is not kept: it
-would push out all others, and be factored again for each solve, which is what was asked for.
+changed in place simply do not match.  A factor goes when the memory of its values goes, or for the
+limit that all that is kept shares.
 
-What a factor leaves behind that may serve other values of its pattern, such as a symbolic analysis,
-can be put by until somebody takes it.  It goes with the pattern, and is the first to go for the
-limit.
+What a factor leaves behind that may serve other values of its pattern, as a symbolic analysis does,
+is kept until somebody takes it.  It goes with the pattern, and is the first to go for the limit.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 import weakref
-from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from tsgu_func.cache import Store
 from tsgu_func.kernels.structure import Structure
+from tsgu_func.solvers.protocol import same_solver
 from tsgu_func.solvers.stored import StoredMatrix
 
-__all__ = [
-    "CacheInfo",
-    "cache_info",
-    "cache_limit",
-    "clear_cache",
-    "prepared",
-    "put_by",
-    "spare",
-]
+__all__ = ["keep_analysis", "prepared", "take_analysis"]
 
-
-class CacheInfo(NamedTuple):
-    """What the store of factors holds and has done.
-
-    Attributes
-    ----------
-    hits, misses : int
-        How often a factor was found, and how often it had to be made.
-    entries, bytes : int
-        How many there are, and their size, with what is put by for other values.
-    limit : int
-        Bytes that they may take.
-    """
-
-    hits: int
-    misses: int
-    entries: int
-    bytes: int
-    limit: int
+_factors = Store("factors")
+_analyses = Store("analyses", rank=0)
+_numbers = itertools.count()
+_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _Factor:
     solver: Any
-    structure: weakref.ref[Any]
+    structure: weakref.ref[Structure]
     source: int  # address of the user's values
     values: Tensor  # a copy of them: the store does not keep the user's memory alive
     state: Any
@@ -70,12 +47,12 @@ class _Entry:
     def bytes(self) -> int:
         return self.values.nbytes + getattr(self.state, "bytes", 0)
 
+    def belongs(self, solver: Any, A: StoredMatrix) -> bool:
+        return self.structure() is A.structure and same_solver(self.solver, solver)
+
     def matches(self, solver: Any, A: StoredMatrix) -> bool:
         same = self.belongs(solver, A) and self.values.dtype == A.dtype
         return same and torch.equal(self.values, A.values)
-
-    def belongs(self, solver: Any, A: StoredMatrix) -> bool:
-        return self.solver == solver and self.structure() is A.structure
 
 
 class Prepares(Protocol):
@@ -86,122 +63,48 @@ class Prepares(Protocol):
         ...
 
 
-_entries: OrderedDict[int, _Entry] = OrderedDict()
-_spares: weakref.WeakKeyDictionary[Structure, tuple[Hashable, Any]] = weakref.WeakKeyDictionary()
-_lock = threading.RLock()
-_counts = {"hits": 0, "misses": 0, "key": 0}
-_limit = 2**31  # bytes
-
-
 def prepared(solver: Prepares, A: StoredMatrix) -> Any:
     """Return ``solver.init`` of the stored matrix, kept from before if its values are the same."""
-    stored = StoredMatrix(A.structure, A.values)
-    with _lock:
-        candidates = list(_entries.items())
-    for key, entry in reversed(candidates):
-        if entry.matches(solver, stored):
-            with _lock:
-                _counts["hits"] += 1
-                if key in _entries:
-                    _entries.move_to_end(key)
-            return entry.state
+    stored, kept = StoredMatrix(A.structure, A.values), _factors.items()
+    for key, factor in reversed(kept):
+        if factor.matches(solver, stored):
+            _factors.hits += 1
+            _factors.get(key)
+            return factor.state
     copy = StoredMatrix(A.structure, A.values.clone())
     state = solver.init(copy)
     source = A.values.data_ptr()
-    entry = _Entry(solver, weakref.ref(A.structure), source, copy.values, state)
-    stale = [k for k, e in candidates if e.belongs(solver, A) and e.source == source]
-    _keep(A.values, entry, stale)
+    factor = _Factor(solver, weakref.ref(A.structure), source, copy.values, state)
+    _factors.misses += 1
+    for key, old in kept:  # of values that were changed in place
+        if old.belongs(solver, A) and old.source == source:
+            _factors.drop(key)
+    # The owner is the storage, not the tensor: a kernel sees a tensor object of its own.
+    _factors.keep(next(_numbers), factor, owner=A.values.untyped_storage())
     return state
 
 
-def _keep(values: Tensor, entry: _Entry, stale: list[int]) -> None:
-    """Store an entry in the place of those whose values were changed in place."""
-    with _lock:
-        _counts["misses"] += 1
-        _counts["key"] += 1
-        key = _counts["key"]
-        for old in stale:
-            _entries.pop(old, None)
-        if entry.bytes > _limit:
-            return
-        _entries[key] = entry
-        _shrink()
-    # The storage, not the tensor: a kernel sees a tensor object of its own.
-    weakref.finalize(values.untyped_storage(), _entries.pop, key, None).atexit = False
+@dataclass(frozen=True)
+class _Analysis:
+    key: Hashable
+    state: Any
+
+    @property
+    def bytes(self) -> int:
+        return getattr(self.state, "bytes", 0)
 
 
-def put_by(structure: weakref.ref[Structure], key: Hashable, state: Any) -> None:
-    """Leave what may serve other values of a pattern, if that lives, in the place of what was."""
+def keep_analysis(structure: weakref.ref[Structure], key: Hashable, state: Any) -> None:
+    """Keep what may serve other values of a pattern, if that lives, in the place of what was."""
     if (pattern := structure()) is not None:
-        with _lock:
-            _spares.pop(pattern, None)
-            _spares[pattern] = key, state
-            _shrink_spares()
+        _analyses.keep(id(pattern), _Analysis(key, state), owner=pattern)
 
 
-def spare(structure: Structure, key: Hashable) -> Any:
-    """Take what was put by for a pattern under a key, or None: nobody else gets it."""
+def take_analysis(structure: Structure, key: Hashable) -> Any:
+    """Take what was kept for a pattern under a key, or None: nobody else gets it."""
     with _lock:
-        kept, state = _spares.get(structure, (None, None))
-        if kept != key:
+        kept = _analyses.get(id(structure))
+        if kept is None or kept.key != key:
             return None
-        del _spares[structure]
-        return state
-
-
-def _size() -> int:
-    # Over copies: a finalizer may remove an entry at any time.
-    states = [state for _, state in list(_spares.values())]
-    return sum(getattr(kept, "bytes", 0) for kept in [*_entries.values(), *states])
-
-
-def _shrink() -> None:
-    _shrink_spares()
-    while len(_entries) and _size() > _limit:
-        _entries.popitem(last=False)  # what it leaves is put by, or goes as well
-
-
-def _shrink_spares() -> None:
-    for pattern in list(_spares):
-        if _size() <= _limit:
-            return
-        _spares.pop(pattern, None)
-
-
-def cache_info() -> CacheInfo:
-    """Return how many factors are kept, their size in bytes, and how often one was found."""
-    with _lock:
-        return CacheInfo(_counts["hits"], _counts["misses"], len(_entries), _size(), _limit)
-
-
-def cache_limit(limit: int | None = None) -> int:
-    """Return how many bytes factors may take; with an argument, set it first.
-
-    Beyond it the oldest go.  0 keeps none: each solve factors anew.
-
-    Examples
-    --------
-    >>> from tsgu_func.solvers import cache_limit
-    >>> before = cache_limit()
-    >>> cache_limit(10**9)
-    1000000000
-    >>> cache_limit(before) == before
-    True
-    """
-    global _limit
-    if limit is not None:
-        if not isinstance(limit, int) or limit < 0:
-            raise ValueError(f"limit is a number of bytes, 0 or more; got {limit!r}")
-        with _lock:
-            _limit = limit
-            _shrink()
-    return _limit
-
-
-def clear_cache() -> None:
-    """Forget all factors, what they left to others, and the counts of `cache_info`."""
-    with _lock:
-        while len(_entries):
-            _entries.popitem()  # one by one: it may put something by
-        _spares.clear()
-        _counts.update(hits=0, misses=0)
+        _analyses.drop(id(structure))
+        return kept.state

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import functools
-import itertools
+import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from tsgu_func.cache import Store
 from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "SolveError",
     "Solver",
     "relative_residual",
+    "same_solver",
     "solution",
     "stacked",
 ]
@@ -117,7 +118,7 @@ class Solution(NamedTuple):
     shift : Tensor, shape ``(*batch, p)``
         What was added to the diagonal, relative to it, to complete a preconditioner; else 0.
     method : Tensor of int64, shape ``(*batch, p)``
-        Number of the solver that did it; `solver` is its name.
+        Number of the solver that did it, the same in every process; `solver` is its name.
     """
 
     value: Tensor
@@ -131,7 +132,7 @@ class Solution(NamedTuple):
     @property
     def solver(self) -> str:
         """The solver that did it, as it prints: what a front door chose is said here."""
-        return ", ".join(_names[int(i)] for i in self.method.unique())
+        return ", ".join(_name_of(int(number)) for number in self.method.unique())
 
     @property
     def result(self) -> Result:
@@ -148,16 +149,32 @@ class Solution(NamedTuple):
         text += f" after {steps} iterations" if steps else ""
         return f"{text}; {self.result.message}"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The names go along, for a process that has not met these solvers.
+        methods = self.method.unique().tolist() if isinstance(self.method, Tensor) else []
+        return _restored, (tuple(self), [_name_of(number) for number in methods])
 
-# Solvers by number, so that a tensor can say which it was.
-_names: list[str] = []
-_count = itertools.count()
+
+# Names of solvers by number, so that a tensor can say which it was.
+_names = Store("names of solvers", most=1024)
+_DIGEST = 6  # bytes: as large as a double holds exactly
 
 
-@functools.cache
-def _number(name: str) -> int:
-    _names.append(name)
-    return next(_count)
+def _number_of(name: str) -> int:
+    number = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=_DIGEST).digest())
+    if _names.get(number) is None:
+        _names.keep(number, name)
+    return number
+
+
+def _name_of(number: int) -> str:
+    return _names.get(number) or f"solver {number:x}, whose name is no longer kept"
+
+
+def _restored(parts: tuple[Any, ...], names: Sequence[str]) -> Solution:
+    for name in names:
+        _number_of(name)
+    return Solution(*parts)
 
 
 def solution(
@@ -182,7 +199,7 @@ def solution(
         residual,
         column(condition, residual.dtype),
         column(shift, residual.dtype),
-        column(_number(repr(solver)), torch.int64),
+        column(_number_of(solver if isinstance(solver, str) else repr(solver)), torch.int64),
     )
 
 
@@ -257,6 +274,26 @@ class Preconditioner(Protocol):
     def conj(self, state: Any) -> Any:
         """Return the state of conj(M), which preconditions conj(A)."""
         ...
+
+
+def same_solver(a: Any, b: Any) -> bool:
+    """Say whether two solvers or preconditioners are the same: one object, or equal in all fields.
+
+    Of dataclasses alone it is known what makes them equal.  Fields are compared safely: a tensor,
+    or whatever else has an equality of its own, is the same only if it is one object.
+    """
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, (bool, int, float, complex, str, type(None), torch.dtype)):
+        return a == b
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(map(same_solver, a, b))
+    if not dataclasses.is_dataclass(a):
+        return False
+    fields = (f.name for f in dataclasses.fields(a))
+    return all(same_solver(getattr(a, name), getattr(b, name)) for name in fields)
 
 
 def relative_residual(R: Tensor, B: Tensor) -> Tensor:

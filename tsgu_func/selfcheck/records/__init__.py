@@ -10,8 +10,8 @@ import torch
 from tsgu_func.selfcheck.records.base import Record
 from tsgu_func.selfcheck.records.indexed import indexed_primitive_records, indexed_public_records
 from tsgu_func.selfcheck.records.least_squares import lstsq_records
+from tsgu_func.selfcheck.records.operators import operator_records
 from tsgu_func.selfcheck.records.products import product_records
-from tsgu_func.selfcheck.records.reported import front_door_records
 from tsgu_func.selfcheck.records.systems import solve_records
 from tsgu_func.selfcheck.records.triangular import triangular_records
 
@@ -21,7 +21,7 @@ _KINDS = (
     product_records,
     triangular_records,
     solve_records,
-    front_door_records,
+    operator_records,
     lstsq_records,
     indexed_primitive_records,
     indexed_public_records,

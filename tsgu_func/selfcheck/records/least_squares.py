@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func import SparseMatrix, sparse_generic_lstsq, sparse_lstsq
-from tsgu_func.ops.least_squares import least_norm, least_squares, reported_least_squares
+from tsgu_func.ops.least_squares import least_norm, least_squares
 from tsgu_func.selfcheck.records.base import (
     Nodes,
     Record,
@@ -30,7 +30,6 @@ SQUARES = Nodes(
     {"least_norm": 1, "spmm": 1, "least_squares": 1, "sddmm": 1},
     ({"least_norm": 1, "spmm": 1, "least_squares": 1, "sddmm": 1}, {"least_norm": 1}),
 )
-REPORTED = SQUARES._replace(forward={"reported_least_squares": 1})
 # The cotangent of G is Z = least_squares(C).  That of the values is (C - A Z) H^H - Y Z^H where an
 # entry is stored: spmm(A, Z), H = least_squares(Y), and both outer products in one sddmm.
 NORM = Nodes(
@@ -64,29 +63,12 @@ def lstsq_records(dtype: torch.dtype) -> list[Record]:
 
         return Record(
             named("least_squares", transpose=transpose),
-            lambda v, B: least_squares(v, B, s.crow, s.col, s.cols, transpose, *keys),
+            lambda v, B: least_squares(v, B, s.crow, s.col, s.cols, transpose, *keys)[0],
             reference,
             (M.values, B),
             least_squares,
             compiles=not transpose,
             nodes=SQUARES,
-        )
-
-    def reported(transpose: bool) -> Record:
-        M = flat if transpose else A
-        s = M.pattern.structure
-        plain = squares(transpose)
-
-        def solved(v: Tensor, B: Tensor) -> Tensor:
-            return reported_least_squares(v, B, s.crow, s.col, s.cols, transpose, keys[0])[0]
-
-        return replace(
-            plain,
-            name=named("reported_least_squares", transpose=transpose),
-            function=solved,
-            primitive=reported_least_squares,
-            compiles=False,
-            nodes=REPORTED,
         )
 
     def norm(transpose: bool) -> Record:
@@ -147,14 +129,11 @@ def lstsq_records(dtype: torch.dtype) -> list[Record]:
             X = sparse_lstsq(A.with_values(v), B, **options)
             return X[0] if reports else X
 
-        nodes = REPORTED if reports else SQUARES
-        return replace(public(""), name=name, function=solved, compiles=reports, nodes=nodes)
+        return replace(public(""), name=name, function=solved, compiles=reports)
 
     return [
         squares(False),
         squares(True),
-        reported(False),
-        reported(True),
         norm(False),
         norm(True),
         public("LSMR"),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tsgu_func import SparseMatrix, sparse_generic_solve
-from tsgu_func.ops import keys
-from tsgu_func.ops.solve import generic_solve
+from tsgu_func import SparseMatrix, sparse_generic_solve, sparse_solve
+from tsgu_func.ops.solve import linear_solve
 from tsgu_func.selfcheck.records.base import (
     Nodes,
     Record,
@@ -24,14 +24,12 @@ from tsgu_func.selfcheck.records.base import (
 from tsgu_func.solvers import SuperLU
 from tsgu_func.utils import BICGSTABSettings, MINRESSettings, bicgstab, linear_cg, minres
 
-SUPERLU = keys.register_solver(SuperLU()).key
-
 # W = A^-H G is the cotangent of B; that of the values is -sddmm(W, conj X) with the same W.  The
 # solver is no part of it.
 SOLVE = Nodes(
-    {"generic_solve": 1},
-    {"generic_solve": 1, "sddmm": 1},
-    ({"generic_solve": 1, "sddmm": 1}, {"generic_solve": 1}),
+    {"linear_solve": 1},
+    {"linear_solve": 1, "sddmm": 1},
+    ({"linear_solve": 1, "sddmm": 1}, {"linear_solve": 1}),
 )
 
 
@@ -44,16 +42,18 @@ def solve_records(dtype: torch.dtype) -> list[Record]:
     H = SparseMatrix.from_dense(hermitian)
 
     def generic(transpose: bool, conjugate: bool) -> Record:
+        flags = transpose, conjugate, "SuperLU()", False
+
         def reference(v: Tensor, B: Tensor) -> Tensor:
             D = dense(conjugated(v) if conjugate else v, S)
             return eliminate(D.mT if transpose else D, B)
 
         return Record(
-            named("generic_solve", transpose=transpose, conjugate=conjugate),
-            lambda v, B: generic_solve(v, B, s.crow, s.col, s.cols, transpose, conjugate, SUPERLU),
+            named("linear_solve", transpose=transpose, conjugate=conjugate),
+            lambda v, B: linear_solve(v, B, s.crow, s.col, s.cols, *flags)[0],
             reference,
             (S.values, B),
-            generic_solve,
+            linear_solve,
             nodes=SOLVE,
         )
 
@@ -69,6 +69,13 @@ def solve_records(dtype: torch.dtype) -> list[Record]:
             nodes=SOLVE,
         )
 
+    def front(name: str, **options: Any) -> Record:
+        def solved(v: Tensor, B: Tensor) -> Tensor:
+            X = sparse_solve(S.with_values(v), B, **options)
+            return X[0] if options else X
+
+        return replace(public("", S), name=name, function=solved)
+
     hermitian_solvers: list[tuple[Any, dict[str, Any]]] = [
         (linear_cg, {"tolerance": 1e-14}),
         (minres, {"settings": MINRESSettings(minres_tolerance=1e-14)}),
@@ -77,6 +84,8 @@ def solve_records(dtype: torch.dtype) -> list[Record]:
         generic(False, False),
         generic(True, False),
         generic(True, True),
+        front("sparse_solve"),
+        front("sparse_solve info", return_info=True),
         public("SuperLU", S, solve=SuperLU()),
         public("transpose", S.T, solve=SuperLU()),
         public("user", S, solve=user),

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels.structure import Structure
-from tsgu_func.solvers import factors
 from tsgu_func.solvers.direct.base import Direct
+from tsgu_func.solvers.factors import keep_analysis, take_analysis
 from tsgu_func.solvers.protocol import SolveError
 from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import traits_of
@@ -156,7 +156,7 @@ def _known(structure: Structure, kind: int, matrix: Any) -> _Analysis | None:
     That of a general matrix is led by values, which it scales and moves large ones of to the
     diagonal.  It need not suit others; what comes of it is judged like any solution.
     """
-    analysis = factors.spare(structure, _key(kind))
+    analysis = take_analysis(structure, _key(kind))
     if analysis is not None:
         try:
             analysis.factorize(matrix)
@@ -174,7 +174,7 @@ def _kept(A: StoredMatrix, analysis: _Analysis, matrix: Any) -> _Factor:
 
 def _leave(structure: weakref.ref[Structure], analysis: _Analysis) -> None:
     analysis.solver.free_memory()  # that of the factor
-    factors.put_by(structure, analysis.key, analysis)
+    keep_analysis(structure, analysis.key, analysis)
 
 
 def _key(kind: int) -> tuple[Any, ...]:

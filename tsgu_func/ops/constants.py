@@ -1,0 +1,156 @@
+"""Python objects as constants of a compiled graph, guarded by what they are.
+
+A function that the compiler may call while it traces (`constant_when_traced`) returns what the
+graph then holds as a constant.  The compiler guards such a call badly: functions by their code
+alone, so that a closure which differs only in what it is closed over passes for the first one;
+objects that are made inside of the compiled function not at all, and it hands over an empty shell.
+
+So an object is taken apart by code that is traced, `taken_apart`, which asks for the `id` of
+whatever has an identity (on that the compiler does guard), and reads the fields of what was made
+inside.  What comes of it is a flat tuple, whose items the compiler can convert; `put_together`,
+which is called with it and not traced, returns the object.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import types
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsgu_func.registration.transforms import constant_when_traced
+
+__all__ = ["put_together", "taken_apart"]
+
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, type)
+_NUMBERS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+
+
+def taken_apart(x: Any) -> tuple[Any, ...]:
+    """Return what `put_together` makes an equal object of: a head, then all that belongs to it."""
+    if isinstance(x, Tensor):
+        raise TypeError(
+            "a tensor among the options of a solver cannot be part of a compiled graph: let the "
+            "solver be a function that is closed over it"
+        )
+    if isinstance(x, _NUMBERS):
+        return ("itself", x)
+    if isinstance(x, types.MethodType):
+        return ("method", *taken_apart(x.__func__), *taken_apart(x.__self__))
+    if isinstance(x, functools.partial):
+        flat = ("partial", *taken_apart(x.func), *taken_apart(tuple(x.args)))
+        return (*flat, *taken_apart(dict(x.keywords)))
+    if isinstance(x, (tuple, list)):
+        flat = ("sequence", type(x), len(x))
+        for item in x:
+            flat = (*flat, *taken_apart(item))
+        return flat
+    if isinstance(x, dict):
+        flat = ("dict", len(x))
+        for key in x:
+            flat = (*flat, key, *taken_apart(x[key]))
+        return flat
+    if not isinstance(x, _FUNCTIONS) and _made_inside(x, id(x)):
+        flat = ("dataclass", type(x))
+        for name in _field_names(type(x)):
+            flat = (*flat, *taken_apart(getattr(x, name)))
+        return flat
+    return ("known", x, id(x))
+
+
+def put_together(flat: tuple[Any, ...]) -> Any:
+    """Return the object that was taken apart."""
+    x, rest = _next(flat)
+    if rest:
+        raise ValueError(f"{len(rest)} items belong to nothing")
+    return x
+
+
+def _next(flat: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+    """Return the first object, and what follows it."""
+    head, first, rest = flat[0], flat[1], flat[2:]
+    if head == "itself":
+        return first, rest
+    if head == "known":
+        if isinstance(first, types.FunctionType) and id(first) != rest[0]:
+            _check_made_inside(first)
+        return first, rest[1:]
+    if head == "method":
+        (function, owner), rest = _several(flat[1:], 2)
+        return types.MethodType(function, owner), rest
+    if head == "partial":
+        (function, args, options), rest = _several(flat[1:], 3)
+        return functools.partial(function, *args, **options), rest
+    if head == "dataclass":
+        names = _field_names(first)
+        values, rest = _several(rest, len(names))
+        return _new(first, dict(zip(names, values, strict=True))), rest
+    if head == "dict":
+        items: dict[Any, Any] = {}
+        for _ in range(first):
+            items[rest[0]], rest = _next(rest[1:])
+        return items, rest
+    values, rest = _several(rest[1:], rest[0])
+    return (first(*values) if hasattr(first, "_fields") else first(values)), rest
+
+
+def _several(flat: tuple[Any, ...], count: int) -> tuple[list[Any], tuple[Any, ...]]:
+    values = []
+    for _ in range(count):
+        value, flat = _next(flat)
+        values.append(value)
+    return values, flat
+
+
+def _new(cls: Any, values: dict[str, Any]) -> Any:
+    """Make a dataclass of all its fields, those that its `__init__` does not take as well."""
+    given = {f.name: values[f.name] for f in dataclasses.fields(cls) if f.init}
+    made = cls(**given)
+    for name in values.keys() - given.keys():
+        object.__setattr__(made, name, values[name])
+    return made
+
+
+@constant_when_traced
+def _made_inside(x: Any, identity: int) -> bool:
+    """Say whether x was made by the function that is being compiled.
+
+    What is handed over then is a shell without attributes, whose `id` is not the one that traced
+    code was told.
+    """
+    inside = id(x) != identity
+    if inside and not dataclasses.is_dataclass(x):
+        raise TypeError(
+            f"the compiler cannot read a {type(x).__name__} that is made inside of a compiled "
+            f"function: make it outside, or make its class a dataclass"
+        )
+    return inside
+
+
+@constant_when_traced
+def _field_names(cls: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(cls))
+
+
+def _check_made_inside(function: Any) -> None:
+    """Refuse a function made inside that is closed over more than numbers and strings.
+
+    On those the compiler guards; on the identity of anything else it does not.
+    """
+    cells = {
+        name: cell.cell_contents
+        for name, cell in zip(
+            function.__code__.co_freevars, function.__closure__ or (), strict=True
+        )
+    }
+    defaults = dict(enumerate(function.__defaults__ or ())) | (function.__kwdefaults__ or {})
+    for name, held in (cells | defaults).items():
+        if not isinstance(held, _NUMBERS):
+            raise TypeError(
+                f"{function.__qualname__} is made inside of a compiled function and holds "
+                f"{name!r}, a {type(held).__name__}: the compiler would not notice another one; "
+                f"make the function outside, or take functools.partial of one made outside"
+            )

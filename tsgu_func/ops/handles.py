@@ -1,0 +1,334 @@
+"""What the key of a solve op stands for: a solver, or a user's function in the role of one."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsgu_func.cache import Store
+from tsgu_func.ops import keys
+from tsgu_func.solvers import warm
+from tsgu_func.solvers.factors import prepared
+from tsgu_func.solvers.iteration import check_policy, fail
+from tsgu_func.solvers.protocol import (
+    ConvergenceError,
+    Solution,
+    SolveError,
+    Solver,
+    relative_residual,
+    solution,
+    stacked,
+)
+from tsgu_func.solvers.stored import StoredMatrix
+
+__all__ = [
+    "FunctionHandle",
+    "SolverHandle",
+    "adjoint_key",
+    "handle_of",
+    "handle_of_function",
+    "handle_of_solver",
+    "handle_of_transposed",
+    "root_of",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class SolverHandle:
+    """A `Solver`, and what is done if it does not converge: "raise", "warn" or "ignore".
+
+    One state serves the matrix, its transpose and its conjugate.
+    """
+
+    key: str
+    solver: Solver
+    on_failure: str = "raise"
+
+    def solve(self, A: StoredMatrix, B: Tensor, *, condition: bool) -> Solution:
+        """Solve ``A X = B`` for B (n, p) or (b, n, p); the condition number takes more solves."""
+        compute = self._compute_in_full if condition else self._compute
+        solved = _in_members(compute, self.solver, A, B)
+        if solved.result.failed:
+            steps = int(solved.iterations.max())
+            fail(self.on_failure, ConvergenceError(solved.message, steps, solved.residual))
+        return solved
+
+    def _compute(self, A: StoredMatrix, B: Tensor) -> Solution:
+        return self._compute_with(self._state(A), A, B)
+
+    def _compute_in_full(self, A: StoredMatrix, B: Tensor) -> Solution:
+        state = self._state(A)
+        solution = self._compute_with(state, A, B)
+        if (estimate := getattr(self.solver, "condition", None)) is None:
+            return solution
+        condition = torch.as_tensor(estimate(state)).to(solution.condition)
+        return solution._replace(condition=condition.expand_as(solution.condition))
+
+    def _compute_with(self, state: Any, A: StoredMatrix, B: Tensor) -> Solution:
+        solution = self.solver.compute(state, B, warm.last(self.solver, A, B))
+        warm.keep(self.solver, A, solution.value)
+        return solution
+
+    def _state(self, A: StoredMatrix) -> Any:
+        solver = self.solver
+        if getattr(solver, "stateless", False) or not isinstance(A, StoredMatrix):
+            state = solver.init(replace(A, transpose=False, conjugate=False))
+        else:
+            state = prepared(solver, A)
+        state = solver.transpose(state) if A.transpose else state
+        return solver.conj(state) if A.conjugate else state
+
+    def adjoint(self) -> SolverHandle:
+        """Return itself: the state is transposed, not the solver."""
+        return self
+
+
+def _in_members(
+    compute: Callable[[StoredMatrix, Tensor], Solution], solver: Solver, A: StoredMatrix, B: Tensor
+) -> Solution:
+    """Hand a batch over whole to a solver that takes it, and else member by member."""
+    if B.ndim == 2 or getattr(solver, "takes_batches", False):
+        return compute(A, B)
+    pairs = zip(A.members(), B, strict=True)
+    return stacked([compute(member, b) for member, b in pairs])
+
+
+@dataclass(frozen=True, eq=False)
+class FunctionHandle:
+    """A user's ``solve(A, B, **options)``, and what he gave for the transposed system.
+
+    With `vector` the functions get a vector for one column; with `adjoints` this is the handle of
+    the adjoint system.
+    """
+
+    key: str
+    function: Callable[..., Tensor]
+    transposed: Callable[..., Tensor] | None
+    options: dict[str, Any]
+    vector: bool
+    adjoints: bool = False
+
+    def solve(self, A: StoredMatrix, B: Tensor, *, condition: bool = False) -> Solution:
+        """Solve, and compute the true residual; a function has no condition number to tell."""
+        X = self._called(A, B)
+        residual = relative_residual(B - A @ X, B)
+        return solution(keys.name_of(self.function), X, residual)
+
+    def _called(self, A: StoredMatrix, B: Tensor) -> Tensor:
+        """Call the function: all columns at once, the members of a batch one by one.
+
+        A function with the attribute `takes_batches` gets the `StoredMatrix` instead of a
+        ``torch.sparse_csr`` tensor, and a batch as it is: B (b, n, p).
+        """
+        transposed = self.transposed if self.adjoints else None
+        whole = transposed is None and getattr(self.function, "takes_batches", False)
+        if B.ndim == 3 and not whole:
+            pairs = zip(A.members(), B, strict=True)
+            return torch.stack([self._called(member, b) for member, b in pairs])
+        right = B.squeeze(-1) if self.vector and B.shape[-1] == 1 and not whole else B
+        if whole:
+            X = self.function(A, right, **self.options)
+        elif transposed is None:
+            X = self.function(A.to_csr(), right, **self.options)
+        else:
+            # Handed Aᴴ, to be solved by what takes M and solves with Mᵀ: M is conj(A).
+            X = transposed(A.T.to_csr(), right, **self.options)
+        shape = _solution_shape(A, right)
+        if not isinstance(X, Tensor) or X.shape != shape or X.dtype != B.dtype:
+            got = f"{tuple(X.shape)}, {X.dtype}" if isinstance(X, Tensor) else type(X).__name__
+            raise SolveError(
+                f"for B {tuple(right.shape)} a solver returns X with shape {shape} and dtype "
+                f"{B.dtype}; got {got}"
+            )
+        # A function may hand back its argument, or a view; an op must not.
+        return X.reshape(_solution_shape(A, B)).clone(memory_format=torch.contiguous_format)
+
+    def adjoint(self) -> FunctionHandle:
+        """Return the same functions in the other role, under a key of its own."""
+        key = self.key.removesuffix(_ADJOINT) if self.adjoints else self.key + _ADJOINT
+        return replace(self, adjoints=not self.adjoints, key=key)
+
+
+def _solution_shape(A: StoredMatrix, B: Tensor) -> tuple[int, ...]:
+    axis = 0 if B.ndim == 1 else B.ndim - 2
+    return (*B.shape[:axis], A.shape[1], *B.shape[axis + 1 :])
+
+
+# ---------------------------------------------------------------------------- from objects to keys
+
+_ADJOINT = "*"  # ends the key of an adjoint
+_VECTOR = "|vector"
+# Handles of objects of this library, by description.
+_described = Store("solvers", most=256)
+# Handles by their objects: an object that is held by a handle keeps its address.
+_by_object: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
+
+
+def handle_of_solver(solver: Any, on_failure: str = "raise") -> SolverHandle:
+    """Return the handle of a solver, which lives as long as it is held."""
+    at = id(solver), on_failure
+    if (known := _by_object.get(at)) is not None:
+        return known
+    if not isinstance(solver, Solver) or isinstance(solver, type):
+        hint = "call it" if isinstance(solver, type) else "a function is for sparse_generic_solve"
+        raise TypeError(f"solver is a Solver, such as CG(); got {solver!r}; {hint}")
+    check_policy(on_failure)
+    policy = "" if on_failure == "raise" else f"|{on_failure}"
+    described = _description(solver)
+    if described is None:
+        handle = SolverHandle(keys.new_name(keys.name_of(solver)) + policy, solver, on_failure)
+        _by_object[at] = handle
+        return keys.register(handle)
+    return _kept(SolverHandle(described + policy, solver, on_failure), at)
+
+
+def _kept(handle: Any, at: Any) -> Any:
+    if (known := _described.get(handle.key)) is not None:
+        return known
+    _described.keep(handle.key, handle)
+    _by_object[at] = handle
+    return handle
+
+
+def handle_of_function(
+    function: Callable[..., Tensor],
+    transposed: Callable[..., Tensor] | None,
+    options: dict[str, Any],
+    vector: bool,
+) -> FunctionHandle:
+    """Return the handle of a user's function, which lives as long as it is held."""
+    described = None if transposed is not None else _description_of_call(function, options)
+    at = id(function), id(transposed), vector, described
+    if (not options or described) and (known := _by_object.get(at)) is not None:
+        return known
+    if described is not None:
+        key = described + (_VECTOR if vector else "")
+        return _kept(FunctionHandle(key, function, None, options, vector), at)
+    key = keys.new_name(keys.name_of(function))
+    handle = FunctionHandle(key, function, transposed, options, vector)
+    if not options:
+        _by_object[at] = handle
+    return keys.register(handle)
+
+
+def handle_of_transposed(function: Callable[..., Tensor], vector: bool) -> FunctionHandle:
+    """Return the handle of what takes M and solves with Mᵀ, in its role: it is handed Aᴴ."""
+    key = keys.new_name(keys.name_of(function))
+    return keys.register(FunctionHandle(key, function, function, {}, vector, adjoints=True))
+
+
+def handle_of(key: str) -> Any:
+    """Return what a key stands for."""
+    if key.endswith(_ADJOINT):
+        return handle_of(key.removesuffix(_ADJOINT)).adjoint()
+    if keys.is_name(key):
+        return keys.named(key)
+    if (known := _described.get(key)) is not None:
+        return known
+    return _from_description(key)
+
+
+def root_of(key: str) -> Any:
+    """Return what must be kept alive for a key, and that of its adjoint, to stay valid."""
+    return handle_of(key.removesuffix(_ADJOINT))
+
+
+def adjoint_key(key: str) -> str:
+    """Return the key of the adjoint."""
+    return handle_of(key).adjoint().key
+
+
+# ------------------------------------------------------------------------------------ descriptions
+#
+# A description is a call in Python, of what `tsgu_func.solvers` or `tsgu_func.utils` have, with
+# numbers, strings and the like, or such calls again, for arguments.  It is not evaluated by Python,
+# so that a graph from elsewhere can call nothing else.
+
+
+def _description(x: Any) -> str | None:
+    """Return what describes a solver of this library in full; None for any other."""
+    if not _is_ours(type(x)):
+        return None
+    try:
+        text = repr(x)
+        return text if _evaluated(ast.parse(text, mode="eval").body) == x else None
+    except (SyntaxError, ValueError):  # it holds what a description cannot tell, as a function
+        return None
+
+
+def _description_of_call(function: Any, options: dict[str, Any]) -> str | None:
+    module = str(getattr(function, "__module__", ""))
+    if not module.startswith("tsgu_func.utils."):
+        return None
+    name = function.__name__
+    text = f"{name}({', '.join(f'{k}={v!r}' for k, v in options.items())})"
+    try:
+        call = ast.parse(text, mode="eval").body
+        same = _public(name) is function and _options(call) == options
+    except (SyntaxError, ValueError):
+        return None
+    return text if same else None
+
+
+def _from_description(key: str) -> Any:
+    text, policy, vector = key, "raise", key.endswith(_VECTOR)
+    if vector:
+        text = key.removesuffix(_VECTOR)
+    for name in ("warn", "ignore"):
+        if key.endswith(f"|{name}"):
+            text, policy = key.removesuffix(f"|{name}"), name
+    try:
+        call = ast.parse(text, mode="eval").body
+        target = _public(ast.unparse(call.func)) if isinstance(call, ast.Call) else None
+        if target is None:
+            raise ValueError(text)
+        if isinstance(target, type):
+            handle: Any = SolverHandle(key, _evaluated(call), policy)
+        else:
+            handle = FunctionHandle(key, target, None, _options(call), vector)
+    except (SyntaxError, ValueError, TypeError) as error:
+        raise LookupError(
+            f"this graph names the solver {text!r}, which this version of tsgu_func does not have"
+        ) from error
+    _described.keep(key, handle)
+    return handle
+
+
+def _is_ours(cls: type) -> bool:
+    return cls.__module__.startswith("tsgu_func.") and _find(cls.__name__) is cls
+
+
+def _find(name: str) -> Any:
+    """Return the solver, or the function of `utils` or its settings, that has a name."""
+    for package in ("solvers", "utils"):
+        module = importlib.import_module(f"tsgu_func.{package}")
+        if name in module.__all__:
+            return getattr(module, name)
+    return None
+
+
+def _public(name: str) -> Any:
+    if (found := _find(name)) is None:
+        raise ValueError(f"{name} is nothing that a description may call")
+    return found
+
+
+def _evaluated(node: ast.expr) -> Any:
+    if isinstance(node, ast.Call):
+        target = _public(ast.unparse(node.func))
+        if not isinstance(target, type):
+            raise ValueError(f"{target} is no solver, preconditioner or settings")
+        return target(*map(_evaluated, node.args), **_options(node))
+    return ast.literal_eval(node)
+
+
+def _options(node: ast.expr) -> dict[str, Any]:
+    assert isinstance(node, ast.Call)
+    return {str(option.arg): _evaluated(option.value) for option in node.keywords}

@@ -1,0 +1,91 @@
+"""Records of systems with a matrix that is known by its products, and of user's functions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tsgu_func import LinearOperator, sparse_solve
+from tsgu_func.ops.callback import Callback, callback
+from tsgu_func.ops.operators import Form, form_of, operator_solve
+from tsgu_func.selfcheck.records.base import (
+    Nodes,
+    Record,
+    conjugated,
+    eliminate,
+    named,
+    randn,
+)
+from tsgu_func.solvers import GMRES
+
+SOLVER = GMRES(rtol=1e-14)
+
+# The cotangent of the parameters is the function's own vjp, of the W that is that of B.
+OPERATOR = Nodes(
+    {"operator_solve": 1},
+    {"operator_solve": 1, "callback": 1},
+    ({"operator_solve": 1, "callback": 1}, {"operator_solve": 1}),
+)
+CALLBACK = Nodes({"callback": 1}, {"callback": 1}, ({"callback": 1},))
+
+
+def multiply(p: Tensor, x: Tensor) -> Tensor:
+    """Multiply with a matrix of two cyclic diagonals, the first by the parameters' square."""
+    return (4 + p * p) * x + x.roll(1)
+
+
+def _as_dense(p: Tensor) -> Tensor:
+    shift = torch.eye(len(p), dtype=p.dtype, device=p.device).roll(1, 0)
+    return torch.diag(4 + p * p) + shift
+
+
+def product_of_neighbours(x: Tensor) -> Tensor:
+    """Return a vector that is shorter, and not linear in x."""
+    return x[1:] * x[:-1] * x[0]
+
+
+# Held here, because a graph names them by keys.
+FORM = Form(multiply, *form_of(torch.zeros(3, dtype=torch.float64)))
+FORM_COMPLEX = Form(multiply, *form_of(torch.zeros(3, dtype=torch.complex128)))
+NEIGHBOURS = Callback(product_of_neighbours, 4, 3)
+
+
+def operator_records(dtype: torch.dtype) -> list[Record]:
+    """Return the records of operators, and of the functions that their derivatives call."""
+    p, B = randn(3, dtype=dtype, seed=5), randn(3, 2, dtype=dtype)
+    form = FORM_COMPLEX if dtype.is_complex else FORM
+
+    def operator(adjoint: bool) -> Record:
+        def reference(p: Tensor, B: Tensor) -> Tensor:
+            D = _as_dense(conjugated(p) if adjoint else p)
+            return eliminate(D.mT if adjoint else D, B)
+
+        return Record(
+            named("operator_solve", adjoint=adjoint),
+            lambda p, B: operator_solve(p, B, form.key, repr(SOLVER), adjoint)[0],
+            reference,
+            (p, B),
+            operator_solve,
+            compiles=not adjoint,
+            nodes=OPERATOR,
+        )
+
+    return [
+        operator(False),
+        operator(True),
+        Record(
+            "callback",
+            lambda x: callback(x, NEIGHBOURS.key),
+            product_of_neighbours,
+            (randn(4, dtype=dtype),),
+            callback,
+            nodes=CALLBACK,
+        ),
+        Record(
+            "sparse_solve operator",
+            lambda p, B: sparse_solve(LinearOperator(multiply, p), B, solver=SOLVER),
+            lambda p, B: eliminate(_as_dense(p), B),
+            (p, B),
+            nodes=OPERATOR,
+        ),
+    ]
