@@ -1,8 +1,8 @@
 """What every op owes its caller: inputs left alone, results of their own, graphs that hold."""
 
+import pickle
 import threading
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -210,8 +210,9 @@ def test_autocast(name, given, device):
     ],
 )
 def test_classes(function, name, others, dtype):
-    """They are autograd functions of the new kind, and `apply` is under every transform."""
+    """They are autograd functions by name, and `apply` is under every transform."""
     assert issubclass(function, torch.autograd.Function)
+    assert pickle.loads(pickle.dumps(function)) is function
     A, B = OPS[name].matrix(dtype), OPS[name].right(dtype)
     expected = OPS[name].function(A, B)
     assert_close(function.forward(A, B, *others), expected)
@@ -219,10 +220,6 @@ def test_classes(function, name, others, dtype):
     batch = torch.stack([B, 2 * B])
     mapped = torch.func.vmap(lambda B: function.apply(A, B, *others))(batch)
     assert_close(mapped, torch.stack([expected, 2 * expected]))
-    info = SimpleNamespace(batch_size=2, randomness="error")
-    by_rule, axis = function.vmap(info, (None, 0, *(None for _ in others)), A, batch, *others)
-    assert axis == 0
-    assert_close(by_rule, mapped)
 
     def curvature(f):
         slope = torch.func.grad(lambda v: f(A.with_values(v), B).abs().square().sum())
@@ -230,6 +227,14 @@ def test_classes(function, name, others, dtype):
 
     ours = curvature(lambda A, B: function.apply(A, B, *others))
     assert_close(ours, curvature(OPS[name].function))
+
+    loss = lambda f: lambda v: f(A.with_values(v), B).abs().square().sum()
+    compiled = torch.compile(
+        loss(lambda A, B: function.apply(A, B, *others)), backend="aot_eager", fullgraph=True
+    )
+    v = A.values.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(compiled(v), v)
+    assert_close(gradient, torch.autograd.grad(loss(OPS[name].function)(v), v)[0])
 
 
 # ------------------------------------------------------------------------ torch sparse tensors

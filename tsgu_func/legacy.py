@@ -1,35 +1,30 @@
-"""The ``autograd.Function`` face of an op, for code that calls ``.apply``."""
+"""The ``autograd.Function`` face of a function, for code that calls ``.apply``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 
 __all__ = ["OpFunction"]
 
 
-class OpFunction(torch.autograd.Function):
-    """A function whose derivatives are those of the primitives that its `forward` calls.
+class _Plain(type(torch.autograd.Function)):
+    """A kind of its own, so that the compiler takes `apply` for the plain function that it is.
 
-    `apply` goes straight to them: a primitive records at every level of a nesting, while an
+    What it takes for an ``autograd.Function`` it records with the `backward` of the class; here
+    there is none.
+    """
+
+
+class OpFunction(torch.autograd.Function, metaclass=_Plain):
+    """A function whose derivatives are those of the primitives that it calls.
+
+    `apply` is the function itself: a primitive records at every level of a nesting, while an
     ``autograd.Function`` recorded as such is zero under forward over forward.  So there is nothing
     to set up for a backward pass, and a batch is what the primitives make of it.
     """
 
-    @classmethod
-    def apply(cls, *args: Any, **kwargs: Any) -> Any:
-        """Apply, differentiably under every transform."""
-        return cls.forward(*args, **kwargs)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        """Keep nothing: the primitives keep what their rules use."""
-
-    @classmethod
-    def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls, info: Any, in_dims: Sequence[Any], *args: Any
-    ) -> Any:
-        """Map the primitives."""
-        return torch.func.vmap(cls.forward, tuple(in_dims), randomness=info.randomness)(*args), 0
+    apply: ClassVar[Callable[..., Any]]  # pyright: ignore[reportIncompatibleMethodOverride]
+    forward: ClassVar[Callable[..., Any]]  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -236,12 +236,4 @@ class SparseGenericLstsq(OpFunction):
     tensor([1., 1.])
     """
 
-    @staticmethod
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        A: SparseMatrix | Tensor,
-        B: Tensor,
-        lstsq: Solve | Solver | None = None,
-        transpose_lstsq: Solve | None = None,
-    ) -> Tensor:
-        """Solve."""
-        return sparse_generic_lstsq(A, B, lstsq, transpose_lstsq)
+    apply = forward = staticmethod(sparse_generic_lstsq)

@@ -338,16 +338,7 @@ class SparseTriangularSolve(OpFunction):
             [0.5000]])
     """
 
-    @staticmethod
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        A: SparseMatrix | Tensor,
-        B: Tensor,
-        upper: bool = True,
-        unitriangular: bool = False,
-        transpose: bool = False,
-    ) -> Tensor:
-        """Solve."""
-        return sparse_triangular_solve(A, B, upper, unitriangular, transpose)
+    apply = forward = staticmethod(sparse_triangular_solve)
 
 
 class SparseGenericSolve(OpFunction):
@@ -363,7 +354,7 @@ class SparseGenericSolve(OpFunction):
     """
 
     @staticmethod
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(
         A: SparseMatrix | Tensor,
         B: Tensor,
         solve: Callable[..., Tensor] | Solver | None = None,
@@ -372,3 +363,5 @@ class SparseGenericSolve(OpFunction):
     ) -> Tensor:
         """Solve."""
         return sparse_generic_solve(A, B, solve, transpose_solve, **(kwargs or {}))
+
+    apply = forward
