@@ -1,6 +1,8 @@
 """Random matrices: what is stored where, how likely, how well conditioned; errors."""
 
+import inspect
 import itertools
+import pickle
 
 import pytest
 import torch
@@ -306,6 +308,13 @@ def test_functions_of_one_layout(layout, kind):
     B = general((2, 6, 6), 12, layout, generator=seeded(), **options)
     assert A.layout == layout
     assert torch.equal(A.to_dense(), B.to_dense())
+    assert set(inspect.signature(function).parameters) == {"size", "nnz", "generator", *options} - {
+        "strict"
+    }
+    for unknown in ("strict", "layout", "values"):
+        with pytest.raises(TypeError, match=f"{function.__name__}.. got an unexpected .*{unknown}"):
+            function((3, 3), 3, **{unknown: True})
+    assert pickle.loads(pickle.dumps(function)) is function
 
 
 # --------------------------------------------------------------------------- positive definite

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec
 
 import torch
 from torch import Tensor
@@ -25,6 +29,10 @@ __all__ = [
 ]
 
 _CPU = torch.device("cpu")
+_STRICT = {"strict": True, "well_conditioned": False, "min_diag_value": 1.0}
+
+_Size = tuple[int, int] | tuple[int, int, int]
+_Options = ParamSpec("_Options")
 
 
 def rand_sparse(
@@ -189,17 +197,37 @@ def rand_sparse_tri(
 # ---------------------------------------------------------------------- one layout at a time
 
 
-def generate_random_sparse_coo_matrix(
-    size: tuple[int, int] | tuple[int, int, int],
-    nnz: int,
-    *,
-    indices_dtype: torch.dtype = torch.int64,
-    values_dtype: torch.dtype = torch.float32,
-    device: torch.device = _CPU,
-    well_conditioned: bool = False,
-    min_diag_value: float = 1.0,
-    generator: torch.Generator | None = None,
-) -> Tensor:
+def _in_layout(
+    general: Callable[Concatenate[Any, int, torch.layout, _Options], Tensor],
+    layout: torch.layout,
+    **fixed: Any,
+) -> Callable[[Callable[[], None]], Callable[Concatenate[_Size, int, _Options], Tensor]]:
+    """Return a decorator that makes `general` in one layout, with some options fixed, of a name.
+
+    What it decorates gives the name, the docstring and no code.
+    """
+    signature = inspect.signature(general)
+    taken = [p for name, p in signature.parameters.items() if name not in {"layout", *fixed}]
+    # Equal to what `general` has, but written as torchsparsegradutils does.
+    taken = [p.replace(default=(0.0, 1.0)) if p.name == "value_range" else p for p in taken]
+    options = {p.name for p in taken if p.kind is p.KEYWORD_ONLY}
+
+    def decorate(named: Callable[[], None]) -> Any:
+        @functools.wraps(named)
+        def draw(size: _Size, nnz: int, **given: Any) -> Tensor:
+            for name in given.keys() - options:
+                raise TypeError(f"{draw.__name__}() got an unexpected keyword argument {name!r}")
+            return general(size, nnz, layout, **given, **fixed)  # pyright: ignore
+
+        vars(draw)["__signature__"] = signature.replace(parameters=taken)
+        draw.__annotations__ = {p.name: p.annotation for p in taken} | {"return": "Tensor"}
+        return draw
+
+    return decorate
+
+
+@_in_layout(rand_sparse, torch.sparse_coo)
+def generate_random_sparse_coo_matrix() -> None:
     """Draw a sparse COO matrix: `rand_sparse` in that layout.
 
     Examples
@@ -208,24 +236,10 @@ def generate_random_sparse_coo_matrix(
     >>> generate_random_sparse_coo_matrix((3, 20, 30), 80).indices().shape
     torch.Size([3, 240])
     """
-    return rand_sparse(
-        size, nnz, torch.sparse_coo,
-        indices_dtype=indices_dtype, values_dtype=values_dtype, device=device,
-        well_conditioned=well_conditioned, min_diag_value=min_diag_value, generator=generator,
-    )  # fmt: skip
 
 
-def generate_random_sparse_csr_matrix(
-    size: tuple[int, int] | tuple[int, int, int],
-    nnz: int,
-    *,
-    indices_dtype: torch.dtype = torch.int64,
-    values_dtype: torch.dtype = torch.float32,
-    device: torch.device = _CPU,
-    well_conditioned: bool = False,
-    min_diag_value: float = 1.0,
-    generator: torch.Generator | None = None,
-) -> Tensor:
+@_in_layout(rand_sparse, torch.sparse_csr)
+def generate_random_sparse_csr_matrix() -> None:
     """Draw a sparse CSR matrix: `rand_sparse` in that layout.
 
     Examples
@@ -234,26 +248,10 @@ def generate_random_sparse_csr_matrix(
     >>> generate_random_sparse_csr_matrix((3, 20, 30), 80).col_indices().shape
     torch.Size([3, 80])
     """
-    return rand_sparse(
-        size, nnz, torch.sparse_csr,
-        indices_dtype=indices_dtype, values_dtype=values_dtype, device=device,
-        well_conditioned=well_conditioned, min_diag_value=min_diag_value, generator=generator,
-    )  # fmt: skip
 
 
-def generate_random_sparse_triangular_coo_matrix(
-    size: tuple[int, int] | tuple[int, int, int],
-    nnz: int,
-    *,
-    upper: bool = True,
-    indices_dtype: torch.dtype = torch.int64,
-    values_dtype: torch.dtype = torch.float32,
-    device: torch.device = _CPU,
-    value_range: tuple[float, float] = (0.0, 1.0),
-    well_conditioned: bool = False,
-    min_diag_value: float = 1.0,
-    generator: torch.Generator | None = None,
-) -> Tensor:
+@_in_layout(rand_sparse_tri, torch.sparse_coo, strict=False)
+def generate_random_sparse_triangular_coo_matrix() -> None:
     """Draw a triangular sparse COO matrix: `rand_sparse_tri` in that layout.
 
     Examples
@@ -263,27 +261,10 @@ def generate_random_sparse_triangular_coo_matrix(
     >>> A.is_coalesced(), bool((A.indices()[0] <= A.indices()[1]).all())
     (True, True)
     """
-    return rand_sparse_tri(
-        size, nnz, torch.sparse_coo, upper=upper, strict=False,
-        indices_dtype=indices_dtype, values_dtype=values_dtype, device=device,
-        value_range=value_range, generator=generator,
-        well_conditioned=well_conditioned, min_diag_value=min_diag_value,
-    )  # fmt: skip
 
 
-def generate_random_sparse_triangular_csr_matrix(
-    size: tuple[int, int] | tuple[int, int, int],
-    nnz: int,
-    *,
-    upper: bool = True,
-    indices_dtype: torch.dtype = torch.int64,
-    values_dtype: torch.dtype = torch.float32,
-    device: torch.device = _CPU,
-    value_range: tuple[float, float] = (0.0, 1.0),
-    well_conditioned: bool = False,
-    min_diag_value: float = 1.0,
-    generator: torch.Generator | None = None,
-) -> Tensor:
+@_in_layout(rand_sparse_tri, torch.sparse_csr, strict=False)
+def generate_random_sparse_triangular_csr_matrix() -> None:
     """Draw a triangular sparse CSR matrix: `rand_sparse_tri` in that layout.
 
     Examples
@@ -293,25 +274,10 @@ def generate_random_sparse_triangular_csr_matrix(
     >>> A.crow_indices()[-1], A.values().shape
     (tensor(12), torch.Size([12]))
     """
-    return rand_sparse_tri(
-        size, nnz, torch.sparse_csr, upper=upper, strict=False,
-        indices_dtype=indices_dtype, values_dtype=values_dtype, device=device,
-        value_range=value_range, generator=generator,
-        well_conditioned=well_conditioned, min_diag_value=min_diag_value,
-    )  # fmt: skip
 
 
-def generate_random_sparse_strictly_triangular_coo_matrix(
-    size: tuple[int, int] | tuple[int, int, int],
-    nnz: int,
-    *,
-    upper: bool = True,
-    indices_dtype: torch.dtype = torch.int64,
-    values_dtype: torch.dtype = torch.float32,
-    device: torch.device = _CPU,
-    value_range: tuple[float, float] = (0.0, 1.0),
-    generator: torch.Generator | None = None,
-) -> Tensor:
+@_in_layout(rand_sparse_tri, torch.sparse_coo, **_STRICT)
+def generate_random_sparse_strictly_triangular_coo_matrix() -> None:
     """Draw a strictly triangular sparse COO matrix: `rand_sparse_tri`, strict, in that layout.
 
     Examples
@@ -321,24 +287,10 @@ def generate_random_sparse_strictly_triangular_coo_matrix(
     >>> A.is_coalesced(), bool((A.indices()[0] < A.indices()[1]).all())
     (True, True)
     """
-    return rand_sparse_tri(
-        size, nnz, torch.sparse_coo, upper=upper, strict=True,
-        indices_dtype=indices_dtype, values_dtype=values_dtype, device=device,
-        value_range=value_range, generator=generator,
-    )  # fmt: skip
 
 
-def generate_random_sparse_strictly_triangular_csr_matrix(
-    size: tuple[int, int] | tuple[int, int, int],
-    nnz: int,
-    *,
-    upper: bool = True,
-    indices_dtype: torch.dtype = torch.int64,
-    values_dtype: torch.dtype = torch.float32,
-    device: torch.device = _CPU,
-    value_range: tuple[float, float] = (0.0, 1.0),
-    generator: torch.Generator | None = None,
-) -> Tensor:
+@_in_layout(rand_sparse_tri, torch.sparse_csr, **_STRICT)
+def generate_random_sparse_strictly_triangular_csr_matrix() -> None:
     """Draw a strictly triangular sparse CSR matrix: `rand_sparse_tri`, strict, in that layout.
 
     Examples
@@ -348,11 +300,6 @@ def generate_random_sparse_strictly_triangular_csr_matrix(
     >>> A.crow_indices()[-1], A.values().shape
     (tensor(12), torch.Size([12]))
     """
-    return rand_sparse_tri(
-        size, nnz, torch.sparse_csr, upper=upper, strict=True,
-        indices_dtype=indices_dtype, values_dtype=values_dtype, device=device,
-        value_range=value_range, generator=generator,
-    )  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------- checks
