@@ -8,7 +8,7 @@ import pytest
 
 from tsgu_func.bench import contenders, worker
 from tsgu_func.bench.problems import PROBLEMS, right_hand_side
-from tsgu_func.bench.solve import Row
+from tsgu_func.bench.rows import Row
 from tsgu_func.bench.worker import Measured, Worker
 
 SMALL = {"plane": 6, "space": 4, "anisotropic": 6, "convection": 6, "graph": 60}

@@ -13,8 +13,8 @@ import torch
 import tsgu_func
 from tsgu_func.__main__ import main
 from tsgu_func.selfcheck import command, jobs
+from tsgu_func.selfcheck.asked import DTYPES, Asked, spelled
 from tsgu_func.selfcheck.jobs import jobs_on
-from tsgu_func.selfcheck.options import DTYPES, Asked, spelled
 from tsgu_func.selfcheck.output import Outcome, as_json, as_markdown
 from tsgu_func.selfcheck.records import Record, all_records
 from tsgu_func.testing import Cell, Counterexample, Report, Verdict

@@ -13,7 +13,7 @@ from matplotlib.ticker import NullFormatter
 
 from tsgu_func.bench.contenders import OURS
 from tsgu_func.bench.problems import PROBLEMS
-from tsgu_func.bench.solve import Row
+from tsgu_func.bench.rows import Row
 
 __all__ = ["draw"]
 

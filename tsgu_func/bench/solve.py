@@ -9,47 +9,20 @@ process.  The residual is computed by SciPy, from the solution: only what reache
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
 from tsgu_func.bench.contenders import OURS, OWN, PEERS, contender
 from tsgu_func.bench.problems import PROBLEMS
+from tsgu_func.bench.rows import GOAL, Row
 from tsgu_func.bench.worker import Measured, Worker
 
-__all__ = ["REPEATS", "Row", "add_arguments", "run"]
+__all__ = ["REPEATS", "add_arguments", "run"]
 
 REPEATS = 3
-_GOAL = 1e-8
 _DIRECTIONS = {"forward": False, "forward+backward": True}
-
-
-class Row(NamedTuple):
-    """The measurements of a contender for a problem of one size, in one direction."""
-
-    contender: str
-    problem: str
-    n: int
-    direction: str
-    measured: tuple[Measured, ...]
-
-    @property
-    def seconds(self) -> float:
-        """The median."""
-        return statistics.median(m.seconds for m in self.measured)
-
-    @property
-    def last(self) -> Measured:
-        """The last measurement."""
-        return self.measured[-1]
-
-    @property
-    def counts(self) -> bool:
-        """Whether all solutions are good enough to be compared."""
-        return all(not m.failure and m.residual <= _GOAL for m in self.measured)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
     names = [OURS, *options.solvers, *([] if options.no_peers else _present())]
     print(
         f"float64, {torch.get_num_threads()} threads, median of {options.repeats}; a solve counts "
-        f"if |b - A x| / |b| <= {_GOAL:g}; memory is the growth of the largest resident size"
+        f"if |b - A x| / |b| <= {GOAL:g}; memory is the growth of the largest resident size"
     )
     rows: list[Row] = []
     for problem in options.problems:

@@ -25,8 +25,8 @@ from tsgu_func.demo.images import (
 )
 from tsgu_func.demo.maps import inverse_diagonal, inverse_entries, mean_weight, sensitivity
 from tsgu_func.demo.newton import MOST_STEPS, Iterate, minimize
-from tsgu_func.demo.options import Settings, longer_side
 from tsgu_func.demo.risk import random_signs, sure, sure_frozen
+from tsgu_func.demo.settings import Settings, longer_side
 from tsgu_func.solvers import cache_info
 
 __all__ = ["run_demo"]

@@ -6,25 +6,14 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Settings", "add_arguments", "run"]
+from tsgu_func.demo.settings import FULL, Settings
 
-_FULL, _QUICK = 256, 96  # pixels along the longer side
+__all__ = ["add_arguments", "run"]
+
+_QUICK = 96  # pixels along the longer side
 _FORMATS = (".png", ".pdf", ".svg")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What to do; `size` is ``None`` for that of the image, up to `_FULL`."""
-
-    noise: float
-    seed: int
-    classes: int
-    size: int | None
-    image: Path | None
-    out: Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_whole(32, 512),
         metavar="N",
         help=f"pixels along the longer side, 32 to 512 (default: as many as the image has, "
-        f"up to {_FULL}; 512 takes minutes and 6 GB)",
+        f"up to {FULL}; 512 takes minutes and 6 GB)",
     )
     add(
         "--noise",
@@ -114,11 +103,6 @@ def _settings(options: argparse.Namespace) -> Settings:
         image=options.input,
         out=out,
     )
-
-
-def longer_side(shape: tuple[int, int], size: int | None) -> int:
-    """Return how many pixels the longer side is to have."""
-    return size or min(max(shape), _FULL)
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:

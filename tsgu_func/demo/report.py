@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from tsgu_func.demo.options import Settings
+from tsgu_func.demo.settings import Settings
 
 __all__ = [
     "Advance",

@@ -12,8 +12,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from tsgu_func.selfcheck.asked import Asked, OptionError
 from tsgu_func.selfcheck.jobs import Job, created_on, devices_of, jobs_on
-from tsgu_func.selfcheck.options import Asked, OptionError
 from tsgu_func.selfcheck.output import Outcome, as_json, as_markdown, show
 from tsgu_func.testing.checker.comparison import Verdict
 from tsgu_func.testing.checker.report import Cell, Report

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from tsgu_func.selfcheck.options import DEVICES, DTYPES, Asked, OptionError, spelled
+from tsgu_func.selfcheck.asked import DEVICES, DTYPES, Asked, OptionError, spelled
 from tsgu_func.selfcheck.records import Record, all_records
 from tsgu_func.testing.checker.check_rules import GROUPS, Settings, iterate_cells, plan
 from tsgu_func.testing.checker.checks import CHECKS, Check
@@ -134,7 +134,7 @@ def jobs_on(device: str, asked: Asked) -> list[Job]:
     Examples
     --------
     >>> from tsgu_func.selfcheck.jobs import jobs_on
-    >>> from tsgu_func.selfcheck.options import Asked
+    >>> from tsgu_func.selfcheck.asked import Asked
     >>> [job.name for job in jobs_on("cpu", Asked(ops=("gather_mm",), dtypes=("float64",)))]
     ['gather_mm sorted', 'gather_mm unsorted']
     """

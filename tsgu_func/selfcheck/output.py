@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 import tsgu_func
-from tsgu_func.selfcheck.options import DTYPES, Asked, spelled
+from tsgu_func.selfcheck.asked import DTYPES, Asked, spelled
 from tsgu_func.testing.checker.check_rules import GROUPS
 from tsgu_func.testing.checker.comparison import Verdict
 from tsgu_func.testing.checker.report import Cell, Report, markdown, worst
