@@ -1,6 +1,8 @@
 """Primitive as public API: what users may define, and what they are told when a rule is missing."""
 
 import math
+import sys
+import types
 
 import pytest
 import torch
@@ -213,11 +215,6 @@ def test_batched_index_is_refused():
         )
 
 
-def test_namesake_schema_is_refused_by_torch(bare):
-    with pytest.raises(RuntimeError, match="cube"):
-        cube()
-
-
 def test_a_saved_output_makes_no_reference_cycle():
     import gc
     import weakref
@@ -244,3 +241,359 @@ def test_kernel_of_one_device():
     p.kernel_on("cpu")(lambda x: x + 2)
     p.fake(torch.empty_like)
     assert_close(p(X), X + 2)
+
+
+# ------------------------------------------------------------------------- the schemas it serves
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ("(Tensor(a!) x) -> Tensor", "no argument is modified"),
+        ("(Tensor(a) x) -> Tensor(a)", "no output is a view"),
+        ("(Tensor x) -> ()", "returns one Tensor"),
+        ("(Tensor x) -> int", "returns one Tensor"),
+        ("(Tensor x) -> Tensor[]", "returns one Tensor"),
+        ("(Tensor x) -> (Tensor, int)", "returns one Tensor"),
+        ("(Tensor?[] x) -> Tensor", "argument 'x' may hold tensors"),
+        ("(Tensor[]? x) -> Tensor", "argument 'x' may hold tensors"),
+        ("(Dict(str, Tensor) x) -> Tensor", "argument 'x' may hold tensors"),
+        ("(Any x) -> Tensor", "argument 'x' may hold tensors"),
+        ("(*, Tensor x) -> Tensor", "tensor 'x' is keyword-only"),
+        (".overload(Tensor x) -> Tensor", "no overload name"),
+    ],
+)
+def test_a_schema_that_is_not_served_is_refused(schema, reason):
+    with pytest.raises(ValueError, match=f"^tests::refused.*{reason}"):
+        Primitive(f"tests::refused{schema}")
+    assert not hasattr(torch.ops.tests, "refused")
+
+
+def test_an_op_of_somebody_else_is_not_taken_over():
+    library = torch.library.Library("tests", "FRAGMENT")
+    library.define("foreign(Tensor x) -> Tensor")
+    library.impl("foreign", torch.sin, "CompositeExplicitAutograd")
+    for name in ("aten::sin", "tests::foreign", "tests::foreign"):
+        with pytest.raises(RuntimeError, match="multiple times"):
+            Primitive(f"{name}(Tensor x) -> Tensor")
+    assert_close(torch.ops.tests.foreign(X), X.sin())
+
+
+def test_a_namesake_in_another_module_is_refused(bare):
+    with pytest.raises(RuntimeError, match="multiple times"):
+        exec('Primitive("tests::cube(Tensor x) -> Tensor")', {"Primitive": Primitive})
+    assert_close(bare(X), X**3)
+
+
+TRANSFORMS = {
+    "value": lambda f: f(X),
+    "backward": lambda f: torch.autograd.functional.jacobian(f, X),
+    "jacrev": lambda f: jacrev(f)(X),
+    "jvp": lambda f: jvp(f, (X,), (X + 1,)),
+    "hessian": lambda f: hessian(f)(X),
+    "forward twice": lambda f: jacfwd(jacfwd(f))(X),
+    "reverse twice": lambda f: jacrev(jacrev(f))(X),
+    "vmap": lambda f: vmap(f)(torch.stack([X, X + 1])),
+    "per sample": lambda f: vmap(jacrev(f))(torch.stack([X, X + 1])),
+    "batch inside": lambda f: jacfwd(vmap(f))(torch.stack([X, X + 1])),
+    "compiled": lambda f: torch.compile(f, fullgraph=True, backend="aot_eager")(X),
+    "compiled jacrev": lambda f: torch.compile(jacrev(f), fullgraph=True, backend="aot_eager")(X),
+}
+every_transform = pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+
+
+def along_axis(size, *args):
+    """Give each tensor the mapped axis, in front."""
+    return [x.expand(size, *x.shape) if d is None else x.movedim(d, 0) for x, d in args]
+
+
+@pytest.fixture(scope="module")
+def power():
+    """X -> a x^n + m, with defaults and arguments that are keyword-only."""
+    p = Primitive("tests::power(Tensor x, int n=3, float a=1., *, int m=5, bool double) -> Tensor")
+
+    @p.kernel
+    def _(x, n, a, m, *, double):
+        return (a * x**n + m) * (1 + double)
+
+    p.fake(lambda x, n, a, m, double: torch.empty_like(x))
+    slope = lambda x, n, a, double: a * (1 + double) * n * x ** (n - 1)
+    p.vjp("x")(lambda ct, x, n, a, double: ct * slope(x, n, a, double))
+    p.jvp("x")(lambda tangent, x, n, a, double: tangent * slope(x, n, a, double))
+    p.fold(x=0)
+    p.autocast("float32")
+    return p
+
+
+POWERS = {
+    "all left out": (lambda p, x: p(x, double=False), lambda x: x**3 + 5),
+    "the default": (lambda p, x: p(x, 3, 1.0, m=5, double=False), lambda x: x**3 + 5),
+    "all given": (lambda p, x: p(x, 2, 3.0, m=1, double=True), lambda x: 6 * x**2 + 2),
+    "one by name": (lambda p, x: p(x, a=3.0, double=True), lambda x: 6 * x**3 + 10),
+}
+
+
+@every_transform
+@pytest.mark.parametrize("how", POWERS)
+def test_defaults_and_keywords(power, how, transform):
+    call, reference = POWERS[how]
+    assert_close(transform(lambda x: call(power, x)), transform(reference))
+
+
+@pytest.mark.parametrize("keywords", [{"double": False}, {"double": True, "m": 1}])
+def test_defaults_and_keywords_pass_opcheck(power, keywords):
+    torch.library.opcheck(power.op, (X.clone().requires_grad_(),), keywords)
+
+
+def test_autocast_hands_keywords_on(power):
+    with torch.autocast("cpu"):
+        assert power(X.bfloat16(), 2, m=1, double=True).dtype == torch.float32
+
+
+@pytest.fixture(scope="module")
+def scale():
+    """x^3 y, or x^3."""
+    p = Primitive("tests::scale(Tensor x, Tensor? y=None) -> Tensor")
+    p.kernel(lambda x, y: x**3 if y is None else x**3 * y)
+    p.fake(lambda x, y: torch.empty_like(x))
+    times = lambda z, y: z if y is None else z * y
+    p.vjp("x")(lambda ct, x, y: times(3 * ct * x * x, None if y is None else y))
+    p.vjp("y")(lambda ct, x: ct * x**3)
+    p.jvp("x")(lambda tangent, x, y: times(3 * tangent * x * x, y))
+    p.jvp("y")(lambda tangent, x: tangent * x**3)
+
+    @p.batch
+    def _(size, dims, args):
+        if args.y is None:
+            return p(args.x.movedim(dims.x, 0)), 0
+        return p(*along_axis(size, *zip(args, dims, strict=True))), 0
+
+    return p
+
+
+SCALES = {
+    "left out": (lambda p, x: p(x), lambda x: x**3),
+    "None": (lambda p, x: p(x, None), lambda x: x**3),
+    "given": (lambda p, x: p(x, x.sin()), lambda x: x**3 * x.sin()),
+    "constant": (lambda p, x: p(x, X), lambda x: x**3 * X),
+    "alone": (lambda p, x: p(X, x), lambda x: X**3 * x),
+}
+
+
+@every_transform
+@pytest.mark.parametrize("how", SCALES)
+def test_a_tensor_that_may_be_left_out(scale, how, transform):
+    call, reference = SCALES[how]
+    assert_close(transform(lambda x: call(scale, x)), transform(reference))
+
+
+@pytest.mark.parametrize("y", [None, X])
+def test_a_tensor_that_may_be_left_out_passes_opcheck(scale, y):
+    torch.library.opcheck(scale.op, (X.clone().requires_grad_(), y))
+
+
+@pytest.fixture(scope="module")
+def join():
+    """Concatenation of lists, scaled by y."""
+    p = Primitive("tests::join(Tensor[] xs, Tensor y, int n=1) -> Tensor")
+
+    @p.kernel
+    def _(xs, y, n):
+        return n * torch.cat(xs, -1) * y
+
+    @p.fake
+    def _(xs, y, n):
+        return torch.cat(xs, -1)
+
+    @p.vjp("xs")
+    def _(ct, xs, y, n):
+        return [c * n * y for c in ct.split([x.shape[-1] for x in xs], -1)]
+
+    @p.vjp("y")
+    def _(ct, xs, n):
+        return (ct * n * torch.cat(xs, -1)).sum(-1, keepdim=True)
+
+    p.linear_in("xs", "y")
+
+    @p.batch
+    def _(size, dims, args):
+        *xs, y = along_axis(size, *zip((*args.xs, args.y), (*dims.xs, dims.y), strict=True))
+        return p(xs, y, args.n), 0
+
+    return p
+
+
+JOINTS = {
+    "one": (lambda p, x: p([x], X[:1]), lambda x: x * X[:1]),
+    "two": (lambda p, x: p([x, x.sin()], X[:1], 2), lambda x: 2 * torch.cat([x, x.sin()]) * X[:1]),
+    "partly": (lambda p, x: p([X, x, X], X[:1]), lambda x: torch.cat([X, x, X]) * X[:1]),
+    "beside": (lambda p, x: p([X, X], x[1:]), lambda x: torch.cat([X, X]) * x[1:]),
+    "all": (lambda p, x: p([x, X, x], x[1:]), lambda x: torch.cat([x, X, x]) * x[1:]),
+}
+
+
+@every_transform
+@pytest.mark.parametrize("how", JOINTS)
+def test_a_list_of_tensors(join, how, transform):
+    call, reference = JOINTS[how]
+    assert_close(transform(lambda x: call(join, x)), transform(reference))
+
+
+def test_a_list_of_tensors_passes_opcheck(join):
+    x = X.clone().requires_grad_()
+    torch.library.opcheck(join.op, ([x, X, x], X[:1]))
+
+
+def test_a_list_is_not_folded(join):
+    p = Primitive("tests::folded_list(Tensor[] xs, Tensor y) -> Tensor")
+    p.kernel(lambda xs, y: xs[0] * y)
+    p.fake(lambda xs, y: torch.empty_like(y))
+    p.fold(y=0)
+    assert_close(vmap(lambda y: p([X], y))(torch.stack([X, X])), torch.stack([X * X] * 2))
+    with pytest.raises(NotImplementedError, match="cannot be mapped over its argument 'xs'"):
+        vmap(lambda x: p([X[0], x], X[0]))(X)
+
+
+# ------------------------------------------------------------------- what rules and kernels return
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (lambda ct: ct.expand(2, 2), r"shape \(2,\); got \(2, 2\)"),
+        (lambda ct: ct[:1], r"shape \(2,\); got \(1,\)"),
+        (lambda ct: ct.sum(), r"shape \(2,\); got \(\)"),
+        (lambda ct: (ct, ct), "a tensor or None; got tuple"),
+        (lambda ct: 3.0, "a tensor or None; got float"),
+    ],
+)
+def test_what_a_rule_returns_is_checked(rule, message):
+    p = Primitive("tests::checked(Tensor x) -> Tensor")
+    p.kernel(torch.clone)
+    p.fake(torch.empty_like)
+    p.vjp("x")(rule)
+    p.jvp("x")(lambda tangent: rule(tangent))
+    f = lambda x: p(x).sum()
+    for use in (
+        lambda: f(X.clone().requires_grad_()).backward(),
+        lambda: grad(f)(X),
+        lambda: vmap(grad(f))(torch.stack([X, X])),
+        lambda: jvp(p, (X,), (X,)),
+    ):
+        p.fold(x=0)
+        with pytest.raises(ValueError, match=rf"tests::checked: .* rule of \('x',\).*{message}"):
+            use()
+
+
+@pytest.mark.parametrize("parts", [1, 3, None])
+def test_how_much_a_rule_returns_is_checked(parts):
+    p = Primitive("tests::counted(Tensor x, Tensor y) -> (Tensor, Tensor)")
+    p.kernel(lambda x, y: (x + y, x - y))
+    p.fake(lambda x, y: (torch.empty_like(x), torch.empty_like(x)))
+    returned = X if parts is None else (X,) * parts
+    p.vjp("x", "y")(lambda needs, ct: returned)
+    p.jvp("x")(lambda tangent: returned)
+    got = "Tensor" if parts is None else f"a tuple of {parts}"
+    message = f"tests::counted: .*a tuple of 2, with None for zero; got {got}"
+    with pytest.raises(ValueError, match=message):
+        p(X.clone().requires_grad_(), X)[0].sum().backward()
+    with pytest.raises(ValueError, match=message):
+        jvp(lambda x: p(x, X), (X,), (X,))
+
+
+def in_place(x):
+    values = x.numpy()
+    values *= 1
+    return torch.from_numpy(values[1:]), x.sin()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "whose"),
+    [
+        (lambda x: (x, x.sin()), "argument 'x'"),
+        (lambda x: (x.sin(), x[1:]), "argument 'x'"),
+        (lambda x: x.sin().expand(2, 2).unbind(), "output 0"),
+        (in_place, "argument 'x'"),
+    ],
+)
+def test_outputs_are_new(kernel, whose):
+    p = Primitive("tests::fresh(Tensor x) -> (Tensor, Tensor)")
+    p.kernel(kernel)
+    p.fake(lambda x: (torch.empty_like(x), torch.empty_like(x)))
+    with pytest.raises(RuntimeError, match=f"tests::fresh: the kernel .*{whose}; return a clone"):
+        p(X.clone())
+
+
+def test_shapes_are_new():
+    p = Primitive("tests::fresh_shapes(Tensor x) -> Tensor")
+    p.kernel(torch.clone)
+    p.fake(lambda x: x.view(-1))
+    with pytest.raises(RuntimeError, match=r"tests::fresh_shapes: the shape rule .*argument 'x'"):
+        torch.compile(p, fullgraph=True, backend="aot_eager")(X)
+
+
+# ----------------------------------------------------------------------------- defined once more
+
+CELL = """
+cell = Primitive("tests::cell(Tensor x) -> Tensor")
+cell.kernel(lambda x: {factor} * x**3)
+cell.fake(torch.empty_like)
+cell.vjp("x")(lambda ct, x: {factor} * 3 * ct * x * x)
+cell.jvp("x")(lambda tangent, x: {factor} * 3 * tangent * x * x)
+cell.fold(x=0)
+"""
+
+
+def run_cell(factor, notebook):
+    exec(CELL.format(factor=factor), notebook)
+    return notebook["cell"]
+
+
+def test_a_cell_is_run_again(monkeypatch):
+    module = types.ModuleType("notebook")
+    monkeypatch.setitem(sys.modules, "notebook", module)
+    notebook = vars(module)
+    notebook |= {"Primitive": Primitive, "torch": torch}
+    first = run_cell(1.0, notebook)
+    f = eval("lambda x: cell(x).sum()", notebook)
+    compiled = torch.compile(grad(f), fullgraph=True, backend="aot_eager")
+    of_first = torch.compile(lambda x: first(x).sum(), fullgraph=True, backend="aot_eager")
+    held, recorded = first.op, first(X.clone().requires_grad_()).sum()
+
+    def gradients():
+        x, y = (X.clone().requires_grad_() for _ in range(2))
+        f(x).backward()
+        of_first(y).backward()
+        return (
+            x.grad,
+            y.grad,
+            grad(f)(X),
+            compiled(X),
+            jacfwd(f)(X),
+            vmap(grad(f))(X[None])[0],
+            grad(lambda x: held(x).sum())(X),
+        )
+
+    for factor in (1.0, 2.0, 3.0):
+        if factor > 1:
+            run_cell(factor, notebook)
+        assert_close(gradients(), (3 * factor * X * X,) * 7)
+        assert_close(first(X), factor * X**3)
+    for old in (
+        recorded.backward,
+        lambda: first.vjp("x")(lambda ct: ct),
+        lambda: first.kernel(torch.clone),
+    ):
+        with pytest.raises(RuntimeError, match="tests::cell has been defined again"):
+            old()
+
+
+def test_another_schema_in_a_cell_that_is_run_again():
+    first = Primitive("tests::schema(Tensor x) -> Tensor")
+    first.kernel(torch.clone)
+    first.kernel_on("cpu")(torch.clone)
+    held = first.op
+    again = Primitive("tests::schema(Tensor x, int n=2) -> Tensor")
+    again.kernel(lambda x, n: n * x)
+    for op in (again, first, held, torch.ops.tests.schema):
+        assert_close((op(X), op(X, 3)), (2 * X, 3 * X))

@@ -29,12 +29,13 @@ class Fold:
     def __call__(self, size: int, dims: Any, args: Any) -> Any:
         """Apply the op to arguments that are mapped over where `dims` names an axis."""
         given, dims = args._asdict(), dims._asdict()
-        mapped = {n: given[n].movedim(d, 0) for n, d in dims.items() if d is not None}
-        if wrong := [name for name in mapped if name not in self.ranks]:
+        moved = {n: d for n, d in dims.items() if d is not None and not _is_still(d)}
+        if wrong := [name for name in moved if name not in self.ranks]:
             raise NotImplementedError(
                 f"{self.name} cannot be mapped over its argument {wrong[0]!r}, only over "
                 f"{tuple(self.ranks)}"
             )
+        mapped = {n: given[n].movedim(d, 0) for n, d in moved.items()}
         if all(rank == 0 for rank in self.ranks.values()):
             return self._elementwise(given, mapped)
         if list(mapped) == [self.columns]:
@@ -74,3 +75,8 @@ class Fold:
         if inner:
             return self._call(given, lambda out: out.unflatten(0, (size, inner[0])), 0)
         return self._call(given, lambda out: out, 0)
+
+
+def _is_still(dim: Any) -> bool:
+    """Whether a list of tensors is mapped over in none of them."""
+    return isinstance(dim, (list, tuple)) and all(d is None for d in dim)

@@ -22,6 +22,9 @@ The private names of PyTorch that this takes are in `transforms`.
 
 from __future__ import annotations
 
+import secrets
+import sys
+import weakref
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -31,11 +34,15 @@ from torch import Tensor
 
 from tsgu_func.registration import transforms
 from tsgu_func.registration.batching import Fold
-from tsgu_func.registration.rules import GIVEN, ByName, Joint, LinearRule, Rule, parameters_of
+from tsgu_func.registration.fresh import check_fresh, memory, storage
+from tsgu_func.registration.recording import Plan, single_level_function
+from tsgu_func.registration.rules import GIVEN, ByName, Joint, LinearRule, Rule, asks_by_name
+from tsgu_func.registration.signature import Signature
 
 __all__ = ["Primitive"]
 
-_libraries: dict[str, torch.library.Library] = {}
+_defined: dict[str, Primitive] = {}
+_stays: list[torch.library.Library] = []
 
 
 class Primitive:
@@ -100,24 +107,22 @@ class Primitive:
             )
         name = signature.partition("(")[0].strip()
         self.name = f"{namespace}::{name}"
-        parsed = transforms.parse_schema(signature)
-        self.arguments: tuple[str, ...] = tuple(a.name for a in parsed.arguments)
+        self.signature = Signature(self.name, signature)
+        self.arguments = self.signature.arguments
         self.groups = {name: tuple(members) for name, members in (groups or {}).items()}
         self._check_names()
-        if namespace not in _libraries:
-            _libraries[namespace] = torch.library.Library(namespace, "FRAGMENT")
-        self._lib = _libraries[namespace]
-        self._lib.define(signature)
-        self.op = getattr(getattr(torch.ops, namespace), name).default
-        self._tensors = tuple(str(a.type).startswith("Tensor") for a in self.op._schema.arguments)
-        self._single = len(self.op._schema.returns) == 1
+        self._module = sys._getframe(1).f_globals.get("__name__")
+        self._define(namespace, name, signature)
+        self._apply = self.signature.in_order(self.op)
+        self._redispatch = self.signature.in_order(self.op.redispatch, before=1)
         self._vjps: dict[str, Joint] = {}
         self._jvps: dict[str, Joint] = {}
+        self._plans: dict[tuple[bool, ...], Plan] = {}
         self._batch: Callable[..., Any] | None = None
         self._retain: ByName | None = None
         self._fake: Rule = self._no_fake
         self._Arguments = _arguments_type(self.arguments, self.groups)
-        self._function = _single_level_function(self)
+        self._function = single_level_function(self)
         self._lib.impl(name, self._autograd, "Autograd", with_keyset=True)
         torch.library.register_vmap(self.name, self._vmap, lib=self._lib)
         self.__doc__ = f"``{schema}``"
@@ -144,6 +149,37 @@ class Primitive:
                     f"argument; the arguments are {self.arguments}"
                 )
 
+    def _check_current(self) -> None:
+        if _defined[self.name] is not self:
+            raise RuntimeError(
+                f"{self.name} has been defined again: this is its old definition, whose rules and "
+                f"recorded results count no more; compute them again with the new one"
+            )
+
+    def _define(self, namespace: str, name: str, signature: str) -> None:
+        """Define the op; where a notebook's cell is run again, in the place of the one before.
+
+        Whoever holds the old definition calls the new op from now on.  A namesake in another module
+        is no such thing, and PyTorch refuses it.
+        """
+        self._former: weakref.WeakSet[Primitive] = weakref.WeakSet()
+        before = _defined.get(self.name)
+        if before is not None and before._module == self._module:
+            self._former.update((before, *before._former))
+            transforms.destroy(before._lib)
+            # What the compiler keeps on disk, it finds by the names of ops, whatever their rules.
+            torch.compiler.config.cache_key_tag = secrets.token_hex(8)
+        self._lib = torch.library.Library(namespace, "FRAGMENT")
+        self._lib.define(signature)
+        if before is None:
+            # Graphs may hold an op while it is defined again, so something of it always stays.
+            _stays.append(torch.library.Library(namespace, "IMPL"))
+            _stays[-1].impl(name, torch.library.fallthrough_kernel, "AutogradPrivateUse3")
+        self.op = getattr(getattr(torch.ops, namespace), name).default
+        for former in self._former:
+            former.op = self.op
+        _defined[self.name] = self
+
     # ------------------------------------------------------------------ what the op computes
 
     def kernel(self, function: Rule) -> Rule:
@@ -151,7 +187,7 @@ class Primitive:
 
         It gets plain tensors, detached and without lazy conjugation, and must return new ones.
         Arguments are handed over in the order of the schema, so its parameters may have other
-        names; if one of them is the name of a group, all are found by name.
+        names; if one of them is the name of a group, or keyword-only, all are found by name.
         """
         return self._register_kernel("CompositeExplicitAutograd", function)
 
@@ -160,17 +196,20 @@ class Primitive:
         return lambda function: self._register_kernel(device.upper(), function)
 
     def _register_kernel(self, key: str, function: Rule) -> Rule:
+        self._check_current()
         compute = self._called_in_order(function)
 
-        def detached(*args: Any) -> Any:
-            plain = [a.detach() if isinstance(a, Tensor) else a for a in args]
+        def detached(*args: Any, **kwargs: Any) -> Any:
+            plain = [_each(_detached, a) for a in self.signature.complete(args, kwargs)]
             with torch.no_grad(), transforms.as_outside():
                 try:
-                    return compute(*plain)
+                    outs = compute(*plain)
                 except (ValueError, torch.linalg.LinAlgError):
                     if not transforms.only_traced():
                         raise
                     return self._unknown(plain)
+            self._check_fresh("kernel", plain, outs, memory)
+            return outs
 
         self._lib.impl(self.op._schema.name, detached, key)
         return function
@@ -183,22 +222,43 @@ class Primitive:
         must not end the trace; it will judge the real ones when the graph runs.
         """
         outs = self._fake(*args)
-        several = (outs,) if self._single else outs
-        for out in several:
+        for out in self._several(outs):
             out.fill_(torch.nan if out.is_floating_point() or out.is_complex() else 0)
         return outs
 
+    def _several(self, outs: Any) -> Any:
+        return (outs,) if self.signature.outputs == 1 else outs
+
+    def _check_fresh(self, what: str, args: Sequence[Any], outs: Any, place: Rule) -> None:
+        given = [
+            (name, x)
+            for name, value in zip(self.arguments, args, strict=True)
+            if name in self.signature.tensors
+            for x in (value if name in self.signature.lists else (value,))
+            if x is not None
+        ]
+        check_fresh(f"{self.name}: the {what}", given, self._several(outs), place)
+
     def _called_in_order(self, function: Rule) -> Rule:
-        """Let a function that asks for a group be called with the arguments in their order."""
-        if not self.groups or self.groups.keys().isdisjoint(parameters_of(function)):
+        """Let a function that asks by name be called with the arguments in their order."""
+        if not asks_by_name(function, self.arguments, self.groups):
             return function
         named = self._by_name(function, {name: i for i, name in enumerate(self.arguments)})
         return lambda *args: named(args)
 
     def fake(self, function: Rule) -> Rule:
         """Register the shape rule: outputs with the right shape, dtype and device, without data."""
-        self._fake = self._called_in_order(function)
-        torch.library.register_fake(self.name, self._fake, lib=self._lib)
+        self._check_current()
+        shapes = self._called_in_order(function)
+
+        def fake(*args: Any, **kwargs: Any) -> Any:
+            args = tuple(self.signature.complete(args, kwargs))
+            outs = shapes(*args)
+            self._check_fresh("shape rule", args, outs, storage)
+            return outs
+
+        self._fake = fake
+        torch.library.register_fake(self.name, fake, lib=self._lib)
         return function
 
     def _no_fake(self, *args: Any) -> Any:
@@ -225,9 +285,9 @@ class Primitive:
                 return a
             return a.to(torch.get_autocast_dtype(device) if policy == "lower" else torch.float32)
 
-        def kernel(*args: Any) -> Any:
+        def kernel(*args: Any, **kwargs: Any) -> Any:
             with torch.autocast(device, enabled=False):
-                return self.op(*map(cast, args))
+                return self.op(*(_each(cast, a) for a in args), **kwargs)
 
         return kernel
 
@@ -251,7 +311,9 @@ class Primitive:
     def linear_in(self, *arguments: str) -> None:
         """Derive the jvp of arguments in each of which the op is linear."""
         for name in arguments:
-            self._joint(self._jvps, (name,))(LinearRule(self.op, self.arguments, name))
+            is_list = name in self.signature.lists
+            rule = LinearRule(self._apply, self.arguments, name, is_list)
+            self._joint(self._jvps, (name,))(rule)
 
     def retain(self, function: Rule) -> Rule:
         """Say what must stay alive as long as a derivative may be taken: it asks by name, too."""
@@ -259,6 +321,7 @@ class Primitive:
         return function
 
     def _by_name(self, function: Rule, places: Mapping[str, Any]) -> ByName:
+        self._check_current()
         try:
             return ByName(function, places, self.groups)
         except ValueError as error:
@@ -274,6 +337,7 @@ class Primitive:
         def register(rule: Rule) -> Rule:
             joint = Joint(tuple(arguments), self._by_name(rule, places))
             table.update(dict.fromkeys(arguments, joint))
+            self._plans.clear()
             return rule
 
         return register
@@ -288,6 +352,7 @@ class Primitive:
         arguments (``args.x``); groups are there by their names, too.  It returns the output and
         where the axis stands in it, or a tuple of each for several outputs.
         """
+        self._check_current()
         self._batch = function
         return function
 
@@ -304,104 +369,33 @@ class Primitive:
             An argument in whose last axis, and in the last axis of the output, entries do not
             interact (right-hand sides).  A batch of it alone becomes more columns of one call.
         """
-        self._batch = Fold(self.name, self.op, self.arguments, ranks, columns)
+        self.batch(Fold(self.name, self._apply, self.arguments, ranks, columns))
 
-    def _vmap(self, info: Any, in_dims: Sequence[int | None], *args: Any) -> Any:
+    def _vmap(self, info: Any, in_dims: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
         if self._batch is None:
             raise NotImplementedError(
                 f"{self.name} has no batching rule, so it does not work under vmap (nor under "
                 f"jacrev, jacfwd, hessian); register one with `batch` or `fold`"
             )
-        return self._batch(info.batch_size, self._Arguments(*in_dims), self._Arguments(*args))
+        args = tuple(self.signature.complete(args, kwargs))
+        dims = *in_dims, *(None for _ in args[len(in_dims) :])
+        return self._batch(info.batch_size, self._Arguments(*dims), self._Arguments(*args))
 
     # ------------------------------------------------------------------ the registration
 
-    def _autograd(self, keyset: Any, *args: Any) -> Any:
-        if not transforms.is_recorded(args):
-            return transforms.below_autograd(self.op, keyset, args)
-        return transforms.record(self._function, keyset, args)
+    def _autograd(self, keyset: Any, *args: Any, **kwargs: Any) -> Any:
+        args = tuple(self.signature.complete(args, kwargs))
+        flat = self.signature.flat(args)
+        if not transforms.is_recorded(flat):
+            return transforms.below_autograd(self._redispatch, keyset, args)
+        call = keyset, self.signature.lengths(args)
+        return transforms.record(self._function, call, *flat)
 
     def _missing(self, kind: str, argument: str, transforms: str) -> NotImplementedError:
         return NotImplementedError(
             f"{self.name} has no {kind} rule for its argument {argument!r}, so {transforms} with "
             f"respect to it cannot be computed; register one with `@primitive.{kind}({argument!r})`"
         )
-
-
-def _single_level_function(primitive: Primitive) -> Any:
-    """Build the autograd function that records a primitive at one level of the stack."""
-    names, tensors = primitive.arguments, primitive._tensors
-
-    def keep(ctx: Any, args: Sequence[Any], outs: Sequence[Tensor]) -> None:
-        def used(table: dict[str, Joint], wanted: Sequence[str]) -> tuple[str, ...]:
-            return tuple(dict.fromkeys(n for a in wanted if a in table for n in table[a].rule.uses))
-
-        def tensors_for(uses: Sequence[str]) -> list[Tensor]:
-            kept: list[Any] = [given[n] for n in uses if n in tensor_names]
-            return kept + list(outs) if "out" in uses or "outs" in uses else kept
-
-        given = dict(zip(names, args, strict=True))
-        tensor_names = {n for n, is_tensor in zip(names, tensors, strict=True) if is_tensor}
-        ctx.given = {n: a for n, a in given.items() if n not in tensor_names}
-        needed = [n for n, need in zip(names, ctx.needs_input_grad[1:], strict=True) if need]
-        ctx.vjp_uses, ctx.jvp_uses = used(primitive._vjps, needed), used(primitive._jvps, names)
-        ctx.save_for_backward(*tensors_for(ctx.vjp_uses))
-        ctx.save_for_forward(*tensors_for(ctx.jvp_uses))
-        if primitive._retain is not None:
-            ctx.retained = primitive._retain(given)
-
-    def restored(ctx: Any, uses: Sequence[str], saved: Sequence[Any]) -> dict[str, Any]:
-        kept = [n for n in uses if n in names and n not in ctx.given]
-        given = {**ctx.given, **dict(zip(kept, saved, strict=False))}
-        outs = tuple(saved[len(kept) :])
-        return {**given, "outs": outs, "out": outs[0] if len(outs) == 1 else outs}
-
-    def forward(ctx: Any, keyset: Any, *args: Any) -> Any:
-        with transforms.outer_levels_recording():
-            result = transforms.below_autograd(primitive.op, keyset, args)
-        outs = (result,) if primitive._single else result
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(
-            *(o for o in outs if not (o.is_floating_point() or o.is_complex()))
-        )
-        keep(ctx, args, outs)
-        return result
-
-    def backward(ctx: Any, *cts: Tensor | None) -> Any:
-        if all(ct is None for ct in cts):
-            return (None,) * (1 + len(names))
-        given = restored(ctx, ctx.vjp_uses, ctx.saved_tensors)
-        given |= {"cts": cts, "ct": cts[0]}
-        needed = dict(zip(names, ctx.needs_input_grad[1:], strict=True))
-        results: dict[str, Any] = {}
-        for name in (n for n in names if needed[n] and n not in results):
-            if name not in primitive._vjps:
-                raise primitive._missing("vjp", name, "reverse mode (backward, grad, vjp, jacrev)")
-            joint = primitive._vjps[name]
-            value = joint.rule(given | {"needs": tuple(needed[a] for a in joint.arguments)})
-            several = value if len(joint.arguments) > 1 else (value,)
-            results |= dict(zip(joint.arguments, several, strict=True))
-        return None, *(results.get(n) if needed[n] else None for n in names)
-
-    def jvp(ctx: Any, _keyset: Any, *tangents: Tensor | None) -> Any:
-        primal = [transforms.without_tangent(t) for t in ctx.saved_tensors]
-        moving = {n: t for n, t in zip(names, tangents, strict=True) if t is not None}
-        if lacking := [n for n in moving if n not in primitive._jvps]:
-            raise primitive._missing("jvp", lacking[0], "forward mode (jvp, jacfwd, hessian)")
-        given = restored(ctx, ctx.jvp_uses, primal)
-        total: tuple[Any, ...] | None = None
-        with transforms.outer_levels_recording():
-            for joint in dict.fromkeys(primitive._jvps[n] for n in moving):
-                parts = tuple(moving.get(n) for n in joint.arguments)
-                value = joint.rule(given | {"tangents": parts, "tangent": parts[0]})
-                term = (value,) if primitive._single else value
-                total = term if total is None else tuple(map(_plus, total, term))
-        assert total is not None
-        return total[0] if primitive._single else total
-
-    rules = {"forward": forward, "backward": backward, "jvp": jvp}
-    members = {key: staticmethod(rule) for key, rule in rules.items()}
-    return type(primitive.name.replace("::", "_"), (transforms.SingleLevelFunction,), members)
 
 
 def _arguments_type(arguments: Sequence[str], groups: Mapping[str, Sequence[str]]) -> Any:
@@ -415,5 +409,10 @@ def _arguments_type(arguments: Sequence[str], groups: Mapping[str, Sequence[str]
     return type("Arguments", (fields,), {"__slots__": (), **members})
 
 
-def _plus(x: Tensor | None, y: Tensor | None) -> Tensor | None:
-    return x if y is None else y if x is None else x + y
+def _each(function: Rule, value: Any) -> Any:
+    """Apply a function to an argument, or to each tensor of a list."""
+    return [*map(function, value)] if isinstance(value, list) else function(value)
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value

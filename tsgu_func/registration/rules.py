@@ -6,9 +6,10 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-__all__ = ["GIVEN", "ByName", "Joint", "LinearRule", "Rule", "parameters_of"]
+__all__ = ["GIVEN", "ByName", "Joint", "LinearRule", "Rule", "asks_by_name"]
 
 Rule = Callable[..., Any]
 Groups = Mapping[str, tuple[str, ...]]
@@ -16,9 +17,14 @@ Groups = Mapping[str, tuple[str, ...]]
 GIVEN = frozenset({"ct", "cts", "tangent", "tangents", "out", "outs", "needs"})
 
 
-def parameters_of(function: Rule) -> tuple[str, ...]:
-    """Return the names by which a function asks for what it uses."""
-    return getattr(function, "uses", None) or tuple(inspect.signature(function).parameters)
+def asks_by_name(function: Rule, arguments: Sequence[str], groups: Groups) -> bool:
+    """Whether the parameters of a kernel say by their names what they get."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # written in C, without a signature
+        return False
+    named = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}.intersection(arguments)
+    return bool(named) or any(p.name in groups for p in parameters)
 
 
 class ByName:
@@ -39,7 +45,8 @@ class ByName:
         self._one: dict[str, Any] = {}
         self._tuples: dict[str, tuple[Any, ...]] = {}
         uses: list[str] = []
-        for name in parameters_of(function):
+        asked = getattr(function, "uses", None) or inspect.signature(function).parameters
+        for name in asked:
             if name in groups:
                 self._tuples[name] = tuple(places[member] for member in groups[name])
             elif name in places:
@@ -65,13 +72,19 @@ class Joint(NamedTuple):
 
 
 class LinearRule:
-    """The jvp of an op in an argument in which it is linear: the op, at the tangent."""
+    """The jvp of an op in an argument in which it is linear: the op, at the tangent.
 
-    def __init__(self, op: Rule, arguments: Sequence[str], argument: str) -> None:
+    A list of tensors counts as one vector: ``cat(xs)`` is linear in ``xs``.
+    """
+
+    def __init__(self, op: Rule, arguments: Sequence[str], argument: str, is_list: bool) -> None:
         self.op, self.arguments, self.argument = op, arguments, argument
-        self.uses = ("tangent", *(n for n in arguments if n != argument))
+        self.uses = ("tangent", *(n for n in arguments if is_list or n != argument))
 
-    def __call__(self, *, tangent: Tensor, **others: Any) -> Any:
+    def __call__(self, *, tangent: Any, **others: Any) -> Any:
         """Apply the op with the tangent in the place of its argument."""
-        given = {self.argument: tangent, **others}
+        if not isinstance(tangent, Tensor):
+            pairs = zip(tangent, others[self.argument], strict=True)
+            tangent = [torch.zeros_like(x) if t is None else t for t, x in pairs]
+        given = {**others, self.argument: tangent}
         return self.op(*(given[name] for name in self.arguments))

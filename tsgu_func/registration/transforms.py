@@ -24,6 +24,7 @@ __all__ = [
     "as_outside",
     "below_autograd",
     "constant_when_traced",
+    "destroy",
     "is_batched",
     "is_recorded",
     "is_tracing",
@@ -32,6 +33,7 @@ __all__ = [
     "outside_transforms",
     "parse_schema",
     "record",
+    "storage_number",
     "unwrapped",
     "without_tangent",
 ]
@@ -58,20 +60,20 @@ def is_recorded(args: Sequence[Any]) -> bool:
     )
 
 
-def record(function: Any, keyset: Any, args: Sequence[Any]) -> Any:
+def record(function: Any, *args: Any) -> Any:
     """Apply a single-level autograd function."""
     with enable_single_level_autograd_function():
-        return function.apply(keyset, *args)
+        return function.apply(*args)
 
 
-def below_autograd(op: Any, keyset: Any, args: Sequence[Any]) -> Any:
-    """Call an op below the level of autograd that calls this."""
+def below_autograd(redispatch: Callable[..., Any], keyset: Any, args: Sequence[Any]) -> Any:
+    """Call an op, by its ``redispatch``, below the level of autograd that calls this."""
     with _C._AutoDispatchBelowAutograd():
         if _C._get_dispatch_mode(_PROXY) is None:
-            return op.redispatch(keyset & _C._after_autograd_keyset, *args)
+            return redispatch(keyset & _C._after_autograd_keyset, *args)
         _traced.active = True
         try:
-            return op.redispatch(keyset & _C._after_autograd_keyset, *args)
+            return redispatch(keyset & _C._after_autograd_keyset, *args)
         finally:
             _traced.active = False
 
@@ -111,6 +113,16 @@ def without_tangent(x: Any) -> Any:
     """Take the tangent of the current level off."""
     # The level is named because the default is unset when a compiled graph is being traced.
     return forward_ad.unpack_dual(x, level=0).primal if isinstance(x, Tensor) else x
+
+
+def destroy(library: torch.library.Library) -> None:
+    """Take everything back that was registered with a library."""
+    library._destroy()
+
+
+def storage_number(x: Tensor) -> int:
+    """Return what tells the storage of a tensor from others; the tensor need not have data."""
+    return x.untyped_storage()._cdata
 
 
 # ---------------------------------------------------------------------- the functorch stack
