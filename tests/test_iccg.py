@@ -1,5 +1,6 @@
 """ICCG: the iterations of CG with the same preconditioner, and no more work than they take."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,7 +12,7 @@ from tests.preconditioning import from_scipy, hermitian, poisson, with_zeros
 from tests.systems import DTYPES, close, numpy_solve, randn, stored
 from tsgu_func import SparseMatrix, sparse_solve
 from tsgu_func.kernels import threads
-from tsgu_func.kernels.compiled import eisenstat, inspection, ordering, sharing
+from tsgu_func.kernels.compiled import eisenstat, inspection, ordering, synchronization
 from tsgu_func.kernels.structure import unsigned
 from tsgu_func.solvers import CG, DIC, IC0, ICCG, ConvergenceError, Result, SolveError
 from tsgu_func.solvers.stored import StoredMatrix
@@ -142,7 +143,7 @@ def test_the_adjoint_takes_as_many_iterations_as_the_solution(dtype, monkeypatch
     assert abs(adjoint - forward) <= 3
 
 
-def test_each_iteration_is_told():
+def test_each_iteration_is_reported():
     told = []
     solver = ICCG(callback=lambda k, residual: told.append((k, residual)))
     info = solved(solver, from_scipy(poisson(12)), randn(144, 3))
@@ -212,35 +213,74 @@ def test_a_failure_leaves_no_helper_behind(two_threads, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         solved(ICCG(), from_scipy(poisson(20)), randn(400, 1))
     # Even a helper whose work never begins comes back.
-    assert sharing.following(sharing.words(), 0) < 0
+    assert synchronization.following(synchronization.words(), 0) < 0
 
 
 @pytest.mark.parametrize("helpers", [1, 3])
 def test_each_half_is_done_once_and_waited_for(helpers):
-    words, done = sharing.words(), np.zeros(501, np.int64)
+    words, done = synchronization.words(), np.zeros(501, np.int64)
 
     def help_out():
-        job = sharing.following(words, 0)
+        job = synchronization.following(words, 0)
         while job > 0:
-            if sharing.claim(words, job):
+            if synchronization.claim(words, job):
                 done[job] += 1
-                sharing.finish(words, job)
-            job = sharing.following(words, job)
+                synchronization.finish(words, job)
+            job = synchronization.following(words, job)
 
     def work():
         for _ in range(500):
-            job = sharing.offer(words)
-            if sharing.claim(words, job):
+            job = synchronization.offer(words)
+            if synchronization.claim(words, job):
                 done[job] += 1
             else:
-                sharing.wait(words, job)
+                synchronization.wait(words, job, 0)
             assert done[job] == 1
-        sharing.close(words)
+        synchronization.close(words)
 
     with ThreadPoolExecutor(helpers + 1) as pool:
         for future in [pool.submit(help_out) for _ in range(helpers)] + [pool.submit(work)]:
             future.result()
     assert done.sum() == 500
+
+
+def test_a_helper_that_is_late_with_its_half_is_asked_no_more():
+    words, order = synchronization.words(), []
+    job = synchronization.offer(words)
+    assert synchronization.claim(words, job)
+    assert not synchronization.claim(words, job)
+
+    def finish():
+        while synchronization.following(words, 0) > 0:  # until it is given up
+            time.sleep(0.001)
+        order.append("given up")
+        synchronization.finish(words, job)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(finish)
+        synchronization.wait(words, job, 10)
+        order.append("done")
+    assert order == ["given up", "done"]
+    for _ in range(2):
+        job = synchronization.offer(words)
+        assert job < 0
+        assert synchronization.claim(words, job)
+
+
+def test_the_rest_of_a_solve_without_the_helper_is_the_same(two_threads, monkeypatch):
+    A, B = from_scipy(poisson(20)), randn(400, 1)
+    expected = solved(ICCG(), A, B)
+    shared_state = eisenstat.shared_state
+
+    def given_up():
+        state = shared_state()
+        synchronization.close(state[0])
+        return state
+
+    monkeypatch.setattr(eisenstat, "shared_state", given_up)
+    found = solved(ICCG(), A, B)
+    assert torch.equal(found.value, expected.value)
+    assert torch.equal(found.iterations, expected.iterations)
 
 
 # -------------------------------------------------------------------------------------- failure

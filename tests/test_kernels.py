@@ -1,15 +1,20 @@
 """Kernels, each path by itself: compiled loops, PyTorch's CSR, threads."""
 
 import os
+import shutil
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 from torch.testing import assert_close
 
+import tsgu_func
 from tsgu_func.kernels import products, threads
+from tsgu_func.kernels.compiled import compiling
 from tsgu_func.kernels.structure import Structure
 from tsgu_func.selfcheck.records.base import matrix, randn
 
@@ -136,3 +141,99 @@ def test_pool_works_after_a_fork(large, four_threads):
         threads.run_parts(lambda a, b: done.append(a), [0, 1, 2])
         os._exit(0 if sorted(done) == [0, 1] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+# ---------------------------------------------------------------------------- compiled loops
+
+ONCE = """
+import sys, warnings
+warnings.simplefilter("always")
+from tsgu_func import SparseMatrix, sparse_mm, sparse_solve, sparse_triangular_solve
+from tsgu_func.solvers import CG, IC0, ICCG
+import torch
+A, b = SparseMatrix.from_dense(2 * torch.eye(3)), torch.ones(3, 20)
+for x in (
+    sparse_mm(A, b / 4), sparse_triangular_solve(A, b), sparse_solve(A, b),
+    sparse_solve(A, b, solver=ICCG()), sparse_solve(A, b, solver=CG(IC0())),
+):
+    torch.testing.assert_close(x, b / 2)
+"""
+
+
+@pytest.fixture
+def without_a_place(tmp_path):
+    """Return a run of a program where no folder can be written to, even by root."""
+    shutil.copytree(
+        Path(tsgu_func.__file__).parent,
+        tmp_path / "tsgu_func",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    # A file is where a folder would have to be made.
+    (tmp_path / "tsgu_func" / "kernels" / "compiled" / "__pycache__").touch()
+    (tmp_path / "home").touch()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA_", "XDG_"))}
+    environment |= {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(tmp_path)}
+
+    def run(*arguments, **changes):
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            env=environment | changes,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done
+
+    return run
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="HOME is not where Windows looks")
+def test_without_a_place_for_compiled_loops_they_work_and_it_is_said_once(without_a_place):
+    done = without_a_place("-c", ONCE)
+    assert done.stderr.count("NUMBA_CACHE_DIR") == 1
+    assert done.stderr.count("RuntimeWarning") == 1
+    info = without_a_place("-m", "tsgu_func", "info")
+    assert "not kept, compiled again by each process: NUMBA_CACHE_DIR" in info.stdout
+
+
+def test_the_place_that_is_named_is_where_compiled_loops_are(without_a_place, tmp_path):
+    place = tmp_path / "place"
+    done = without_a_place("-m", "tsgu_func", "info", NUMBA_CACHE_DIR=str(place))
+    assert f"kept in {place}" in done.stdout
+    assert not done.stderr
+    assert [path.name for path in place.iterdir()] == [
+        Path(done.stdout.partition(str(place))[2].splitlines()[0]).name
+    ]
+
+
+def test_a_change_of_what_a_loop_calls_is_seen(tmp_path):
+    """Even if size and time of all files stay, and the one with the loop has not changed."""
+    place = tmp_path / "loops"
+    place.mkdir()
+    (place / "__init__.py").touch()
+    shutil.copy(compiling.__file__, place)
+    for name, body in (
+        ("inner", "def inner(x):\n    return x + 1\n"),
+        ("outer", "from loops.inner import inner\n@compiled\ndef outer(x):\n    return inner(x)\n"),
+    ):
+        head = "from loops.compiling import compiled\n" + ("@compiled\n" if name == "inner" else "")
+        (place / f"{name}.py").write_text(head + body)
+
+    def run():
+        program = "from loops.outer import outer; print(outer(1), *outer.stats.cache_hits.values())"
+        return subprocess.run(
+            [sys.executable, "-B", "-c", program],
+            env=os.environ | {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+
+    assert run() == ["2"]
+    assert run() == ["2", "1"]  # found
+    file, when = place / "inner.py", (place / "inner.py").stat()
+    file.write_text(file.read_text().replace("x + 1", "x + 7"))
+    os.utime(file, ns=(when.st_atime_ns, when.st_mtime_ns))
+    assert run() == ["8"]

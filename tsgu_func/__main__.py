@@ -14,6 +14,7 @@ import torch
 import tsgu_func
 from tsgu_func import bench
 from tsgu_func.demo import options as demo
+from tsgu_func.kernels import compiled
 from tsgu_func.selfcheck import options as check
 
 __all__ = ["main"]
@@ -132,10 +133,17 @@ def _kernels() -> dict[str, str]:
         "triangular solve": f"{loops} (substitution)",
         "sparse_solve": "chosen by the matrix, see tsgu_func.solvers.Auto",
         "direct solve": "SuperLU, through SciPy",
+        "compiled loops": _kept_at(compiled.products.product.stats.cache_path),
     }
     if torch.cuda.is_available():
         kernels["sparse on CUDA"] = "cuSPARSE, through PyTorch"
     return kernels
+
+
+def _kept_at(folder: str | None) -> str:
+    if folder is None:
+        return "not kept, compiled again by each process: NUMBA_CACHE_DIR says where to keep them"
+    return f"kept in {folder}"
 
 
 # -------------------------------------------------------------------------------- the commands

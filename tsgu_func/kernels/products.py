@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsgu_func.kernels import threads
+from tsgu_func.kernels import compiled, threads
 from tsgu_func.kernels.structure import Structure, index_dtype, unsigned
 
 __all__ = ["csr_tensor", "sddmm", "silence_beta_notice", "spmm"]
@@ -102,35 +102,25 @@ def _has_mkl() -> bool:
 
 
 def _spmm_loops(s: Structure, values: Tensor, B: Tensor) -> Tensor:
-    from tsgu_func.kernels.compiled import products
-
     v, right = _batched(values, 1), _batched(B, 2)
     out = B.new_empty(*B.shape[:-2], s.rows, B.shape[-1])
     o, (crow, col) = _batched(out, 2), _indices(s)
     if o.size:
-        _run(
-            s,
-            len(o),
-            o.shape[-1],
-            lambda first, last: products.product(crow, col, v, right, o, first, last),
-        )
+        product = compiled.products.product
+        arguments = crow, col, v, right, o
+        _run(s, len(o), o.shape[-1], lambda first, last: product(*arguments, first, last))
     return out
 
 
 def _sddmm_loops(s: Structure, X: Tensor, Y: Tensor) -> Tensor:
-    from tsgu_func.kernels.compiled import products
-
     p = X.shape[-1]
     out = X.new_empty(*X.shape[:-2], s.nnz) if p else X.new_zeros(*X.shape[:-2], s.nnz)
     left, right, o = _batched(X, 2), _batched(Y, 2), _batched(out, 1)
     crow, col = _indices(s)
     if p and o.size:
-        _run(
-            s,
-            len(o),
-            p,
-            lambda first, last: products.sampled(crow, col, left, right, o, first, last),
-        )
+        sampled = compiled.products.sampled
+        arguments = crow, col, left, right, o
+        _run(s, len(o), p, lambda first, last: sampled(*arguments, first, last))
     return out
 
 

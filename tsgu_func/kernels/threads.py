@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -39,7 +40,8 @@ def run_parts(loop: Callable[[int, int], None], cuts: Sequence[int]) -> None:
 def run_all(tasks: Sequence[Task]) -> None:
     """Run tasks, at the same time as far as there are threads.
 
-    They must not depend on each other, nor run others themselves.
+    They start in order, maybe one after the other: none may wait for one behind it, nor run others
+    itself.
     """
     if len(tasks) <= 1:
         for task in tasks:
@@ -54,12 +56,16 @@ def run_all(tasks: Sequence[Task]) -> None:
 
 
 def _run_in_region(region: Callable[..., None], tasks: Sequence[Task]) -> None:
-    left, failed = iter(tasks), []
+    left, failed = deque(tasks), []  # popped from by all members: that is safe without a GIL too
 
     def member(_: int | None) -> None:
         """Do tasks until none is left: a region may have fewer threads than asked for."""
         try:
-            while (task := next(left, None)) is not None:
+            while True:
+                try:
+                    task = left.popleft()
+                except IndexError:
+                    return
                 task()
         except BaseException as error:
             failed.append(error)

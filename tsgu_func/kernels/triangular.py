@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tsgu_func.kernels import threads
+from tsgu_func.kernels import compiled, threads
 from tsgu_func.kernels.products import block_diagonal, csr_tensor
 from tsgu_func.kernels.structure import Structure, unsigned
 
@@ -59,9 +59,7 @@ def _triangle(s: Structure, upper: bool) -> Triangle:
 def _diagonal(s: Structure) -> tuple[Tensor, Tensor]:
     """Return where in each row the diagonal is or would be, and whether it is stored."""
     if s.col.device.type == "cpu":
-        from tsgu_func.kernels.compiled import inspection
-
-        place, stored = inspection.diagonal(unsigned(s.crow), unsigned(s.col))
+        place, stored = compiled.inspection.diagonal(unsigned(s.crow), unsigned(s.col))
         return torch.from_numpy(place.view(f"i{place.itemsize}")), torch.from_numpy(stored)
     before = torch.zeros(s.rows, dtype=torch.long, device=s.col.device)
     before.index_add_(0, s.row, (s.col < s.row).long())
@@ -121,8 +119,6 @@ def solve(
 def _solve_loops(
     s: Structure, values: Tensor, diagonal: Tensor, B: Tensor, upper: bool, transpose: bool
 ) -> Tensor:
-    from tsgu_func.kernels.compiled import substitution
-
     # The loops solve in place, in a copy that belongs to nobody else.
     X = B.clone(memory_format=torch.contiguous_format)
     if not X.numel():
@@ -131,7 +127,7 @@ def _solve_loops(
     v, d = (y.reshape(len(x), y.shape[-1]).contiguous().numpy() for y in (values, diagonal))
     t = triangle_of(s, upper)
     start, stop, col = (unsigned(index) for index in (t.start, t.stop, s.col))
-    substitute = substitution.by_columns if transpose else substitution.by_rows
+    substitute = compiled.substitution.by_columns if transpose else compiled.substitution.by_rows
     lanes = len(x) * x.shape[-1]
     parts = min(threads.workers(), lanes, 1 + s.nnz * lanes // _WORTH_A_THREAD)
     threads.run_parts(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels import compiled
 from tsgu_func.kernels.structure import Structure, unsigned
 from tsgu_func.kernels.triangular import sides
 from tsgu_func.solvers.stored import StoredMatrix
@@ -53,9 +54,7 @@ def traits_of(A: StoredMatrix) -> Traits:
 
 
 def _look(s: Structure, values: Tensor) -> tuple[bool, bool, bool, bool]:
-    from tsgu_func.kernels.compiled import inspection
-
-    return inspection.traits(*_on_host(s), _plain(values), _SLACK)
+    return compiled.inspection.traits(*_on_host(s), _plain(values), _SLACK)
 
 
 def triangular(s: Structure) -> bool:
@@ -79,14 +78,12 @@ def _symmetric(s: Structure) -> bool:
 
 def sums_of_magnitudes(A: StoredMatrix) -> tuple[Tensor, Tensor]:
     """Return the sums of |S| along its rows, ``(*batch, n)``, and along its columns."""
-    from tsgu_func.kernels.compiled import inspection
-
     s, batch = A.structure, A.values.shape[:-1]
     values = A.values.resolve_conj().cpu().reshape(-1, s.nnz).contiguous()
     rows, columns = (
         torch.zeros(len(values), n, dtype=values.dtype.to_real()) for n in (s.rows, s.cols)
     )
-    inspection.magnitudes(*_on_host(s), values.numpy(), rows.numpy(), columns.numpy())
+    compiled.inspection.magnitudes(*_on_host(s), values.numpy(), rows.numpy(), columns.numpy())
     device = A.values.device
     return rows.reshape(*batch, -1).to(device), columns.reshape(*batch, -1).to(device)
 
@@ -111,11 +108,9 @@ def width(s: Structure) -> int:
 
 
 def _width(s: Structure) -> int:
-    from tsgu_func.kernels.compiled import inspection
-
     if symmetric_pattern(s):
-        return inspection.widest_level(*_on_host(s))
+        return compiled.inspection.widest_level(*_on_host(s))
     S = StoredMatrix(s, torch.ones(s.nnz, dtype=torch.int8)).to_scipy()
     both = (S + S.T).tocsr()
     crow, col = (x.astype("u4") for x in (both.indptr, both.indices))
-    return inspection.widest_level(crow, col)
+    return compiled.inspection.widest_level(crow, col)

@@ -9,20 +9,15 @@ its preconditioner ``M = (I + L) (I + L)ᴴ`` has the same L.  So the product wi
 (Eisenstat, *Efficient Implementation of a Class of Preconditioned Conjugate Gradient Methods*, SIAM
 J. Sci. Stat. Comput. 2, 1981).
 
-Rows are in a twisted order (`twisted`), so that a second thread can take half of them.
+Rows are in the order that `ordering` finds, so that a second thread can take half of them.
 """
 
-import numba
 import numpy as np
 
-from tsgu_func.kernels.compiled import sharing
+from tsgu_func.kernels.compiled import synchronization
+from tsgu_func.kernels.compiled.compiling import ONE, compiled
 
-_compile = numba.njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz", "contract"}
-)
-
-# An unsigned number plus a signed one would be a float.
-_ONE, _TWO = np.uint64(1), np.uint64(2)
+_TWO = np.uint64(2)
 
 # How far above the goal, and how often in any case, the residual is computed and not estimated.
 _NEAR, _EVERY = 4.0, 16
@@ -34,7 +29,7 @@ _WAY, _APART = 4096, 832
 # ------------------------------------------------------------------------------ once a matrix
 
 
-@_compile
+@compiled
 def pivots(crow, col, values, diagonal, shift, relaxation, least):
     """Factor a Hermitian matrix, given by its lower triangle, as (E + L) E⁻¹ (E + L)ᴴ.
 
@@ -58,7 +53,7 @@ def pivots(crow, col, values, diagonal, shift, relaxation, least):
     return E, n
 
 
-@_compile
+@compiled
 def scaled(crow, col, values, pivots):
     """Return the entries of a triangle with rows and columns divided by the roots of pivots."""
     root, out = np.sqrt(pivots), np.empty_like(values)
@@ -75,29 +70,29 @@ def scaled(crow, col, values, pivots):
 # repeated: as a function, inlined or not, they take four times as long.
 
 
-@_compile
+@compiled
 def enter(triangle, root, order, R, out):
     """Solve (I + L) X = R / root for one column, with its rows put in order, into `out`."""
     crow, col, values = triangle
     q = np.uint64(0)
     for i in range(R.shape[0]):
         total, last = R[order[i]] / root[i], np.uint64(crow[i + 1])
-        while q + _ONE < last:
-            total -= values[q] * out[col[q]] + values[q + _ONE] * out[col[q + _ONE]]
+        while q + ONE < last:
+            total -= values[q] * out[col[q]] + values[q + ONE] * out[col[q + ONE]]
             q += _TWO
         if q < last:
             total -= values[q] * out[col[q]]
         out[i], q = total, last
 
 
-@_compile
+@compiled
 def leave(root, order, Z, out):
     """Put the rows of a correction back in their places, scaled by 1 / root."""
     for i in range(Z.shape[0]):
         out[order[i]] = Z[i] / root[i]
 
 
-@_compile
+@compiled
 def square(R):
     """Return Rᴴ R."""
     total = 0.0
@@ -119,33 +114,33 @@ def vectors(n, dtype):
 # What follows is for the rows from `start` to `stop`.
 
 
-@_compile
-def _turn(crow, col, values, beta, R, P, T, start, stop):
+@compiled
+def _direction(crow, col, values, beta, R, P, T, start, stop):
     """Take the next direction p, and make ``t = (I + L)⁻ᴴ p``; rows behind have theirs."""
     i, last = stop, np.uint64(crow[stop])
     for _ in range(start, stop):
-        i -= _ONE
+        i -= ONE
         p = R[i] + beta * P[i]
         known, first = p + T[i], np.uint64(crow[i])
         P[i], T[i] = p, known
         q = first
-        while q + _ONE < last:
+        while q + ONE < last:
             T[col[q]] -= np.conj(values[q]) * known
-            T[col[q + _ONE]] -= np.conj(values[q + _ONE]) * known
+            T[col[q + ONE]] -= np.conj(values[q + ONE]) * known
             q += _TWO
         if q < last:
             T[col[q]] -= np.conj(values[q]) * known
         last = first
 
 
-@_compile
+@compiled
 def _curvature(crow, col, values, excess, P, T, W, start, stop):
     """Make ``w = K p - t``; return pᴴ K p; rows before have theirs."""
     total, q = 0.0, np.uint64(crow[start])
     for i in range(start, stop):
-        w, last = P[i] + excess[i] * T[i], np.uint64(crow[i + _ONE])
-        while q + _ONE < last:
-            w -= values[q] * W[col[q]] + values[q + _ONE] * W[col[q + _ONE]]
+        w, last = P[i] + excess[i] * T[i], np.uint64(crow[i + ONE])
+        while q + ONE < last:
+            w -= values[q] * W[col[q]] + values[q + ONE] * W[col[q + ONE]]
             q += _TWO
         if q < last:
             w -= values[q] * W[col[q]]
@@ -154,7 +149,7 @@ def _curvature(crow, col, values, excess, P, T, W, start, stop):
     return total
 
 
-@_compile
+@compiled
 def _advance(alpha, T, W, Z, R, start, stop):
     """Move along t, of which nothing is left; return rᴴ r."""
     total = 0.0
@@ -167,14 +162,14 @@ def _advance(alpha, T, W, Z, R, start, stop):
     return total
 
 
-@_compile
+@compiled
 def _unswept(crow, col, values, root, R, start, stop):
     """Return the square of what `enter` made R of, before rows were scaled by 1 / root."""
     total, q = 0.0, np.uint64(crow[start])
     for i in range(start, stop):
-        r, last = R[i], np.uint64(crow[i + _ONE])
-        while q + _ONE < last:
-            r += values[q] * R[col[q]] + values[q + _ONE] * R[col[q + _ONE]]
+        r, last = R[i], np.uint64(crow[i + ONE])
+        while q + ONE < last:
+            r += values[q] * R[col[q]] + values[q + ONE] * R[col[q + ONE]]
             q += _TWO
         if q < last:
             r += values[q] * R[col[q]]
@@ -189,16 +184,18 @@ def _unswept(crow, col, values, root, R, start, stop):
 # in a sweep, to read from.
 
 _SWEEP, _MOVE, _MEASURE = 0, 1, 2
-# What the threads tell each other, beside the words of `sharing`: apart by a cache line.
+# What the threads share of a job, beside the words of `synchronization`: apart by a cache line.
 _KIND, _FACTOR, _SUM = 0, 1, 8
+# Looks for the other half that take longer than to do it: who is later has lost its processor.
+_LOOKS_PER_ROW = 32
 
 
-def exchange():
-    """Return room for what two threads tell each other."""
-    return sharing.words(), np.zeros(16)
+def shared_state():
+    """Return room for what two threads share of their jobs."""
+    return synchronization.words(), np.zeros(16)
 
 
-@_compile
+@compiled
 def _do(kind, factor, matrix, vectors, start, stop):
     """Do some rows of a job; return their share of its sum."""
     crow, col, values, excess, root = matrix
@@ -208,49 +205,49 @@ def _do(kind, factor, matrix, vectors, start, stop):
     by = root.dtype.type(factor)
     if kind == _MOVE:
         return _advance(by, T, W, Z, R, start, stop)
-    _turn(crow, col, values, by, R, P, T, start, stop)
+    _direction(crow, col, values, by, R, P, T, start, stop)
     return _curvature(crow, col, values, excess, P, T, W, start, stop)
 
 
-@_compile
+@compiled
 def _second(kind, cuts):
     """Return where the second half of a job begins and ends: a sweep has rows that come last."""
     return cuts[0], cuts[1] if kind == _SWEEP else cuts[2]
 
 
-@_compile
-def _both(kind, factor, told, matrix, vectors, cuts):
+@compiled
+def _job(kind, factor, shared, matrix, vectors, cuts):
     """Do both halves of a job, unless a helper does one; return its sum."""
-    words, numbers = told
+    words, numbers = shared
     start, stop = _second(kind, cuts)
     numbers[_KIND], numbers[_FACTOR] = kind, factor
-    job = sharing.offer(words)
+    job = synchronization.offer(words)
     total = _do(kind, factor, matrix, vectors, np.uint64(0), start)
-    if sharing.claim(words, job):
+    if synchronization.claim(words, job):
         return total + _do(kind, factor, matrix, vectors, start, stop)
-    sharing.wait(words, job)
+    synchronization.wait(words, job, _LOOKS_PER_ROW * np.int64(stop - start))
     return total + numbers[_SUM]
 
 
-@_compile
-def help_out(told, matrix, vectors, cuts):
+@compiled
+def help_out(shared, matrix, vectors, cuts):
     """Do second halves of jobs of `iterate`, called with the same, until the words are closed."""
-    words, numbers = told
-    job = sharing.following(words, 0)
+    words, numbers = shared
+    job = synchronization.following(words, 0)
     while job > 0:
-        if sharing.claim(words, job):
+        if synchronization.claim(words, job):
             kind = int(numbers[_KIND])
             start, stop = _second(kind, cuts)
             numbers[_SUM] = _do(kind, numbers[_FACTOR], matrix, vectors, start, stop)
-            sharing.finish(words, job)
-        job = sharing.following(words, job)
+            synchronization.finish(words, job)
+        job = synchronization.following(words, job)
 
 
 # --------------------------------------------------------------------------------- iterations
 
 
-@_compile
-def iterate(told, matrix, vectors, cuts, numbers, goal, most):
+@compiled
+def iterate(shared, matrix, vectors, cuts, numbers, goal, most):
     """Make iterations until the norm of the residual is at most `goal`, `most` of them.
 
     `matrix` is L (crow, col, values), D - 2 I, and the roots of the pivots; `cuts` are where its
@@ -264,24 +261,24 @@ def iterate(told, matrix, vectors, cuts, numbers, goal, most):
     ratio, curvature, made = norm / np.sqrt(gamma), 1.0, 0
     while made < most and not norm <= goal:
         made += 1
-        curvature = _sweep(beta, told, matrix, vectors, cuts)
+        curvature = _sweep(beta, shared, matrix, vectors, cuts)
         if not 0 < curvature < np.inf:
             break
-        after = _both(_MOVE, gamma / curvature, told, matrix, vectors, cuts)
+        after = _job(_MOVE, gamma / curvature, shared, matrix, vectors, cuts)
         gamma, beta = after, after / gamma
         norm = ratio * np.sqrt(gamma)
         if (norm <= _NEAR * goal or made % _EVERY == 1) and gamma > 0:
-            norm = np.sqrt(_both(_MEASURE, 0.0, told, matrix, vectors, cuts))
+            norm = np.sqrt(_job(_MEASURE, 0.0, shared, matrix, vectors, cuts))
             ratio = norm / np.sqrt(gamma)
         numbers[0], numbers[1], numbers[2] = gamma, beta, norm
     return made, curvature
 
 
-@_compile
-def _sweep(beta, told, matrix, vectors, cuts):
-    """Turn, and sweep with both triangles: the rows that come last are the first to go up."""
+@compiled
+def _sweep(beta, shared, matrix, vectors, cuts):
+    """Take the next direction, and sweep: of the rows, those that come last are first to go up."""
     crow, col, values, excess, root = matrix
     _, R, P, T, W = vectors
-    _turn(crow, col, values, root.dtype.type(beta), R, P, T, cuts[1], cuts[2])
-    total = _both(_SWEEP, beta, told, matrix, vectors, cuts)
+    _direction(crow, col, values, root.dtype.type(beta), R, P, T, cuts[1], cuts[2])
+    total = _job(_SWEEP, beta, shared, matrix, vectors, cuts)
     return total + _curvature(crow, col, values, excess, P, T, W, cuts[1], cuts[2])

@@ -4,21 +4,14 @@ All factors have unit triangles and a diagonal between them: a sweep then waits 
 triangle is given as rows: where the entries of each start and stop, and their columns, increasing.
 """
 
-import numba
 import numpy as np
 
-_compile = numba.njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz", "contract"}
-)
-
-# Places are unsigned, and an unsigned number plus a signed one would be a float.
-_ONE = np.uint64(1)
-
+from tsgu_func.kernels.compiled.compiling import ONE, compiled
 
 # ---------------------------------------------------------------------------- factorizations
 
 
-@_compile
+@compiled
 def ic0(crow, col, values, diagonal, inverse, shift, relaxation, least):
     """Factor a Hermitian matrix as (I + V)ᴴ D (I + V) on the pattern of its upper triangle.
 
@@ -40,11 +33,11 @@ def ic0(crow, col, values, diagonal, inverse, shift, relaxation, least):
             factor = np.conj(values[q]) * inverse[k]
             pivots[i] -= (factor * values[q]).real
             # Both rows increase: one pass finds where the entries of row k are in row i.
-            place, end = np.uint64(crow[i]), np.uint64(crow[i + _ONE])
-            for r in range(q + _ONE, last):
+            place, end = np.uint64(crow[i]), np.uint64(crow[i + ONE])
+            for r in range(q + ONE, last):
                 j = col[r]
                 while place < end and col[place] < j:
-                    place += _ONE
+                    place += ONE
                 change = factor * values[r]
                 if place < end and col[place] == j:
                     values[place] -= change
@@ -57,7 +50,7 @@ def ic0(crow, col, values, diagonal, inverse, shift, relaxation, least):
     return n
 
 
-@_compile
+@compiled
 def ilu0(lower, upper, col, values, diagonal, inverse, relaxation, least):
     """Factor a matrix as (I + L) D (I + V) on its pattern.
 
@@ -99,7 +92,7 @@ def ilu0(lower, upper, col, values, diagonal, inverse, relaxation, least):
     return n
 
 
-@_compile
+@compiled
 def is_laplacian(crow, col, values, diagonal, slack):
     """Say whether a strict triangle has no positive entry and, mirrored, no negative row sum.
 
@@ -118,7 +111,7 @@ def is_laplacian(crow, col, values, diagonal, slack):
 # -------------------------------------------------------------------------------------- sweeps
 
 
-@_compile
+@compiled
 def _by_rows(start, stop, col, values, X, descending):
     """Solve (I + T) X = B, B given in X (n, p): each row gathers what is known already."""
     n, p = X.shape
@@ -137,7 +130,7 @@ def _by_rows(start, stop, col, values, X, descending):
                     o[j] -= a * known[j]
 
 
-@_compile
+@compiled
 def _by_columns(start, stop, col, values, X, descending):
     """Solve (I + T)ᵀ X = B, B given in X (n, p): each row is taken off the others."""
     n, p = X.shape
@@ -155,21 +148,21 @@ def _by_columns(start, stop, col, values, X, descending):
                     other[j] -= a * o[j]
 
 
-@_compile
+@compiled
 def _scale(inverse, X):
     for i in range(X.shape[0]):
         for j in range(X.shape[1]):
             X[i, j] *= inverse[i]
 
 
-@_compile
+@compiled
 def _scale_conjugated(inverse, X):
     for i in range(X.shape[0]):
         for j in range(X.shape[1]):
             X[i, j] = np.conj(X[i, j]) * inverse[i]
 
 
-@_compile
+@compiled
 def solve_ldu(lower, upper, col, values, inverse, X):
     """Solve (I + L) D (I + V) X = B, B given in X (n, p)."""
     _by_rows(lower[0], lower[1], col, values, X, False)
@@ -177,7 +170,7 @@ def solve_ldu(lower, upper, col, values, inverse, X):
     _by_rows(upper[0], upper[1], col, values, X, True)
 
 
-@_compile
+@compiled
 def solve_ldu_transposed(lower, upper, col, values, inverse, X):
     """Solve (I + V)ᵀ D (I + L)ᵀ X = B, B given in X (n, p)."""
     _by_columns(upper[0], upper[1], col, values, X, False)
@@ -185,7 +178,7 @@ def solve_ldu_transposed(lower, upper, col, values, inverse, X):
     _by_columns(lower[0], lower[1], col, values, X, True)
 
 
-@_compile
+@compiled
 def solve_ldlh(crow, col, values, inverse, X):
     """Solve (I + V)ᴴ D (I + V) X = conj(B), B given in X (n, p).
 
@@ -197,7 +190,7 @@ def solve_ldlh(crow, col, values, inverse, X):
     _by_rows(crow[:-1], crow[1:], col, values, X, True)
 
 
-@_compile
+@compiled
 def solve_llh(crow, col, values, X):
     """Solve (I + L) (I + L)ᴴ conj(X) = B, B given in X (n, p); conjugation as in `solve_ldlh`."""
     _by_rows(crow[:-1], crow[1:], col, values, X, False)

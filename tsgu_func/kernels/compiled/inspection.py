@@ -1,15 +1,11 @@
 """Compiled looks at a square matrix, before it is solved with: each takes O(nnz) time."""
 
-import numba
 import numpy as np
 
-_compile = numba.njit(nogil=True, cache=True, error_model="numpy")
-
-# An unsigned number plus a signed one would be a float.
-_ONE = np.uint64(1)
+from tsgu_func.kernels.compiled.compiling import ONE, compiled_as_written
 
 
-@_compile
+@compiled_as_written
 def diagonal(crow, col):
     """Return where in each row the diagonal is or would be, and whether it is stored."""
     n = crow.shape[0] - 1
@@ -17,12 +13,12 @@ def diagonal(crow, col):
     for i in range(n):
         k = crow[i]
         while k < crow[i + 1] and col[k] < i:
-            k += _ONE
+            k += ONE
         place[i], stored[i] = k, k < crow[i + 1] and col[k] == i
     return place, stored
 
 
-@_compile
+@compiled_as_written
 def traits(crow, col, values, slack):
     """Say what the pattern, and the values, decide; each of them a yes or no.
 
@@ -51,7 +47,7 @@ def traits(crow, col, values, slack):
                 continue
             q = following[j]
             if q < crow[j + 1] and col[q] == i:
-                following[j] = q + _ONE
+                following[j] = q + ONE
                 hermitian &= values[q] == np.conj(a)
             else:
                 pattern = False
@@ -61,7 +57,7 @@ def traits(crow, col, values, slack):
     return pattern, hermitian, positive, dominant and hermitian and positive
 
 
-@_compile
+@compiled_as_written
 def magnitudes(crow, col, values, rows, columns):
     """Add the magnitudes of the entries of each matrix of a batch up, by rows and by columns."""
     for batch in range(values.shape[0]):
@@ -74,7 +70,7 @@ def magnitudes(crow, col, values, rows, columns):
             rows[batch, i] = total
 
 
-@_compile
+@compiled_as_written
 def widest_level(crow, col):
     """Return the size of the largest set of nodes at one distance from an end of the graph.
 
@@ -92,7 +88,7 @@ def widest_level(crow, col):
     return widest
 
 
-@_compile
+@compiled_as_written
 def _search(crow, col, first, mark, seen, queue):
     """Mark all that `first` is joined with, by breadth; return how many, and the widest level."""
     queue[0], seen[first] = first, mark
@@ -101,7 +97,7 @@ def _search(crow, col, first, mark, seen, queue):
         level = end
         for place in range(begin, level):
             i = queue[place]
-            for k in range(crow[i], crow[i + _ONE]):
+            for k in range(crow[i], crow[i + ONE]):
                 j = col[k]
                 if seen[j] < mark:
                     seen[j] = mark

@@ -10,21 +10,17 @@ the processor has several of them in work at once.  A triangle is factored and s
 order as in any other that keeps each row behind those that it waits for: with the same result.
 """
 
-import numba
 import numpy as np
 
-_compile = numba.njit(nogil=True, cache=True, error_model="numpy")
+from tsgu_func.kernels.compiled.compiling import ONE, compiled_as_written
 
 # Parts: the first half, what of the second waits for none of the first, and the rest.
 _FIRST, _SECOND, _LAST = 0, 1, 2
 # Share of the rows in the last part beyond which there is nothing to gain from a second thread.
 _MOST = 0.125
 
-# An unsigned number plus a signed one would be a float.
-_ZERO, _ONE = np.uint64(0), np.uint64(1)
 
-
-@_compile
+@compiled_as_written
 def count_levels(crow, col):
     """Return how many levels a lower triangle has, with its rows in their natural order."""
     n = crow.shape[0] - 1
@@ -32,7 +28,7 @@ def count_levels(crow, col):
     return level.max() + 1 if n else 0
 
 
-@_compile
+@compiled_as_written
 def order_of(crow, col):
     """Return an order of the rows, and where in it the second and the last part begin.
 
@@ -59,7 +55,7 @@ def order_of(crow, col):
     return order, second, last
 
 
-@_compile
+@compiled_as_written
 def _from_both_ends(crow, col, middle):
     """Return part and level of each row: up to the middle, then from the end down to it."""
     n = crow.shape[0] - 1
@@ -82,7 +78,7 @@ def _from_both_ends(crow, col, middle):
     return part, level
 
 
-@_compile
+@compiled_as_written
 def triangle(crow, col, order):
     """Return the strict lower triangle of a Hermitian matrix with rows and columns in an order.
 
@@ -97,8 +93,8 @@ def triangle(crow, col, order):
         p = place[i]
         for k in range(crow[i], crow[i + 1]):
             if col[k] < i:
-                following[max(p, place[col[k]])] += _ONE
-    start, size = np.empty(n + 1, crow.dtype), _ZERO
+                following[max(p, place[col[k]])] += ONE
+    start, size = np.empty(n + 1, crow.dtype), np.uint64(0)
     for r in range(n + 1):
         start[r] = size
         size += following[r]
@@ -112,12 +108,12 @@ def triangle(crow, col, order):
                 c = place[col[k]]
                 r = max(p, c)
                 q = np.uint64(following[r])
-                following[r] = q + _ONE
+                following[r] = q + ONE
                 column[q], entry[q], mirrored[q] = min(p, c), k, c > p
     return start, column, entry, mirrored
 
 
-@_compile
+@compiled_as_written
 def entries(values, entry, mirrored):
     """Return the entries of a triangle that `triangle` made."""
     out = np.empty(entry.shape[0], values.dtype)

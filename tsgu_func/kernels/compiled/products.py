@@ -1,26 +1,16 @@
 """Compiled loops over compressed rows, for the CPU.
 
 Each works on a span of the rows of all batch members, counted through, so that a thread pool can
-share the work; each output is written by one thread, in one order, so results are repeatable.
-Numba compiles a loop at its first call for a dtype and keeps the result on disk.
+share the work; each output is written by one thread, in one order, so results are repeatable.  Rows
+are counted without a sign: an index that may be negative costs a comparison for each entry.
 """
 
-import numba
 import numpy as np
 
-# Sums of products may be reordered, which is what lets them use vector instructions; NaN and
-# infinity keep their meaning.
-_compile = numba.njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz", "contract"}
-)
+from tsgu_func.kernels.compiled.compiling import ONE, compiled
 
 
-# Rows are counted without a sign: an index that may be negative costs a comparison for each entry.
-# An unsigned number plus a signed one would be a float.
-_ONE = np.uint64(1)
-
-
-@_compile
+@compiled
 def product(crow, col, values, B, out, first, last):
     """out[i] = A[i] @ B[i], for values (b or 1, nnz), B (b or 1, m, p) and out (b, n, p)."""
     n = out.shape[1]
@@ -33,7 +23,7 @@ def product(crow, col, values, B, out, first, last):
             _times_columns(crow, col, v, b, out[batch], start, stop)
 
 
-@_compile
+@compiled
 def sampled(crow, col, X, Y, out, first, last):
     """out[i, k] = X[i, row_k] . Y[i, col_k], X (b or 1, n, p), Y (b or 1, m, p), out (b, nnz)."""
     n = crow.shape[0] - 1
@@ -46,32 +36,32 @@ def sampled(crow, col, X, Y, out, first, last):
             _sampled_columns(crow, col, x, y, out[batch], start, stop)
 
 
-@_compile
+@compiled
 def _of_member(batch, n, first, last):
     """Return the span of rows of one member that is within a span counted through all."""
     return np.uint64(max(first - batch * n, 0)), np.uint64(min(last - batch * n, n))
 
 
-@_compile
+@compiled
 def _member(x, batch):
     return x[batch if x.shape[0] > 1 else 0]
 
 
-@_compile
+@compiled
 def _times_column(crow, col, v, b, out, start, stop):
     first = np.uint64(crow[start])
     for i in range(start, stop):
-        total, last = out.dtype.type(0), np.uint64(crow[i + _ONE])
+        total, last = out.dtype.type(0), np.uint64(crow[i + ONE])
         for k in range(first, last):
             total += v[k] * b[col[k]]
         out[i], first = total, last
 
 
-@_compile
+@compiled
 def _times_columns(crow, col, v, B, out, start, stop):
     first = np.uint64(crow[start])
     for i in range(start, stop):
-        last = np.uint64(crow[i + _ONE])
+        last = np.uint64(crow[i + ONE])
         for j in range(B.shape[1]):
             out[i, j] = 0
         for k in range(first, last):
@@ -81,21 +71,21 @@ def _times_columns(crow, col, v, B, out, start, stop):
         first = last
 
 
-@_compile
+@compiled
 def _sampled_column(crow, col, x, y, out, start, stop):
     first = np.uint64(crow[start])
     for i in range(start, stop):
-        a, last = x[i], np.uint64(crow[i + _ONE])
+        a, last = x[i], np.uint64(crow[i + ONE])
         for k in range(first, last):
             out[k] = a * y[col[k]]
         first = last
 
 
-@_compile
+@compiled
 def _sampled_columns(crow, col, X, Y, out, start, stop):
     first = np.uint64(crow[start])
     for i in range(start, stop):
-        last = np.uint64(crow[i + _ONE])
+        last = np.uint64(crow[i + ONE])
         for k in range(first, last):
             c, total = col[k], out.dtype.type(0)
             for j in range(X.shape[1]):

@@ -5,14 +5,10 @@ do not depend on each other, so a thread pool can share them.  Rows come with wh
 beside the diagonal start and stop, so that what is stored in the other triangle is never read.
 """
 
-import numba
-
-_compile = numba.njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz", "contract"}
-)
+from tsgu_func.kernels.compiled.compiling import compiled
 
 
-@_compile
+@compiled
 def by_rows(start, stop, col, values, diagonal, X, descending, first, last):
     """Solve T X = B, B given in X (b, n, p): each row gathers what is known already."""
     n, p = X.shape[1], X.shape[2]
@@ -38,7 +34,7 @@ def by_rows(start, stop, col, values, diagonal, X, descending, first, last):
                     o[j] /= d[i]
 
 
-@_compile
+@compiled
 def by_columns(start, stop, col, values, diagonal, X, descending, first, last):
     """Solve Tᵀ X = B, B given in X (b, n, p): each row, once known, is taken off the others."""
     n, p = X.shape[1], X.shape[2]

@@ -160,9 +160,9 @@ class Krylov(Settings):
         wanted, limit = reached.norm > block.goal, self._limit(n)
         while attempt < self.passes and watch.steps < limit and bool(wanted.any()):
             place = Place.of(wanted)
-            turn = self._length(limit - watch.steps, n), attempt
+            plan = self._length(limit - watch.steps, n), attempt
             before = reached.at(place)
-            after = self._improved(block.at(place), before, turn, watch)
+            after = self._improved(block.at(place), before, plan, watch)
             gained = torch.zeros_like(wanted)
             place.put(gained, after.norm < (1 - _GAIN) * before.norm)
             for whole, part in zip(reached, after, strict=True):
@@ -178,12 +178,12 @@ class Krylov(Settings):
         )  # fmt: skip
 
     def _improved(
-        self, block: Block, reached: _Reached, turn: tuple[int, int], watch: Watch
+        self, block: Block, reached: _Reached, plan: tuple[int, int], watch: Watch
     ) -> _Reached:
         """Make a pass from what has been reached, and keep of it what has a smaller residual."""
         wanted = reached.norm > block.goal
         run = Run.empty(reached.R)
-        self._pass(run, block, reached.R, wanted, turn, watch)
+        self._pass(run, block, reached.R, wanted, plan, watch)
         # A correction that ran off to infinity is none.
         sound = torch.isfinite(run.change.abs().amax(-2, keepdim=True).square())
         X = reached.X + torch.where(sound, run.change, 0) * block.peak
@@ -199,10 +199,10 @@ class Krylov(Settings):
         )
 
     def _pass(
-        self, run: Run, block: Block, R: Tensor, active: Tensor, turn: tuple[int, int], watch: Watch
+        self, run: Run, block: Block, R: Tensor, active: Tensor, plan: tuple[int, int], watch: Watch
     ) -> None:
         """Run the recurrence from the scaled residual R for the active columns, into `run`."""
-        length, attempt = turn
+        length, attempt = plan
         place, count = Place(None, None), run.steps
         state = self.start(block.problem, R, attempt)
         most = state.norm / torch.finfo(state.norm.dtype).eps

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsgu_func.kernels import threads
+from tsgu_func.kernels import compiled, threads
 from tsgu_func.solvers.iteration import column_norms
 from tsgu_func.solvers.krylov.base import Krylov, Run
 from tsgu_func.solvers.krylov.block import Block
@@ -68,28 +68,28 @@ class ICCG(Krylov):
             )
 
     def _pass(
-        self, run: Run, block: Block, R: Tensor, active: Tensor, turn: tuple[int, int], watch: Watch
+        self, run: Run, block: Block, R: Tensor, active: Tensor, plan: tuple[int, int], watch: Watch
     ) -> None:
         """Run the recurrence for each active column, into `run`."""
-        left, _ = turn
-        stride = 1 if watch.heard else left
-        lanes = _lanes(block, R, active)
-        while left > 0 and (going := [lane for lane in lanes if lane.going]):
+        left, _ = plan
+        stride = 1 if watch.watched else left
+        columns = _columns_of(block, R, active)
+        while left > 0 and (going := [column for column in columns if column.going]):
             _advance(going, stride)
-            made = max(lane.made for lane in going)
+            made = max(column.made for column in going)
             left -= made
             norm, goal = torch.tensor([(x.norm, x.goal) for x in going], dtype=torch.float64).mT
-            unit = torch.stack([_by_member(block.unit)[lane.place] for lane in going]).cpu()
+            unit = torch.stack([_by_member(block.unit)[column.place] for column in going]).cpu()
             watch.step(norm / unit, goal / unit, made)
-        for lane in lanes:
-            lane.stop()
-            member, _, column = lane.place
-            _by_member(run.change)[member, :, column] = torch.from_numpy(lane.change)
-            _by_member(run.code)[lane.place] = int(lane.code)
-            _by_member(run.steps)[lane.place] = lane.steps
+        for column in columns:
+            column.stop()
+            member, _, index = column.place
+            _by_member(run.change)[member, :, index] = torch.from_numpy(column.change)
+            _by_member(run.code)[column.place] = int(column.code)
+            _by_member(run.steps)[column.place] = column.steps
 
 
-class _Lane:
+class _Column:
     """One column of a pass, in the order and the scale of the factor of its matrix."""
 
     def __init__(
@@ -117,55 +117,50 @@ class _Lane:
 
     def _tasks(self, most: int) -> tuple[Callable[[], None], Callable[[], None]]:
         """Return what makes iterations, and what helps with them."""
-        from tsgu_func.kernels.compiled import eisenstat, sharing
-
-        split = self.split
+        eisenstat, split = compiled.eisenstat, self.split
         if not self._vectors:
             self._start()
-        told, matrix = eisenstat.exchange(), (*split.triangle, split.excess, split.root)
-        shared = told, matrix, self._vectors, split.rows.cuts
+        shared, matrix = eisenstat.shared_state(), (*split.triangle, split.excess, split.root)
+        arguments = shared, matrix, self._vectors, split.rows.cuts
 
         def iterate() -> None:
+            numbers = self._numbers
             try:
-                self.made, curvature = eisenstat.iterate(*shared, self._numbers, self.goal, most)
+                self.made, curvature = eisenstat.iterate(*arguments, numbers, self.goal, most)
             finally:
-                sharing.close(told[0])
+                compiled.synchronization.close(shared[0])
             self.steps += self.made
-            self.norm = float(self._numbers[2])
+            self.norm = float(numbers[2])
             if not 0 < curvature < np.inf:
                 self.code = Result.INDEFINITE if curvature <= 0 else Result.BREAKDOWN
             if not self.going:
                 self.stop()
 
-        return iterate, lambda: eisenstat.help_out(*shared)
+        return iterate, lambda: eisenstat.help_out(*arguments)
 
     def _start(self) -> None:
-        from tsgu_func.kernels.compiled import eisenstat
-
         split = self.split
         self._vectors = split.rows.room.take(len(self.R), self.R.dtype)
         R = self._vectors[1]
-        eisenstat.enter(split.triangle, split.root, split.rows.order.numpy(), self.R, R)
-        self._numbers[:] = eisenstat.square(R), 0, self.norm
+        compiled.eisenstat.enter(split.triangle, split.root, split.rows.order.numpy(), self.R, R)
+        self._numbers[:] = compiled.eisenstat.square(R), 0, self.norm
 
     def stop(self) -> None:
         """Note the correction, and give back the room."""
-        from tsgu_func.kernels.compiled import eisenstat
-
         if self._vectors:
-            split = self.split
-            eisenstat.leave(split.root, split.rows.order.numpy(), self._vectors[0], self.change)
+            split, Z = self.split, self._vectors[0]
+            compiled.eisenstat.leave(split.root, split.rows.order.numpy(), Z, self.change)
             split.rows.room.give_back(self._vectors)
             self._vectors = ()
 
 
-def _lanes(block: Block, R: Tensor, active: Tensor) -> list[_Lane]:
-    """Return a lane for each active column of each member of the batch."""
-    parts, columns = block.equations.parts, _by_member(R).mT.contiguous().cpu().numpy()
+def _columns_of(block: Block, R: Tensor, active: Tensor) -> list[_Column]:
+    """Return the active columns of all members of the batch."""
+    parts, residuals = block.equations.parts, _by_member(R).mT.contiguous().cpu().numpy()
     norm, goal = _by_member(column_norms(R)), _by_member(block.goal)
     places = (tuple(place) for place in _by_member(active).nonzero().tolist())
     return [
-        _Lane(at, parts[at[0]], columns[at[0], at[2]], float(norm[at]), float(goal[at]))
+        _Column(at, parts[at[0]], residuals[at[0], at[2]], float(norm[at]), float(goal[at]))
         for at in places
     ]
 
@@ -174,15 +169,15 @@ def _by_member(x: Tensor) -> Tensor:
     return x if x.ndim == 3 else x.unsqueeze(0)
 
 
-def _advance(lanes: Sequence[_Lane], most: int) -> None:
-    """Advance lanes in several threads: each in one, or a lane that is alone in two."""
+def _advance(columns: Sequence[_Column], most: int) -> None:
+    """Advance columns in several threads: each in one, or a column that is alone in two."""
 
     def loop(first: int, last: int) -> None:
-        for lane in lanes[first:last]:
-            lane.advance(most)
+        for column in columns[first:last]:
+            column.advance(most)
 
-    parts = min(threads.workers(), len(lanes))
-    if len(lanes) == 1 and most > 1 and threads.workers() > 1:
-        lanes[0].advance_by_two(most)
+    parts = min(threads.workers(), len(columns))
+    if len(columns) == 1 and most > 1 and threads.workers() > 1:
+        columns[0].advance_by_two(most)
     else:
-        threads.run_parts(loop, [len(lanes) * part // parts for part in range(parts + 1)])
+        threads.run_parts(loop, [len(columns) * part // parts for part in range(parts + 1)])

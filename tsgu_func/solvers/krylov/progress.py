@@ -23,7 +23,7 @@ class Watch(AbstractContextManager["Watch"]):
         self._bar = _Bar(title) if progress else None
 
     @property
-    def heard(self) -> bool:
+    def watched(self) -> bool:
         """Whether somebody wants to know of each iteration."""
         return self.callback is not None or self._bar is not None
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsgu_func.kernels import threads
+from tsgu_func.kernels import compiled, threads
 from tsgu_func.kernels.structure import Structure, unsigned
 from tsgu_func.solvers.preconditioners.factored import cancelled, copied
 from tsgu_func.solvers.preconditioners.incomplete_cholesky import IncompleteCholesky
@@ -35,14 +35,12 @@ class Room:
 
     def take(self, n: int, dtype: np.dtype[Any]) -> tuple[np.ndarray, ...]:
         """Return vectors of zeros."""
-        from tsgu_func.kernels.compiled import eisenstat
-
         try:
             vectors = self._spare.pop()
         except IndexError:  # none, or another thread was faster
-            return eisenstat.vectors(n, dtype)
+            return compiled.eisenstat.vectors(n, dtype)
         if vectors[0].dtype != dtype:
-            return eisenstat.vectors(n, dtype)
+            return compiled.eisenstat.vectors(n, dtype)
         for vector in vectors:
             vector.fill(0)
         return vectors
@@ -119,11 +117,9 @@ class Split:
 
     def solve(self, R: Tensor) -> Tensor:
         """Return ``M⁻¹ R`` for R (n, p), in one sweep down and one up."""
-        from tsgu_func.kernels.compiled import incomplete
-
         X, root = copied(R)[self.rows.order], torch.from_numpy(self.root).unsqueeze(-1)
         X /= root
-        incomplete.solve_llh(*self.triangle, X.numpy())
+        compiled.incomplete.solve_llh(*self.triangle, X.numpy())
         solved = torch.empty_like(X)
         solved[self.rows.order] = X.conj_physical_() / root
         return solved.to(R.device)
@@ -166,10 +162,8 @@ class DIC(IncompleteCholesky):
 
     def read(self, A: StoredMatrix, diagonal: Tensor) -> tuple[TwistedRows, np.ndarray, np.ndarray]:
         """Return the strict lower triangle, in a twisted order."""
-        from tsgu_func.kernels.compiled import ordering
-
         rows = A.structure.derive("twisted lower triangle", _twisted)
-        entries = ordering.entries(A.values.cpu().numpy(), rows.entry, rows.mirrored)
+        entries = compiled.ordering.entries(A.values.cpu().numpy(), rows.entry, rows.mirrored)
         return rows, entries, diagonal.cpu().index_select(0, rows.order).numpy()
 
     def factor(
@@ -181,22 +175,18 @@ class DIC(IncompleteCholesky):
         relaxation: float,
     ) -> tuple[Split | None, int | None]:
         """Find the pivots, and scale by them."""
-        from tsgu_func.kernels.compiled import eisenstat
-
         rows, least = (triangle.crow, triangle.col), cancelled(diagonal.dtype)
-        pivots, row = eisenstat.pivots(*rows, entries, diagonal, shift, relaxation, least)
+        pivots, row = compiled.eisenstat.pivots(*rows, entries, diagonal, shift, relaxation, least)
         if row < len(pivots):
             return None, int(triangle.order[row])
-        values, excess = eisenstat.scaled(*rows, entries, pivots), diagonal / pivots - 2
+        values, excess = compiled.eisenstat.scaled(*rows, entries, pivots), diagonal / pivots - 2
         return Split(triangle, values, excess, np.sqrt(pivots), relaxation, shift), None
 
 
 def _twisted(s: Structure) -> TwistedRows:
-    from tsgu_func.kernels.compiled import ordering
-
     crow, col = unsigned(s.crow.cpu()), unsigned(s.col.cpu())
-    order, *cuts = ordering.order_of(crow, col)
-    start, column, entry, mirrored = ordering.triangle(crow, col, order)
+    order, *cuts = compiled.ordering.order_of(crow, col)
+    start, column, entry, mirrored = compiled.ordering.triangle(crow, col, order)
     first, second, end = (np.uint64(cut) for cut in (*cuts, len(order)))
     cuts = first, second, end
     return TwistedRows(start, column, entry, mirrored, torch.from_numpy(order), cuts, Room())

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels import compiled
 from tsgu_func.kernels.structure import Structure, unsigned
 from tsgu_func.kernels.triangular import triangle_of
 from tsgu_func.solvers.protocol import SolveError
@@ -92,10 +93,9 @@ class LDU:
 
     def solve(self, R: Tensor) -> Tensor:
         """Return ``M⁻¹ R`` for R (n, p), in one sweep down and one up."""
-        from tsgu_func.kernels.compiled import incomplete
-
         X = copied(R.conj() if self.conjugated else R)
-        sweep = incomplete.solve_ldu_transposed if self.transposed else incomplete.solve_ldu
+        loops = compiled.incomplete
+        sweep = loops.solve_ldu_transposed if self.transposed else loops.solve_ldu
         sweep(*self.halves, self.values, self.inverse, X.numpy())
         return (X.conj_physical_() if self.conjugated else X).to(R.device)
 
@@ -137,11 +137,10 @@ class LDLH:
 
     def solve(self, R: Tensor) -> Tensor:
         """Return ``M⁻¹ R`` for R (n, p), in one sweep down and one up."""
-        from tsgu_func.kernels.compiled import incomplete
-
         # The sweeps make M⁻¹ conj(X) of X: conjugation is due on one side, whichever M it is.
         X = copied(R if self.conjugated else R.conj())
-        incomplete.solve_ldlh(self.rows.crow, self.rows.col, self.values, self.inverse, X.numpy())
+        rows = self.rows.crow, self.rows.col
+        compiled.incomplete.solve_ldlh(*rows, self.values, self.inverse, X.numpy())
         return (X.conj_physical_() if self.conjugated else X).to(R.device)
 
     def conj(self) -> LDLH:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels import compiled
 from tsgu_func.kernels.structure import Structure, unsigned
 from tsgu_func.solvers.preconditioners.factored import LDLH, UpperRows, cancelled
 from tsgu_func.solvers.preconditioners.incomplete_cholesky import IncompleteCholesky
@@ -62,10 +63,8 @@ class IC0(IncompleteCholesky):
         relaxation: float,
     ) -> tuple[LDLH, int | None]:
         """Factor on the pattern."""
-        from tsgu_func.kernels.compiled import incomplete
-
         state = LDLH(triangle, entries.copy(), np.empty_like(diagonal), shift)
-        row = incomplete.ic0(
+        row = compiled.incomplete.ic0(
             triangle.crow, triangle.col, state.values, diagonal, state.inverse,
             shift, relaxation, cancelled(entries.dtype),
         )  # fmt: skip

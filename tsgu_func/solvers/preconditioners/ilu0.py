@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels import compiled
 from tsgu_func.kernels.triangular import diagonal_of
 from tsgu_func.solvers.preconditioners.factored import LDU, Halves, cancelled, halves_of, shifted
 from tsgu_func.solvers.preconditioners.reading import check_between, check_square
@@ -82,12 +83,11 @@ class ILU0(Settings):
     def _factored(
         self, halves: Halves, values: np.ndarray, diagonal: np.ndarray, shift: float
     ) -> tuple[LDU, int | None]:
-        from tsgu_func.kernels.compiled import incomplete
-
         state = LDU(halves, values.copy(), np.empty_like(diagonal), shift)
-        least = cancelled(values.dtype)
-        relaxation = float(self.relaxation)
-        row = incomplete.ilu0(*halves, state.values, diagonal, state.inverse, relaxation, least)
+        row = compiled.incomplete.ilu0(
+            *halves, state.values, diagonal, state.inverse,
+            float(self.relaxation), cancelled(values.dtype),
+        )  # fmt: skip
         return state, None if row == len(diagonal) else row
 
     def apply(self, state: LDU, R: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from tsgu_func.kernels import compiled
 from tsgu_func.kernels.structure import Structure, unsigned
 from tsgu_func.solvers.preconditioners.factored import shifted
 from tsgu_func.solvers.preconditioners.reading import check_between, positive_diagonal
@@ -106,12 +107,12 @@ class IncompleteCholesky(Settings):
 
 def _is_laplacian(triangle: Any, entries: np.ndarray, diagonal: np.ndarray) -> bool:
     """Whether a triangle has no positive entry and, mirrored, no negative row sum; both real."""
-    from tsgu_func.kernels.compiled import incomplete
-
     if np.iscomplexobj(entries):
         return False
     slack = float(np.finfo(entries.dtype).eps) ** 0.5
-    return bool(incomplete.is_laplacian(triangle.crow, triangle.col, entries, diagonal, slack))
+    return bool(
+        compiled.incomplete.is_laplacian(triangle.crow, triangle.col, entries, diagonal, slack)
+    )
 
 
 def _sound(inverse: np.ndarray, diagonal: np.ndarray) -> bool:
@@ -128,9 +129,7 @@ def levels_of(structure: Structure) -> int:
 
 
 def _levels(s: Structure) -> int:
-    from tsgu_func.kernels.compiled import ordering
-
-    return int(ordering.count_levels(unsigned(s.crow.cpu()), unsigned(s.col.cpu())))
+    return int(compiled.ordering.count_levels(unsigned(s.crow.cpu()), unsigned(s.col.cpu())))
 
 
 def _relaxation(levels: int) -> float:

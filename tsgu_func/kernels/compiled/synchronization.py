@@ -2,28 +2,28 @@
 
 The thread that has the work *offers* a job, does its own half, and *claims* the other half if
 nobody has; only where the helper has claimed it does it wait.  So it never waits for a helper that
-is late or never comes, and no half is done twice.  A job takes microseconds, so both threads wait
-by looking again: the words that they look at are read and written atomically.  A helper that has
-looked for long lets others have its processor: it may be that of the thread that it waits for.
+comes late or never, and no half is done twice.  A job takes microseconds, so both threads wait by
+looking again: the words that they look at are read and written atomically.  Who has looked for long
+lets others have its processor: it may be that of the thread that it waits for.  And a helper that
+was waited for that long has lost its own to somebody else: it is asked no more.
 """
 
 import os
 from typing import Any, cast
 
-import numba
 import numpy as np
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-__all__ = ["claim", "close", "finish", "following", "offer", "wait", "words"]
+from tsgu_func.kernels.compiled.compiling import compiled_as_written
 
-_compile = numba.njit(nogil=True, cache=True)
+__all__ = ["claim", "close", "finish", "following", "offer", "wait", "words"]
 
 # Words are apart by a cache line, so that who waits for one does not slow down who writes another.
 _LINE = 8
 _OFFERED, _CLAIMED, _FINISHED = 0, _LINE, 2 * _LINE
 _CLOSED = -1
-# Looks before a helper gives way: some microseconds.
+# Looks before who waits gives way: some microseconds.
 _PATIENCE = 5000
 # Looks before it gives up: about a second.
 _END = 1_000_000
@@ -76,37 +76,56 @@ def words() -> np.ndarray:
     return np.zeros(3 * _LINE, np.int64)
 
 
-@_compile
+@compiled_as_written
 def offer(words):
-    """Offer the next job, and return its number; what it consists of has been written before."""
+    """Offer the next job, and return its number; what it consists of has been written before.
+
+    After `close` nothing is offered, and the number is below zero.
+    """
+    if words[_OFFERED] == _CLOSED:
+        return _CLOSED
     job = words[_OFFERED] + 1
     _store(words, _OFFERED, job)
     return job
 
 
-@_compile
+@compiled_as_written
 def claim(words, job):
     """Say whether the second half of a job is the caller's to do; only the first to ask is told so.
 
     Each job is claimed by someone before the next is offered.
     """
-    return _replace(words, _CLAIMED, job - 1, job)
+    return job == _CLOSED or _replace(words, _CLAIMED, job - 1, job)
 
 
-@_compile
+@compiled_as_written
 def finish(words, job):
     """Tell that the second half of a job is done."""
     _store(words, _FINISHED, job)
 
 
-@_compile
-def wait(words, job):
-    """Wait until the second half of a job is done by who claimed it."""
+@compiled_as_written
+def close(words):
+    """Offer no more."""
+    _store(words, _OFFERED, _CLOSED)
+
+
+@compiled_as_written
+def wait(words, job, more):
+    """Wait until the second half of a job is done by who claimed it.
+
+    If `more` looks than a helper is patient for do not see it done, let others have the processor,
+    and offer no more.
+    """
+    for _ in range(_PATIENCE + more):
+        if _load(words, _FINISHED) == job:
+            return
+    close(words)
     while _load(words, _FINISHED) != job:
-        pass
+        _give_way()
 
 
-@_compile
+@compiled_as_written
 def following(words, job):
     """Wait for a job after this one; return its number, or one below zero if none will come.
 
@@ -121,9 +140,3 @@ def following(words, job):
             return _CLOSED
         offered = _load(words, _OFFERED)
     return offered
-
-
-@_compile
-def close(words):
-    """Offer no more."""
-    _store(words, _OFFERED, _CLOSED)
