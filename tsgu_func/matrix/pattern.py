@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple
+import weakref
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tsgu_func.kernels.structure import Structure, index_dtype, register, rows_of
-from tsgu_func.registration.transforms import outside_transforms, unwrapped
+from tsgu_func.kernels.structure import Structure, shared
+from tsgu_func.matrix.assembly import (
+    Assembly,
+    Compressed,
+    checked,
+    compressed,
+    compressed_coo,
+    first_disorder,
+)
+from tsgu_func.registration.transforms import outside_transforms
 
 __all__ = ["Assembly", "SparsityPattern"]
 
@@ -20,8 +28,10 @@ class SparsityPattern:
     Indices are kept once, compressed by rows or, for a transpose, by columns; the transpose of a
     pattern shares them.  What kernels need beyond them is derived at first use and then kept.
 
-    Two patterns are equal when they share their index tensors, which costs nothing to find out;
-    `same_pattern` compares the indices themselves.
+    Patterns with equal indices on one device are equal, wherever they come from: however often
+    they are made, there is one copy of the indices, and of what was derived from them.  To find
+    that out costs O(nnz) when a pattern is made, and nothing when two are compared.  Indices are
+    copied on their way in and on their way out, so nobody can write to them.
 
     Parameters
     ----------
@@ -54,22 +64,98 @@ class SparsityPattern:
     transposed: bool
 
     def __init__(self, crow: Tensor, col: Tensor, shape: tuple[int, int]) -> None:
+        for name, index in (("crow", crow), ("col", col)):
+            if not isinstance(index, Tensor):
+                raise TypeError(f"{name} is a tensor of integers; got {type(index).__name__}")
+        structure = checked(crow, col, shape)
         with outside_transforms():
-            structure = _checked(crow, col, shape)
-            if (k := _first_disorder(structure)) is not None:
+            if (k := first_disorder(structure)) is not None:
                 raise ValueError(
                     f"columns increase within a row, but col[{k}] = {int(structure.col[k])} does "
                     f"not exceed col[{k - 1}] = {int(structure.col[k - 1])} in row "
-                    f"{int(structure.row[k])}; SparseMatrix.from_csr sorts them and sums duplicates"
+                    f"{int(structure.row[k])}; SparsityPattern.from_csr sorts them and tells how "
+                    f"values follow"
                 )
-            self.structure, self.transposed = register(structure), False
+        self.structure, self.transposed = shared(structure), False
 
     @classmethod
     def of_structure(cls, structure: Structure, transposed: bool = False) -> SparsityPattern:
-        """Wrap a structure that is known to be valid."""
+        """Wrap a structure that is known to be valid, or the one with the same indices."""
         self = cls.__new__(cls)
-        self.structure, self.transposed = structure, transposed
+        self.structure = structure if structure.content is not None else shared(structure)
+        self.transposed = transposed
         return self
+
+    # ---------------------------------------------------------------------------- construction
+
+    @classmethod
+    def from_coo(
+        cls, row: Any, col: Any, shape: tuple[int, int]
+    ) -> tuple[SparsityPattern, Assembly]:
+        """Make a pattern from places in any order, and what brings entries into its order.
+
+        The pattern orders entries by row, and within a row by column; those at the same place
+        become one.
+
+        Parameters
+        ----------
+        row, col : Tensor or sequence of int, shape (entries,)
+            Place of each entry.
+        shape : (int, int)
+
+        Returns
+        -------
+        pattern : SparsityPattern
+        assemble : Assembly
+            ``assemble(entries)`` sorts entries ``(*batch, entries)`` in the order of `row` and
+            `col` and sums those at one place: the values for ``SparseMatrix(pattern, values)``.
+            Linear, and differentiable to any order.
+
+        Raises
+        ------
+        ValueError
+            If an index is out of range, or the indices differ in length or device.
+        TypeError
+            If the indices are not integers.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from tsgu_func import SparseMatrix, SparsityPattern
+        >>> pattern, assemble = SparsityPattern.from_coo([2, 0, 0], [0, 1, 0], (3, 2))
+        >>> pattern.row, pattern.col
+        (tensor([0, 0, 2], dtype=torch.int32), tensor([0, 1, 0], dtype=torch.int32))
+        >>> SparseMatrix(pattern, assemble(torch.tensor([1.0, 2.0, 3.0]))).to_dense()
+        tensor([[3., 2.],
+                [0., 0.],
+                [1., 0.]])
+        """
+        assembly = assemble_coo(row, col, shape)
+        return assembly.pattern, assembly
+
+    @classmethod
+    def from_csr(
+        cls, crow: Any, col: Any, shape: tuple[int, int]
+    ) -> tuple[SparsityPattern, Assembly]:
+        """Make a pattern from compressed rows, and what brings entries into its order.
+
+        As `from_coo`: columns need not increase within a row, and may be repeated.
+
+        Parameters
+        ----------
+        crow : Tensor or sequence of int, shape (n + 1,)
+            Where each row starts in `col`.
+        col : Tensor or sequence of int, shape (entries,)
+            Column of each entry.
+        shape : (int, int)
+
+        Returns
+        -------
+        pattern : SparsityPattern
+        assemble : Assembly
+        """
+        assembly = assemble_csr(crow, col, shape)
+        return assembly.pattern, assembly
 
     # ------------------------------------------------------------------------------ attributes
 
@@ -90,22 +176,35 @@ class SparsityPattern:
         return self.structure.crow.device
 
     @property
+    def crow(self) -> Tensor:
+        """Where each row starts in `col`: a copy.
+
+        Raises
+        ------
+        ValueError
+            If this is a transpose, which is compressed by columns.
+        """
+        if self.transposed:
+            raise ValueError(
+                "a transpose is compressed by columns, so its entries are not ordered by row; "
+                "pattern.T.crow says where its columns start"
+            )
+        return self.structure.crow.clone()
+
+    @property
     def row(self) -> Tensor:
-        """Row of each entry, in the order of the values."""
-        return self.structure.col if self.transposed else self._along()
+        """Row of each entry, in the order of the values: a copy."""
+        return self.places()[0].clone()
 
     @property
     def col(self) -> Tensor:
-        """Column of each entry, in the order of the values."""
-        return self._along() if self.transposed else self.structure.col
+        """Column of each entry, in the order of the values: a copy."""
+        return self.places()[1].clone()
 
-    def _along(self) -> Tensor:
-        # A traced region must not fill the store of derived pieces, so there it is computed.
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Return row and column of each entry, which are not to be written to."""
         s = self.structure
-        if torch.compiler.is_compiling():
-            return rows_of(s)
-        with outside_transforms():
-            return s.row
+        return (s.col, s.row) if self.transposed else (s.row, s.col)
 
     @property
     def T(self) -> SparsityPattern:
@@ -123,12 +222,17 @@ class SparsityPattern:
         return hash((id(self.structure), self.transposed))
 
     def same_pattern(self, other: SparsityPattern) -> bool:
-        """Whether both store the same entries in the same order.  O(nnz) time."""
-        if self == other:
-            return True
-        if self.shape != other.shape or self.nnz != other.nnz or self.device != other.device:
+        """Whether both store the same entries in the same order, on one device.
+
+        Equal patterns do.  So may the transpose of one and another, which takes O(nnz) to find out.
+        """
+        if self.transposed == other.transposed or self.shape != other.shape:
+            return self == other
+        if self.nnz != other.nnz or self.device != other.device:
             return False
-        return _all_equal(self.row, other.row) and _all_equal(self.col, other.col)
+        with outside_transforms():
+            pairs = zip(self.places(), other.places(), strict=True)
+            return all(bool((x == y).all()) for x, y in pairs)
 
     def __repr__(self) -> str:
         by = ", by columns" if self.transposed else ""
@@ -138,12 +242,10 @@ class SparsityPattern:
 
     def to(self, device: torch.device | str) -> SparsityPattern:
         """Move to a device; the pattern itself where it is there already."""
-        if torch.device(device) == self.device:
+        device = _device(device)
+        if device == self.device:
             return self
-        s = self.structure
-        with outside_transforms():
-            moved = register(Structure(s.crow.to(device), s.col.to(device), s.cols))
-        return SparsityPattern.of_structure(moved, self.transposed)
+        return SparsityPattern.of_structure(_moved(self.structure, device), self.transposed)
 
     def __copy__(self) -> SparsityPattern:
         return self
@@ -157,173 +259,42 @@ class SparsityPattern:
 
 
 def _unpickle(crow: Tensor, col: Tensor, cols: int, transposed: bool) -> SparsityPattern:
-    return SparsityPattern.of_structure(register(Structure(crow, col, cols)), transposed)
+    return SparsityPattern.of_structure(Structure(crow, col, cols), transposed)
 
 
-# --------------------------------------------------------------------- from entries to a pattern
+def _device(device: torch.device | str) -> torch.device:
+    """Name a device as tensors do that are there: `cuda` is the current one of them."""
+    device = torch.device(device)
+    if device.type == "cpu":
+        return torch.device("cpu")
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
-class Assembly(NamedTuple):
-    """A pattern, and how the values of a list of entries become values on it.
-
-    Attributes
-    ----------
-    pattern : SparsityPattern
-    order : Tensor or None
-        The sorted order of the entries; ``None`` where they are sorted.
-    slot : Tensor or None
-        Where each sorted entry goes; ``None`` where no two share a place.
-    """
-
-    pattern: SparsityPattern
-    order: Tensor | None
-    slot: Tensor | None
-
-    def __call__(self, values: Tensor) -> Tensor:
-        """Sort values (..., entries) and sum duplicates: differentiable, any batch."""
-        if self.order is not None:
-            values = values.index_select(-1, self.order)
-        if self.slot is None:
-            return values
-        zeros = values.new_zeros(*values.shape[:-1], self.pattern.nnz)
-        return zeros.index_add(-1, self.slot, values)
+def _moved(s: Structure, device: torch.device) -> Structure:
+    """Return a structure on another device, copied once as long as that one lives."""
+    there = s.derive("elsewhere", lambda _: weakref.WeakValueDictionary())
+    moved = there.get(device)
+    if moved is None:
+        with outside_transforms():
+            moved = shared(Structure(s.crow.to(device), s.col.to(device), s.cols))
+        # Weakly, and both ways: neither keeps the other's memory.
+        there[device] = moved
+        moved.derive("elsewhere", lambda _: weakref.WeakValueDictionary())[s.crow.device] = s
+    return moved
 
 
-def assemble_coo(row: Tensor, col: Tensor, shape: tuple[int, int]) -> Assembly:
+def assemble_coo(row: Any, col: Any, shape: tuple[int, int]) -> Assembly:
     """Sort entries by row and column, and find duplicates.  O(nnz log nnz) time."""
-    with outside_transforms():
-        rows, cols = check_shape(shape)
-        check_index("row", row, rows)
-        check_index("col", col, cols)
-        if row.shape != col.shape:
-            raise ValueError(f"row and col have the same length; got {len(row)} and {len(col)}")
-        if row.device != col.device:
-            raise ValueError(f"row and col are on one device; got {row.device} and {col.device}")
-        return _assemble(_plain(row).long(), _plain(col).long(), rows, cols)
+    return _assembly(compressed_coo(row, col, shape), len(col))
 
 
-def _assemble(row: Tensor, col: Tensor, rows: int, cols: int) -> Assembly:
-    order = slot = None
-    if not _sorted(row, col):
-        order = _lexicographic_order(row, col, rows, cols)
-        row, col = row[order], col[order]
-    new = torch.ones_like(row, dtype=torch.bool)
-    new[1:] = (row[1:] != row[:-1]) | (col[1:] != col[:-1])
-    if not bool(new.all()):
-        slot = new.cumsum(0) - 1
-        row, col = row[new], col[new]
-    counts = torch.bincount(row, minlength=rows)
-    crow = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    pattern = SparsityPattern.of_structure(register(_owned(crow, col, cols)))
-    return Assembly(pattern, order, slot)
-
-
-def assemble_csr(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> Assembly:
+def assemble_csr(crow: Any, col: Any, shape: tuple[int, int]) -> Assembly:
     """Check compressed rows; sort columns and find duplicates where there are any."""
-    with outside_transforms():
-        structure = _checked(crow, col, shape)
-        if _first_disorder(structure) is None:
-            return Assembly(SparsityPattern.of_structure(register(structure)), None, None)
-        return assemble_coo(structure.row, structure.col, shape)
+    return _assembly(compressed(crow, col, shape), len(col))
 
 
-def _checked(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> Structure:
-    rows, cols = check_shape(shape)
-    check_crow(crow, rows, col)
-    check_index("col", col, cols)
-    return _owned(_plain(crow), _plain(col), cols)
-
-
-def _plain(index: Tensor) -> Tensor:
-    """Take off what transforms have wrapped around an index that was made under them."""
-    return unwrapped(index).detach()
-
-
-def _owned(crow: Tensor, col: Tensor, cols: int) -> Structure:
-    """Copy indices to tensors that nobody else can modify."""
-    dtype = index_dtype(crow.shape[0] - 1, cols, col.shape[0])
-    crow, col = (x.to(dtype, copy=True).contiguous() for x in (crow, col))
-    return Structure(crow, col, cols)
-
-
-def _sorted(row: Tensor, col: Tensor) -> bool:
-    later = (row[1:] > row[:-1]) | ((row[1:] == row[:-1]) & (col[1:] >= col[:-1]))
-    return bool(later.all())
-
-
-def _lexicographic_order(row: Tensor, col: Tensor, rows: int, cols: int) -> Tensor:
-    if rows * cols < 2**63:  # the place in the dense matrix fits its integer
-        return torch.argsort(row * cols + col, stable=True)
-    by_col = torch.argsort(col, stable=True)
-    return by_col[torch.argsort(row[by_col], stable=True)]
-
-
-def _first_disorder(s: Structure) -> int | None:
-    """Return the first entry whose column does not exceed its predecessor's in the same row."""
-    wrong = (s.col[1:] <= s.col[:-1]) & (s.row[1:] == s.row[:-1])
-    return int(wrong.nonzero()[0]) + 1 if bool(wrong.any()) else None
-
-
-def _all_equal(x: Tensor, y: Tensor) -> bool:
-    return torch.equal(x, y) if x.dtype == y.dtype else bool((x == y).all())
-
-
-# -------------------------------------------------------------------------------------- checks
-
-
-def check_shape(shape: Any) -> tuple[int, int]:
-    """Return a matrix shape as two ints."""
-    size = tuple(int(n) for n in shape)
-    if len(size) != 2 or min(size) < 0:
-        raise ValueError(f"a matrix has a shape (rows, columns), none negative; got {size}")
-    if math.prod(size) and max(size) > 2**62:
-        raise ValueError(f"a matrix has at most 2**62 rows and columns; got {size}")
-    return size[0], size[1]
-
-
-def check_index(name: str, index: Any, size: int) -> None:
-    """Check a vector of indices into an axis of `size` entries."""
-    _check_integer_vector(name, index)
-    wrong = (index < 0) | (index >= size)
-    if bool(wrong.any()):
-        k = int(wrong.nonzero()[0])
-        raise ValueError(
-            f"{name}[{k}] = {int(index[k])} is out of range: indices run from 0 to {size - 1}"
-            if size
-            else f"{name}[{k}] = {int(index[k])} is out of range: that axis is empty"
-        )
-
-
-def check_crow(crow: Any, rows: int, col: Any) -> None:
-    """Check where rows start."""
-    _check_integer_vector("crow", crow)
-    _check_integer_vector("col", col)
-    if crow.device != col.device:
-        raise ValueError(f"crow and col are on one device; got {crow.device} and {col.device}")
-    if crow.shape[0] != rows + 1:
-        raise ValueError(
-            f"crow has one entry more than there are rows, {rows + 1}; got {crow.shape[0]}"
-        )
-    if int(crow[0]) != 0:
-        raise ValueError(f"crow starts with 0; got crow[0] = {int(crow[0])}")
-    falling = crow[1:] < crow[:-1]
-    if bool(falling.any()):
-        k = int(falling.nonzero()[0]) + 1
-        raise ValueError(
-            f"crow never decreases; got crow[{k}] = {int(crow[k])} "
-            f"after crow[{k - 1}] = {int(crow[k - 1])}"
-        )
-    if int(crow[-1]) != col.shape[0]:
-        raise ValueError(
-            f"crow ends with the number of entries, {col.shape[0]} columns given; "
-            f"got crow[{rows}] = {int(crow[-1])}"
-        )
-
-
-def _check_integer_vector(name: str, index: Any) -> None:
-    if not isinstance(index, Tensor):
-        raise TypeError(f"{name} is a tensor of integers; got {type(index).__name__}")
-    if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
-        raise TypeError(f"{name} holds integers; got {index.dtype}")
-    if index.ndim != 1:
-        raise ValueError(f"{name} is a vector; got shape {tuple(index.shape)}")
+def _assembly(found: Compressed, entries: int) -> Assembly:
+    pattern = SparsityPattern.of_structure(found.structure)
+    return Assembly(pattern, entries, found.order, found.slot)

@@ -8,16 +8,19 @@ batch of values.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-import optree
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils import _pytree as torch_pytree
 
-from tsgu_func.matrix import arguments, torch_sparse
+from tsgu_func.kernels.products import csr_tensor
+from tsgu_func.kernels.structure import Structure
+from tsgu_func.matrix import arguments, pytree, torch_sparse
+from tsgu_func.matrix.arguments import describe
 from tsgu_func.matrix.batches import over_batches
-from tsgu_func.matrix.pattern import SparsityPattern, assemble_coo, assemble_csr, check_shape
+from tsgu_func.matrix.elementwise import at_entries, is_factor
+from tsgu_func.matrix.pattern import SparsityPattern, assemble_coo, assemble_csr
 from tsgu_func.ops.products import spmm
 
 if TYPE_CHECKING:
@@ -34,7 +37,9 @@ class SparseMatrix:
     pattern : SparsityPattern
         Where entries are stored: shape (n, m), `nnz` of them.
     values : Tensor, shape ``(*batch, nnz)``
-        The entries, in the order of the pattern.
+        The entries, in the order of ``pattern.row`` and ``pattern.col``: by row, and within a row
+        by column; of a transpose, in the order of what was transposed.  They are kept as they
+        are, not copied: a leaf of autograd stays the leaf, and who writes to it changes the matrix.
 
     Raises
     ------
@@ -47,6 +52,12 @@ class SparseMatrix:
     -----
     What is created from a dense or sparse argument is differentiable with respect to it.
     Under ``torch.func`` it is a pytree with the one leaf `values`.
+
+    ``A + B``, ``A - B``, ``-A``, ``A @ B`` and ``B @ A`` mean what they mean for dense matrices.
+    ``A * d`` and ``A / d`` do at the stored entries, for a number or a dense d that broadcasts with
+    A: d of shape (m,) scales columns, (n, 1) rows, and ``t[:, None, None]`` each member of a batch.
+    ``A[i]`` is a member of a batch.  Where one side is a tensor, a compiled function does not ask
+    this class for its operators: call the methods `matmul`, `mul` and `div` there.
 
     Examples
     --------
@@ -63,14 +74,14 @@ class SparseMatrix:
 
     pattern: SparsityPattern
     values: Tensor
-    # Binary operators of tensors and NumPy arrays leave the operation to this class.
-    __array_priority__ = 1000
+    # Binary operators of NumPy arrays leave the operation to this class.
+    __array_ufunc__ = None
 
     def __init__(self, pattern: SparsityPattern, values: Tensor) -> None:
         if not isinstance(pattern, SparsityPattern):
             raise TypeError(f"pattern is a SparsityPattern; got {type(pattern).__name__}")
         if not isinstance(values, Tensor) or values.layout != torch.strided:
-            raise TypeError(f"values is a dense tensor; got {_kind(values)}")
+            raise TypeError(f"values is a dense tensor; got {describe(values)}")
         if values.ndim == 0 or values.shape[-1] != pattern.nnz:
             raise ValueError(
                 f"values has one entry for each of the {pattern.nnz} that the pattern stores, "
@@ -95,20 +106,26 @@ class SparseMatrix:
     def from_coo(cls, row: Any, col: Any, values: Tensor, shape: tuple[int, int]) -> SparseMatrix:
         """Create from entries, in any order; those at the same place are summed.
 
+        The values of the matrix are sorted by row, and within a row by column: not in the order
+        given here.  `SparsityPattern.from_coo` makes the pattern once, with a function that brings
+        entries in the order of `row` and `col` to values, for `with_values` to change them.
+
         Parameters
         ----------
         row, col : Tensor or sequence of int, shape (entries,)
         values : Tensor, shape ``(*batch, entries)``
         shape : (int, int)
         """
-        row, col = _indices(row, values), _indices(col, values)
-        _check_entries(values, row)
+        row, col = arguments.as_entries(values, row=row, col=col)
         assembly = assemble_coo(row, col, shape)
         return cls(assembly.pattern, assembly(values))
 
     @classmethod
     def from_csr(cls, crow: Any, col: Any, values: Tensor, shape: tuple[int, int]) -> SparseMatrix:
         """Create from compressed rows; columns need not be sorted, duplicates are summed.
+
+        The values of the matrix are sorted by column within a row; `SparsityPattern.from_csr`
+        tells how they follow from those given here.
 
         Parameters
         ----------
@@ -117,33 +134,41 @@ class SparseMatrix:
         values : Tensor, shape ``(*batch, entries)``
         shape : (int, int)
         """
-        crow, col = _indices(crow, values), _indices(col, values)
-        _check_entries(values, col)
+        crow, col = arguments.as_entries(values, crow=crow, col=col)
         assembly = assemble_csr(crow, col, shape)
         return cls(assembly.pattern, assembly(values))
 
     @classmethod
     def from_torch(cls, A: Tensor) -> SparseMatrix:
-        """Create from a 2-D ``torch.sparse`` COO, CSR or CSC tensor.
+        """Create from a 2-D ``torch.sparse`` COO, CSR or CSC tensor: values and indices are copied.
 
-        Tensors with equal indices get the same pattern.
+        Values are sorted by row and column, for CSC by column and row, as those of such tensors
+        are.
         """
         if not isinstance(A, Tensor) or A.layout == torch.strided:
             raise TypeError(
-                f"from_torch takes a torch sparse tensor; got {_kind(A)}"
+                f"from_torch takes a torch sparse tensor; got {describe(A)}"
                 + ("; use from_dense" if isinstance(A, Tensor) else "")
             )
         return cls(*torch_sparse.from_torch(A))
 
     @classmethod
     def from_scipy(cls, A: Any) -> SparseMatrix:
-        """Create from a SciPy sparse matrix or array of any format; the values are copied."""
+        """Create from a SciPy sparse matrix or array of any format: values and indices are copied.
+
+        The values of the matrix are sorted by row, and within a row by column, whatever the order
+        of ``A.data``.  To have that of another matrix with the same places later, convert it in
+        the same way, or use `SparsityPattern.from_coo` with the places of ``A.tocoo()``.
+        """
         import scipy.sparse
 
         if not scipy.sparse.issparse(A):
-            raise TypeError(f"from_scipy takes a SciPy sparse matrix; got {_kind(A)}")
+            dense = "; from_dense(torch.from_numpy(A)) takes a dense one"
+            raise TypeError(
+                f"from_scipy takes a SciPy sparse matrix; got {describe(A)}"
+                + (dense if isinstance(A, np.ndarray) else "")
+            )
         coo = A.tocoo()
-        check_shape(coo.shape)
         row, col = (torch.from_numpy(x.astype("int64")) for x in (coo.row, coo.col))
         return cls.from_coo(row, col, torch.from_numpy(coo.data.copy()), coo.shape)
 
@@ -154,7 +179,7 @@ class SparseMatrix:
         A batch shares one pattern: the places that are non-zero in any member.
         """
         if not isinstance(A, Tensor) or A.layout != torch.strided:
-            raise TypeError(f"from_dense takes a dense tensor; got {_kind(A)}")
+            raise TypeError(f"from_dense takes a dense tensor; got {describe(A)}")
         if A.ndim < 2:
             raise ValueError(f"a matrix has at least two axes; got shape {tuple(A.shape)}")
         used = (A.detach() != 0).flatten(0, -3).any(0) if A.ndim > 2 else A.detach() != 0
@@ -162,7 +187,25 @@ class SparseMatrix:
         return cls.from_coo(row, col, A[..., row, col], (A.shape[-2], A.shape[-1]))
 
     def with_values(self, values: Tensor) -> SparseMatrix:
-        """Return a matrix with the same pattern and other values ``(*batch, nnz)``."""
+        """Return a matrix with the same pattern and other values ``(*batch, nnz)``.
+
+        Values are in the order of ``A.values``: that of ``A.pattern.row`` and ``A.pattern.col``,
+        not that in which entries were given to `from_coo`, `from_csr` or `from_scipy`.  What
+        `SparsityPattern.from_coo` returns with a pattern brings entries into this order.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from tsgu_func import SparseMatrix, SparsityPattern
+        >>> pattern, assemble = SparsityPattern.from_coo([1, 0, 1], [0, 1, 0], (2, 2))
+        >>> A = SparseMatrix(pattern, assemble(torch.tensor([1.0, 2.0, 3.0])))
+        >>> A.with_values(A.values.square()).to_dense()
+        tensor([[ 0.,  4.],
+                [16.,  0.]])
+        >>> A.with_values(assemble(torch.tensor([5.0, 6.0, 7.0]))).to_dense()
+        tensor([[ 0.,  6.],
+                [12.,  0.]])
+        """
         return type(self)(self.pattern, values)
 
     # ------------------------------------------------------------------------------ attributes
@@ -221,44 +264,49 @@ class SparseMatrix:
 
     def to_dense(self) -> Tensor:
         """Return the matrix ``(*batch, n, m)`` with zeros filled in: O(n m) memory."""
+        arguments.check_whole(self)
         n, m = self.pattern.shape
-        place = self.pattern.row.long() * m + self.pattern.col
+        row, col = self.pattern.places()
         zeros = self.values.new_zeros(*self.values.shape[:-1], n * m)
-        return zeros.index_add(-1, place, self.values).unflatten(-1, (n, m))
+        return zeros.index_add(-1, row.long() * m + col, self.values).unflatten(-1, (n, m))
 
     def to_coo(self) -> Tensor:
-        """Return a coalesced ``torch.sparse_coo`` tensor (not batched)."""
-        A = self._by_rows("to_coo")
-        indices = torch.stack([A.pattern.row, A.pattern.col]).long()
+        """Return a coalesced ``torch.sparse_coo`` tensor (not batched): a copy."""
+        s, values = self._by_rows("to_coo")
+        indices = torch.stack([s.row, s.col]).long()
         return torch.sparse_coo_tensor(
-            indices, A.values, A.shape, is_coalesced=True, check_invariants=False
+            indices, values, (s.rows, s.cols), is_coalesced=True, check_invariants=False
         )
 
     def to_csr(self) -> Tensor:
-        """Return a ``torch.sparse_csr`` tensor (not batched)."""
-        A = self._by_rows("to_csr")
-        s = A.pattern.structure
-        return torch.sparse_csr_tensor(s.crow, s.col, A.values, A.shape, check_invariants=False)
+        """Return a ``torch.sparse_csr`` tensor (not batched): a copy."""
+        s, values = self._by_rows("to_csr")
+        return csr_tensor(Structure(s.crow.clone(), s.col.clone(), s.cols), values)
 
     def to_scipy(self) -> csr_array:
-        """Return a SciPy CSR array (not batched) with a copy of the values."""
+        """Return a SciPy CSR array (not batched): a copy."""
         from scipy.sparse import csr_array
 
-        A = self._by_rows("to_scipy")
-        s, values = A.pattern.structure, A.values.detach().cpu().resolve_conj().numpy().copy()
-        return csr_array((values, s.col.cpu().numpy(), s.crow.cpu().numpy()), shape=tuple(A.shape))
+        s, values = self.detach()._by_rows("to_scipy")
+        parts = (x.cpu().resolve_conj() for x in (values, s.col.clone(), s.crow.clone()))
+        return csr_array(tuple(x.numpy() for x in parts), shape=(s.rows, s.cols))
 
-    def _by_rows(self, name: str) -> SparseMatrix:
+    def _by_rows(self, name: str) -> tuple[Structure, Tensor]:
+        """Return compressed rows, and a copy of the values for them."""
+        arguments.check_whole(self)
         if self.values.ndim != 1:
             raise ValueError(
                 f"{name} takes one matrix; this is a batch of shape {tuple(self.shape[:-2])}: "
                 f"index it first"
             )
-        if not self.pattern.transposed:
-            return self
-        structure, order = self.pattern.structure.transpose
-        by_rows = SparsityPattern.of_structure(structure)
-        return self._of(by_rows, self.values.index_select(-1, order))
+        if torch.compiler.is_compiling():
+            raise RuntimeError(
+                f"{name} cannot be called in a compiled function, where PyTorch makes no sparse "
+                f"tensors: call it outside, or use to_dense"
+            )
+        structure, order = self.pattern.structure.oriented(self.pattern.transposed)
+        values = self.values.clone() if order is None else self.values.index_select(-1, order)
+        return structure, values
 
     # ---------------------------------------------------------------------------------- algebra
 
@@ -280,7 +328,8 @@ class SparseMatrix:
 
     def diagonal(self) -> Tensor:
         """Return the main diagonal ``(*batch, min(n, m)``), with zeros where nothing is stored."""
-        row, col = self.pattern.row, self.pattern.col
+        arguments.check_whole(self)
+        row, col = self.pattern.places()
         zeros = self.values.new_zeros(*self.values.shape[:-1], min(self.pattern.shape))
         # Entries off the diagonal add nothing, at any place that exists: traceable as it is.
         on = row == col
@@ -290,10 +339,31 @@ class SparseMatrix:
     # There is no __torch_function__: with one, Dynamo (2.13) would hand it A @ B and B @ A as the
     # same call.  Without, a compiled `@` raises, and sparse_mm is the way to write it there.
     def __matmul__(self, B: Tensor) -> Tensor:
-        if not isinstance(B, Tensor):
-            return NotImplemented
+        return self.matmul(B) if isinstance(B, Tensor) else NotImplemented
+
+    def matmul(self, B: Tensor) -> Tensor:
+        """Return ``A @ B``, also inside of ``torch.compile``; `mm` and `mv` are other names for it.
+
+        Parameters
+        ----------
+        B : Tensor, shape (m,), or ``(*batch, m, p)`` with a batch that broadcasts
+
+        Returns
+        -------
+        Tensor, shape ``(*batch, n)`` for a vector, or ``(*batch, n, p)``
+
+        Examples
+        --------
+        >>> import torch
+        >>> from tsgu_func import SparseMatrix
+        >>> A = SparseMatrix.from_dense(torch.tensor([[0.0, 2.0], [3.0, 0.0]]))
+        >>> torch.compile(lambda A, x: A.matmul(x), backend="eager")(A, torch.ones(2))
+        tensor([2., 3.])
+        """
         arguments.check_matmul(self, B)
         return over_batches(_product, self.pattern, self.values, B)
+
+    mm = mv = matmul
 
     def __rmatmul__(self, B: Tensor) -> Tensor:
         if not isinstance(B, Tensor):
@@ -303,6 +373,7 @@ class SparseMatrix:
     def __add__(self, other: SparseMatrix) -> SparseMatrix:
         if not isinstance(other, SparseMatrix):
             return NotImplemented
+        arguments.check_devices(self, other)
         if self.pattern == other.pattern:
             return self._of(self.pattern, self.values + other.values)
         if self.pattern.shape != other.pattern.shape:
@@ -311,7 +382,7 @@ class SparseMatrix:
                 f"and {other.pattern.shape}"
             )
         p, q = self.pattern, other.pattern
-        row, col = torch.cat([p.row, q.row]), torch.cat([p.col, q.col])
+        row, col = (torch.cat(both) for both in zip(p.places(), q.places(), strict=True))
         batch = torch.broadcast_shapes(self.values.shape[:-1], other.values.shape[:-1])
         both = [x.values.expand(*batch, x.nnz) for x in (self, other)]
         assembly = assemble_coo(row, col, p.shape)
@@ -324,18 +395,38 @@ class SparseMatrix:
         return self + -other if isinstance(other, SparseMatrix) else NotImplemented
 
     def __mul__(self, factor: complex | Tensor) -> SparseMatrix:
-        """Scale by a number, or each member by its own: a tensor with the shape of the batch."""
-        scale = _per_member(factor)
-        return NotImplemented if scale is None else self._scaled(self.values * scale)
+        return self.mul(factor) if is_factor(factor) else NotImplemented
 
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: complex | Tensor) -> SparseMatrix:
-        scale = _per_member(divisor)
-        return NotImplemented if scale is None else self._scaled(self.values / scale)
+        return self.div(divisor) if is_factor(divisor) else NotImplemented
 
-    def _scaled(self, values: Tensor) -> SparseMatrix:
-        return type(self)(self.pattern, values)
+    def mul(self, factor: complex | Tensor) -> SparseMatrix:
+        """Return ``A * factor``, also inside of ``torch.compile``; the pattern stays.
+
+        Parameters
+        ----------
+        factor : number, or dense Tensor that broadcasts with A
+            What it does to ``A.to_dense()``, at the stored entries.  It may add axes to the batch,
+            but no rows and no columns.  O(nnz) time and memory.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from tsgu_func import SparseMatrix
+        >>> A = SparseMatrix.from_dense(torch.tensor([[1.0, 2.0], [0.0, 3.0]]))
+        >>> d = torch.tensor([10.0, 100.0])
+        >>> (A * d).to_dense(), (A * d[:, None]).to_dense()
+        (tensor([[ 10., 200.],
+                [  0., 300.]]), tensor([[ 10.,  20.],
+                [  0., 300.]]))
+        """
+        return self._of(self.pattern, self.values * at_entries(self, factor))
+
+    def div(self, divisor: complex | Tensor) -> SparseMatrix:
+        """Return ``A / divisor`` at the stored entries; for the divisor see `mul`."""
+        return self._of(self.pattern, self.values / at_entries(self, divisor))
 
     # ------------------------------------------------------------------------------- the batch
 
@@ -354,10 +445,21 @@ class SparseMatrix:
 
     def __iter__(self) -> Iterator[SparseMatrix]:
         if self.values.ndim == 1:
-            raise TypeError("this matrix has no batch to iterate over")
+            raise TypeError(
+                "this matrix has no batch to iterate over; A.values is the tensor of its entries"
+            )
         return (self._of(self.pattern, values) for values in self.values)
 
     # ------------------------------------------------------------------------------- as a value
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError("a matrix is neither true nor false; ask `A is not None`, or `A.nnz > 0`")
+
+    def __array__(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError(
+            "NumPy has no sparse arrays: A.to_scipy() makes a SciPy array, A.to_dense().numpy() a "
+            "dense one"
+        )
 
     def __repr__(self) -> str:
         v = self.values
@@ -375,61 +477,4 @@ def _product(pattern: SparsityPattern, values: Tensor, B: Tensor) -> Tensor:
     return spmm(values, B, s.crow, s.col, s.cols, pattern.transposed)
 
 
-def _per_member(factor: Any) -> Any:
-    """Line a factor of each member up with its values; None for what is no factor."""
-    if isinstance(factor, Tensor):
-        return factor.unsqueeze(-1)
-    return factor if isinstance(factor, (int, float, complex)) else None
-
-
-def _kind(x: Any) -> str:
-    return f"a tensor of layout {x.layout}" if isinstance(x, Tensor) else type(x).__name__
-
-
-def _indices(index: Any, values: Any) -> Tensor:
-    if not isinstance(values, Tensor) or values.layout != torch.strided:
-        raise TypeError(f"values is a dense tensor; got {_kind(values)}")
-    if isinstance(index, Tensor):
-        return index
-    index = torch.as_tensor(index, device=values.device)
-    return index if index.numel() else index.long()
-
-
-def _check_entries(values: Tensor, index: Tensor) -> None:
-    if values.ndim == 0 or index.ndim != 1 or values.shape[-1] != index.shape[0]:
-        raise ValueError(
-            f"there is one value for each index, along the last axis of values; got indices of "
-            f"shape {tuple(index.shape)} and values of shape {tuple(values.shape)}"
-        )
-
-
-# -------------------------------------------------------------------------------------- pytree
-
-
-def _flatten(A: SparseMatrix) -> tuple[list[Any], SparsityPattern]:
-    return [A.values], A.pattern
-
-
-def _unflatten(children: Any, pattern: SparsityPattern) -> SparseMatrix:
-    (values,) = children
-    return SparseMatrix._of(pattern, values)
-
-
-def _flatten_with_keys(A: SparseMatrix) -> tuple[list[tuple[Any, Any]], SparsityPattern]:
-    return [(torch_pytree.GetAttrKey("values"), A.values)], A.pattern
-
-
-torch_pytree.register_pytree_node(
-    SparseMatrix,
-    _flatten,
-    _unflatten,
-    serialized_type_name="tsgu_func.SparseMatrix",
-    flatten_with_keys_fn=_flatten_with_keys,
-)
-cast(Any, optree.register_pytree_node)(
-    SparseMatrix,
-    lambda A: ((A.values,), A.pattern, ("values",)),
-    lambda pattern, children: _unflatten(children, pattern),
-    path_entry_type=optree.GetAttrEntry,
-    namespace="tsgu_func",
-)
+pytree.register(SparseMatrix)

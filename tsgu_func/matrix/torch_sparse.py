@@ -1,28 +1,29 @@
-"""From torch sparse tensors, SciPy and dense matrices to patterns and values.
+"""From torch sparse tensors to patterns and values.
 
-A torch sparse tensor brings its indices along on every call.  So that its pattern, and what was
-derived from it, is found again, patterns are kept in a small store and compared by content: two
-tensors with equal indices share one pattern, and indices that were changed in place do not match.
+A torch sparse tensor brings its indices along on every call.  Its pattern is found again by the
+memory of these indices and its version counter, as autograd finds that what it saved was changed;
+only where these differ, by content.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
+import weakref
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from tsgu_func.cache import Store
+from tsgu_func.kernels.structure import Structure, shared
+from tsgu_func.matrix.assembly import check_index
 from tsgu_func.matrix.pattern import Assembly, SparsityPattern, assemble_coo, assemble_csr
 from tsgu_func.registration.transforms import is_batched, outside_transforms, unwrapped
 
 __all__ = ["BlockMatrix", "blocks_from_torch", "from_torch"]
 
-_KEPT = 16
 _INSTEAD = "pass a SparseMatrix (SparseMatrix.from_torch(A), or its values) through the transform"
-_store: OrderedDict[int, SparsityPattern] = OrderedDict()
-_lock = threading.Lock()
+_seen = Store("sparse tensors", most=256)
 
 
 class BlockMatrix(NamedTuple):
@@ -56,19 +57,27 @@ def from_torch(A: Tensor) -> tuple[SparsityPattern, Tensor]:
 def blocks_from_torch(A: Tensor) -> BlockMatrix:
     """Return a 3-D torch sparse tensor (b, n, m) as one block-diagonal matrix (b n, b m)."""
     b, n, m = A.shape
+    shape = (b * n, b * m)
     if A.layout == torch.sparse_coo:
-        A = A if A.is_coalesced() else A.coalesce()
+        A = _coalesced(A)
         with outside_transforms():
             member, row, col = unwrapped(A.detach()).indices()
-        pattern = _kept(assemble_coo(member * n + row, member * m + col, (b * n, b * m))).pattern
-        return BlockMatrix(pattern, A.values().clone(), b)
+            assembly = _assembled(
+                A, lambda: assemble_coo(member * n + row, member * m + col, shape), member
+            )
+        return BlockMatrix(assembly.pattern, assembly(A.values().clone()), b)
     with outside_transforms():
         values = A.values().clone().flatten()
         crow, col = A.crow_indices(), A.col_indices()
-        start = torch.arange(b, device=col.device).unsqueeze(1)
-        nnz = col.shape[-1]
-        crow = torch.cat([(crow[:, :-1] + start * nnz).flatten(), crow.new_full((1,), b * nnz)])
-        assembly = _kept(assemble_csr(crow, (col + start * m).flatten(), (b * n, b * m)))
+
+        def blocks() -> Assembly:
+            start = torch.arange(b, device=col.device).unsqueeze(1)
+            nnz = col.shape[-1]
+            starts = (crow[:, :-1] + start * nnz).flatten()
+            end = crow.new_full((1,), b * nnz)
+            return assemble_csr(torch.cat([starts, end]), (col + start * m).flatten(), shape)
+
+        assembly = _assembled(A, blocks, crow, col)
     return BlockMatrix(assembly.pattern, assembly(values), b)
 
 
@@ -84,16 +93,25 @@ def dense_axes(A: Tensor) -> int:
 
 
 def _from_coo(A: Tensor) -> tuple[SparsityPattern, Tensor]:
-    A = A if A.is_coalesced() else A.coalesce()
+    A = _coalesced(A)
     # A copy, because values that are a view of a sparse tensor cannot enter a compiled region.
     values = A.values().clone()
     with outside_transforms():
         row, col = unwrapped(A.detach()).indices()
-        shape = (A.shape[0], A.shape[1])
-        for pattern in _candidates(shape, len(row), row.device):
-            if bool((pattern.col == col).all()) and bool((pattern.row == row).all()):
-                return pattern, values
-        return _kept(assemble_coo(row, col, shape)).pattern, values
+        assembly = _assembled(A, lambda: assemble_coo(row, col, (A.shape[0], A.shape[1])), row)
+    return assembly.pattern, assembly(values)
+
+
+def _coalesced(A: Tensor) -> Tensor:
+    if A.is_coalesced():
+        return A
+    with outside_transforms():
+        # PyTorch does not look at indices: it would write out of bounds, or merge entries.
+        names = ("row", "col") if A.ndim == 2 else ("member", "row", "col")
+        indices = unwrapped(A.detach())._indices()
+        for name, index, size in zip(names, indices, A.shape, strict=True):
+            check_index(name, index, size)
+    return A.coalesce()
 
 
 def _from_compressed(A: Tensor, shape: Any) -> tuple[SparsityPattern, Tensor]:
@@ -102,34 +120,39 @@ def _from_compressed(A: Tensor, shape: Any) -> tuple[SparsityPattern, Tensor]:
         crow = A.crow_indices() if by_rows else A.ccol_indices()
         col = A.col_indices() if by_rows else A.row_indices()
         values = A.values().clone()
-        for pattern in _candidates(tuple(shape), len(col), col.device):
-            s = pattern.structure
-            if bool((s.col == col).all()) and bool((s.crow == crow).all()):
-                return pattern, values
-        assembly = _kept(assemble_csr(crow, col, shape))
+        assembly = _assembled(A, lambda: assemble_csr(crow, col, tuple(shape)), crow, col)
     return assembly.pattern, assembly(values)
 
 
-def _candidates(shape: tuple[int, int], nnz: int, device: torch.device) -> list[SparsityPattern]:
-    with _lock:
-        kept = reversed(_store.values())
-        return [p for p in kept if p.shape == shape and p.nnz == nnz and p.device == device]
+# -------------------------------------------------------------------------- patterns found again
 
 
-def _kept(assembly: Assembly) -> Assembly:
-    """Keep the pattern of an assembly, or swap it for an equal one that is kept already."""
-    pattern = assembly.pattern
-    for kept in _candidates(pattern.shape, pattern.nnz, pattern.device):
-        if kept.same_pattern(pattern):
-            return assembly._replace(pattern=kept)
-    with _lock:
-        _store[id(pattern)] = pattern
-        while len(_store) > _KEPT:
-            _store.popitem(last=False)
+class _Seen(NamedTuple):
+    """Where the indices of a tensor are, and their structure, none of which this keeps alive."""
+
+    memory: list[weakref.ref[Any]]
+    structure: weakref.ref[Structure]
+
+
+def _assembled(A: Tensor, make: Callable[[], Assembly], *indices: Tensor) -> Assembly:
+    """Assemble the entries of a tensor with these index tensors, or find that it was done."""
+    if any(index.is_inference() for index in indices):
+        return make()  # without a version counter a change in place could not be noticed
+    storages = [index.untyped_storage() for index in indices]
+    key = (A.layout, A.shape, *(_address(index) for index in indices))
+    if (seen := _seen.get(key)) is not None:
+        # An address may have been used again; a storage that lives is the same one.
+        same = all(ref() is s for ref, s in zip(seen.memory, storages, strict=True))
+        if same and (structure := seen.structure()) is not None:
+            pattern = SparsityPattern.of_structure(shared(structure))
+            return Assembly(pattern, pattern.nnz)
+    assembly = make()
+    if assembly.in_order:
+        seen = _Seen([weakref.ref(s) for s in storages], weakref.ref(assembly.pattern.structure))
+        _seen.keep(key, seen, storages[-1])
     return assembly
 
 
-def clear_patterns() -> None:
-    """Forget the patterns of torch sparse tensors that were seen."""
-    with _lock:
-        _store.clear()
+def _address(index: Tensor) -> tuple[Any, ...]:
+    where = index.data_ptr(), index._version, index.device
+    return *where, index.dtype, *index.shape, *index.stride()

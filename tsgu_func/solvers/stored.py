@@ -66,15 +66,15 @@ class StoredMatrix:
         return (replace(self, values=values) for values in self.values)
 
     def to_csr(self) -> Tensor:
-        """Return a ``torch.sparse_csr`` tensor (not batched)."""
-        structure, order = self.structure.oriented(self.transpose)
-        entries = self.entries if order is None else self.entries.index_select(-1, order)
-        return products.csr_tensor(structure, entries)
+        """Return a ``torch.sparse_csr`` tensor (not batched): a copy."""
+        s, order = self.structure.oriented(self.transpose)
+        entries = self.entries.clone() if order is None else self.entries.index_select(-1, order)
+        return products.csr_tensor(Structure(s.crow.clone(), s.col.clone(), s.cols), entries)
 
     def to_scipy(self) -> csr_array:
-        """Return S, neither transposed nor conjugated, as a SciPy array that shares its memory."""
+        """Return S, neither transposed nor conjugated, as a SciPy array: a copy."""
         from scipy.sparse import csr_array
 
         s = self.structure
-        parts = (x.cpu().numpy() for x in (self.values, s.col, s.crow))
+        parts = (x.cpu().numpy().copy() for x in (self.values, s.col, s.crow))
         return csr_array(tuple(parts), shape=(s.rows, s.cols))
