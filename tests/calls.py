@@ -21,14 +21,14 @@ from tsgu_func import (
     sparse_solve,
     sparse_triangular_solve,
 )
-from tsgu_func.ops.callback import opaque_call
-from tsgu_func.ops.least_squares import least_norm, least_squares, reported_least_squares
+from tsgu_func.ops.callback import callback
+from tsgu_func.ops.least_squares import least_norm, least_squares
 from tsgu_func.ops.operators import operator_solve
 from tsgu_func.ops.products import sddmm, spmm
 from tsgu_func.ops.segments import segment_outer, segment_product
-from tsgu_func.ops.solve import generic_solve, reported_solve
+from tsgu_func.ops.solve import linear_solve
 from tsgu_func.ops.triangular import triangle, triangular_solve
-from tsgu_func.selfcheck.records.reported import FORM, FORM_COMPLEX, GMRES_KEY, NEIGHBOURS
+from tsgu_func.selfcheck.records.operators import FORM, FORM_COMPLEX, NEIGHBOURS, SOLVER
 from tsgu_func.solvers import SuperLU
 from tsgu_func.testing.strategies import (
     DTYPES,
@@ -127,25 +127,18 @@ def triangular_solve_call(draw, of_values: Batch, of_B: Batch):
     return (lambda v, B: triangular_solve(v, B, *indices(A), *flags)), (A.values, B), (1,)
 
 
-def generic_solve_call(draw, of_values: Batch, of_B: Batch):
+def linear_solve_call(draw, of_values: Batch, of_B: Batch):
     e = draw(entries("dominant", batch=of_values, **SIZES))
     A, B = e.matrix(), dense(draw, e.shape[0], of_B, e.values.dtype)
-    flags = draw(FLAG), draw(FLAG), repr(SUPERLU)
-    return (lambda v, B: generic_solve(v, B, *indices(A), *flags)), (A.values, B), (1,)
+    flags = draw(FLAG), draw(FLAG), repr(SUPERLU), False
+    return (lambda v, B: linear_solve(v, B, *indices(A), *flags)[0]), (A.values, B), (1,)
 
 
 def least_squares_call(draw, of_values: Batch, of_B: Batch):
     e, transpose = draw(entries("tall", batch=of_values, **SIZES)), draw(FLAG)
     S, B = (flipped(e) if transpose else e).matrix(), dense(draw, e.shape[0], of_B, e.values.dtype)
     flags = transpose, *LSMR
-    return (lambda v, B: least_squares(v, B, *indices(S), *flags)), (S.values, B), (1,)
-
-
-def reported_least_squares_call(draw, of_values: Batch, of_B: Batch):
-    e, transpose = draw(entries("tall", batch=of_values, **SIZES)), draw(FLAG)
-    S, B = (flipped(e) if transpose else e).matrix(), dense(draw, e.shape[0], of_B, e.values.dtype)
-    flags = transpose, LSMR[0]
-    return (lambda v, B: reported_least_squares(v, B, *indices(S), *flags)[0]), (S.values, B), (1,)
+    return (lambda v, B: least_squares(v, B, *indices(S), *flags)[0]), (S.values, B), (1,)
 
 
 def least_norm_call(draw, of_values: Batch, of_G: Batch):
@@ -155,24 +148,17 @@ def least_norm_call(draw, of_values: Batch, of_G: Batch):
     return (lambda v, G: least_norm(v, G, *indices(S), *flags)), (S.values, G), (1,)
 
 
-def reported_solve_call(draw, of_values: Batch, of_B: Batch):
-    e = draw(entries("dominant", batch=of_values, **SIZES))
-    A, B = e.matrix(), dense(draw, e.shape[0], of_B, e.values.dtype)
-    flags = draw(FLAG), draw(FLAG), repr(SUPERLU)
-    return (lambda v, B: reported_solve(v, B, *indices(A), *flags)[0]), (A.values, B), (1,)
-
-
 def operator_solve_call(draw, of_p: Batch, of_B: Batch):
     p, adjoint = dense(draw, 3, of_p, columns=1), draw(FLAG)
     form = FORM_COMPLEX if p.is_complex() else FORM
     B = dense(draw, 3, of_B, p.dtype)
-    flags = form.key, GMRES_KEY, adjoint
+    flags = form.key, repr(SOLVER), adjoint
     return (lambda p, B: operator_solve(p, B, *flags)[0]), (p.squeeze(-1), B), (1,)
 
 
-def opaque_call_call(draw, of_x: Batch, _: Batch):
+def callback_call(draw, of_x: Batch, _: Batch):
     x = dense(draw, 4, of_x, columns=1).squeeze(-1)
-    return (lambda x: opaque_call(x, NEIGHBOURS.key)), (x,), ()
+    return (lambda x: callback(x, NEIGHBOURS.key)), (x,), ()
 
 
 def rows_in_segments(draw):
@@ -203,13 +189,11 @@ PRIMITIVES = {
     sddmm: sddmm_call,
     triangle: triangle_call,
     triangular_solve: triangular_solve_call,
-    generic_solve: generic_solve_call,
-    reported_solve: reported_solve_call,
+    linear_solve: linear_solve_call,
     operator_solve: operator_solve_call,
-    opaque_call: opaque_call_call,
+    callback: callback_call,
     least_squares: least_squares_call,
     least_norm: least_norm_call,
-    reported_least_squares: reported_least_squares_call,
     segment_product: segment_product_call,
     segment_outer: segment_outer_call,
 }

@@ -10,7 +10,7 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
 from tests.systems import randn
 from tsgu_func import LinearOperator, SparseMatrix, sparse_solve
-from tsgu_func.ops.callback import OpaqueFunction, opaque_call
+from tsgu_func.ops.callback import Callback, callback
 from tsgu_func.solvers import CG, GMRES, Auto, BiCGStab, ConvergenceError, SolveError, SuperLU
 
 N = 5
@@ -224,26 +224,26 @@ def test_bad_parameters_and_functions():
         sparse_solve(LinearOperator(lambda p, x: x[:-1] * p["a"][0], p), randn(N))
 
 
-# ------------------------------------------------------------------------------ opaque functions
+# ------------------------------------------------------------------------------ callbacks
 
 
 @pytest.mark.parametrize("dtype", EXACT, ids=str)
-def test_an_opaque_function_differentiates_to_any_order(dtype):
-    g = OpaqueFunction(lambda x: (x[:3] * x[1:] * x[0]).sin(), 4, 3)
+def test_an_callback_differentiates_to_any_order(dtype):
+    g = Callback(lambda x: (x[:3] * x[1:] * x[0]).sin(), 4, 3)
     x = randn(4, dtype=dtype).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: opaque_call(x, g.key), x, check_forward_ad=True)
+    assert torch.autograd.gradcheck(lambda x: callback(x, g.key), x, check_forward_ad=True)
     assert torch.autograd.gradgradcheck(
-        lambda x: opaque_call(x, g.key), x, check_fwd_over_rev=True, check_rev_over_rev=True
+        lambda x: callback(x, g.key), x, check_fwd_over_rev=True, check_rev_over_rev=True
     )
 
 
 @pytest.mark.parametrize("transforms", [(jacfwd,) * 3, (jacrev,) * 3, (jacfwd, jacrev, jacfwd)])
-def test_an_opaque_function_is_what_it_calls(transforms):
+def test_an_callback_is_what_it_calls(transforms):
     def function(x):
         return (x[:3] * x[1:] * x[0]).sin()
 
-    g = OpaqueFunction(function, 4, 3)
-    ours, plain = (lambda x: opaque_call(x, g.key)), function
+    g = Callback(function, 4, 3)
+    ours, plain = (lambda x: callback(x, g.key)), function
     for transform in transforms:
         ours, plain = transform(ours), transform(plain)
     x = randn(2, 4)

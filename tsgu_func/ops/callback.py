@@ -32,13 +32,16 @@ class Callback:
         self.key = keys.new_name(keys.name_of(function))
         keys.register(self)
 
+    # What follows is closed over the function, and not over this: a cycle would outlive its use.
+
     @cached_property
     def vjp(self) -> Callback:
         """``(x, ct) -> ct . dg/dx``."""
+        function, sizes = self.function, [self.given, self.returned]
 
         def pulled(both: Tensor) -> Tensor:
-            x, ct = both.split([self.given, self.returned])
-            return torch.func.vjp(self.function, x)[1](ct)[0]
+            x, ct = both.split(sizes)
+            return torch.func.vjp(function, x)[1](ct)[0]
 
         return Callback(pulled, self.given + self.returned, self.given)
 
@@ -48,14 +51,15 @@ class Callback:
 
         Not by forward mode: PyTorch cannot nest its two kinds, and the eager one may be active.
         """
+        function, given, returned = self.function, self.given, self.returned
 
         def pushed(both: Tensor) -> Tensor:
-            x, tangent = both.split([self.given, self.given])
+            x, tangent = both.split([given, given])
 
             def pulled(ct: Tensor) -> Tensor:
-                return torch.func.vjp(self.function, x)[1](ct)[0]
+                return torch.func.vjp(function, x)[1](ct)[0]
 
-            return torch.func.vjp(pulled, x.new_zeros(self.returned))[1](tangent)[0]
+            return torch.func.vjp(pulled, x.new_zeros(returned))[1](tangent)[0]
 
         return Callback(pushed, 2 * self.given, self.returned)
 

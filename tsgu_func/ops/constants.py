@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 import types
 from typing import Any
 
@@ -26,7 +27,8 @@ from tsgu_func.registration.transforms import constant_when_traced
 __all__ = ["put_together", "taken_apart"]
 
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, type)
-_NUMBERS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+_CONSTANTS = (bool, complex, str, bytes, type(None), torch.dtype, torch.device)
+_NUMBERS = (*_CONSTANTS, int, float)
 
 
 def taken_apart(x: Any) -> tuple[Any, ...]:
@@ -36,8 +38,13 @@ def taken_apart(x: Any) -> tuple[Any, ...]:
             "a tensor among the options of a solver cannot be part of a compiled graph: let the "
             "solver be a function that is closed over it"
         )
-    if isinstance(x, _NUMBERS):
+    if isinstance(x, _CONSTANTS):
         return ("itself", x)
+    # Numbers that change would become symbols; what is made of them here, the compiler guards.
+    if isinstance(x, int):
+        return ("itself", operator.index(x))
+    if isinstance(x, float):
+        return ("float", x.hex())
     if isinstance(x, types.MethodType):
         return ("method", *taken_apart(x.__func__), *taken_apart(x.__self__))
     if isinstance(x, functools.partial):
@@ -74,6 +81,8 @@ def _next(flat: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
     head, first, rest = flat[0], flat[1], flat[2:]
     if head == "itself":
         return first, rest
+    if head == "float":
+        return float.fromhex(first), rest
     if head == "known":
         if isinstance(first, types.FunctionType) and id(first) != rest[0]:
             _check_made_inside(first)

@@ -50,22 +50,16 @@ class _Leaf(NamedTuple):
     dtype: torch.dtype
 
 
-class Form:
-    """A function and the form of its parameters, without their values."""
+class _Layout(NamedTuple):
+    """How a vector holds the parameters of an operator: their tree, and what each leaf is."""
 
-    def __init__(self, function: Any, places: Any, leaves: Sequence[Any]) -> None:
-        self.function = function
-        self.tree = pytree.tree_flatten(places)[1]
-        self.leaves = [_Leaf(*leaf) if len(leaf) == 2 else leaf[0] for leaf in leaves]
-        self.sizes = [math.prod(x.shape) for x in self.leaves if isinstance(x, _Leaf)]
-        self.key = keys.new_name(keys.name_of(function))
-        keys.register(self)
-        self._products: dict[Any, Callback] = {}
+    tree: pytree.TreeSpec
+    leaves: tuple[Any, ...]
 
-    @classmethod
-    def of(cls, function: Any, parameters: Any) -> Form:
-        """Return the form of some parameters."""
-        return cls(function, *form_of(parameters))
+    @property
+    def sizes(self) -> list[int]:
+        """Entries of each tensor."""
+        return [math.prod(leaf.shape) for leaf in self.leaves if isinstance(leaf, _Leaf)]
 
     def parameters(self, flat: Tensor) -> Any:
         """Return the parameters that a vector holds."""
@@ -80,36 +74,67 @@ class Form:
 
         return pytree.tree_unflatten([restored(x) for x in self.leaves], self.tree)
 
+
+class Form:
+    """A function and the layout of its parameters, without their values.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(parameters, x) -> A x``.
+    tree, kinds
+        As `form_of` returns them.
+    """
+
+    def __init__(self, function: Any, tree: Any, kinds: Sequence[Any]) -> None:
+        self.key = keys.new_name(keys.name_of(function))
+        leaves = tuple(_Leaf(*kind) if len(kind) == 2 else kind[0] for kind in kinds)
+        self.function, self._layout = function, _Layout(tree, leaves)
+        self._products: dict[Any, Callback] = {}
+        keys.register(self)
+
     def forward(self, flat: Tensor, X: Tensor) -> Tensor:
         """Return A X for the columns of X."""
-        return columns(self.function, self.parameters(flat), X)
+        return _forward(self.function, self._layout, flat, X)
 
     def adjoint(self, flat: Tensor, X: Tensor) -> Tensor:
         """Return Aᴴ X for the columns of X."""
-        zero = torch.zeros_like(X)
-        return torch.func.vjp(lambda Y: self.forward(flat, Y), zero)[1](X)[0]
+        return _adjoint(self.function, self._layout, flat, X)
 
     def product(self, adjoint: bool, X: Tensor) -> Callback:
         """Return a product as a function of the parameters and the columns of X in one vector."""
         n, p = (int(size) for size in X.shape[-2:])
         if (adjoint, n, p) not in self._products:
-            multiply, k = self.adjoint if adjoint else self.forward, sum(self.sizes)
+            # Closed over its parts, and not over this: a cycle would outlive its use.
+            multiply, function, layout = (
+                _adjoint if adjoint else _forward,
+                self.function,
+                self._layout,
+            )
+            k = sum(layout.sizes)
 
-            def function(both: Tensor) -> Tensor:
-                return multiply(both[:k], both[k:].reshape(n, p)).reshape(-1)
+            def of_both(both: Tensor) -> Tensor:
+                columns = both[k:].reshape(n, p)
+                return multiply(function, layout, both[:k], columns).reshape(-1)
 
-            self._products[adjoint, n, p] = Callback(function, k + n * p, n * p)
+            self._products[adjoint, n, p] = Callback(of_both, k + n * p, n * p)
         return self._products[adjoint, n, p]
 
 
-def form_of(parameters: Any) -> tuple[Any, tuple[tuple[Any, ...], ...]]:
-    """Return the parameters with numbers in the place of leaves, and what each leaf is.
+def _forward(function: Any, layout: _Layout, flat: Tensor, X: Tensor) -> Tensor:
+    return columns(function, layout.parameters(flat), X)
 
-    Containers and tuples of Python and PyTorch alone: this is what the compiler can keep.
-    """
+
+def _adjoint(function: Any, layout: _Layout, flat: Tensor, X: Tensor) -> Tensor:
+    zero = torch.zeros_like(X)
+    return torch.func.vjp(lambda Y: _forward(function, layout, flat, Y), zero)[1](X)[0]
+
+
+def form_of(parameters: Any) -> tuple[pytree.TreeSpec, tuple[tuple[Any, ...], ...]]:
+    """Return the tree of some parameters, and what each leaf is: a shape and a dtype, or itself."""
     leaves, tree = pytree.tree_flatten(parameters)
     kinds = ((tuple(x.shape), x.dtype) if varies(x) else (x,) for x in leaves)
-    return pytree.tree_unflatten(list(range(len(leaves))), tree), tuple(kinds)
+    return tree, tuple(kinds)
 
 
 def varies(x: Any) -> bool:

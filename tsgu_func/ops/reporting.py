@@ -59,7 +59,7 @@ def unpacked(outputs: tuple[Tensor, Tensor], B: Tensor) -> Solution:
     value, report = outputs
     rows = report.detach().unbind(-1 if B.ndim == 1 else -2)
     code, iterations, residual, condition, shift, method = rows
-    real = value.dtype.to_real()
+    real = value.real.dtype  # the compiler does not know `to_real`
     return Solution(
         value,
         code.long(),

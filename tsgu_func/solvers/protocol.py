@@ -292,7 +292,10 @@ def same_solver(a: Any, b: Any) -> bool:
         return len(a) == len(b) and all(map(same_solver, a, b))
     if not dataclasses.is_dataclass(a):
         return False
-    fields = (f.name for f in dataclasses.fields(a))
+    fields = {f.name for f in dataclasses.fields(a)}
+    # A subclass that is no dataclass itself may have attributes that are no fields.
+    if any(vars(x).keys() - fields for x in (a, b) if hasattr(x, "__dict__")):
+        return False
     return all(same_solver(getattr(a, name), getattr(b, name)) for name in fields)
 
 
