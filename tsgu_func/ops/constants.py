@@ -115,11 +115,10 @@ def _several(flat: tuple[Any, ...], count: int) -> tuple[list[Any], tuple[Any, .
 
 
 def _new(cls: Any, values: dict[str, Any]) -> Any:
-    """Make a dataclass of all its fields, those that its `__init__` does not take as well."""
-    given = {f.name: values[f.name] for f in dataclasses.fields(cls) if f.init}
-    made = cls(**given)
-    for name in values.keys() - given.keys():
-        object.__setattr__(made, name, values[name])
+    """Make a dataclass of its fields, as it was when they were read: it has been checked."""
+    made = object.__new__(cls)
+    for name, value in values.items():
+        object.__setattr__(made, name, value)
     return made
 
 
