@@ -12,12 +12,12 @@ from tests.preconditioning import from_scipy, hermitian, poisson, with_zeros
 from tests.systems import DTYPES, close, numpy_solve, randn, stored
 from tsgu_func import SparseMatrix, sparse_solve
 from tsgu_func.kernels import threads
-from tsgu_func.kernels.compiled import eisenstat, inspection, ordering, synchronization
+from tsgu_func.kernels.compiled import eisenstat, incomplete, inspection, ordering, synchronization
 from tsgu_func.kernels.structure import unsigned
 from tsgu_func.solvers import CG, DIC, IC0, ICCG, ConvergenceError, Result, SolveError
 from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import hermitian as is_hermitian
-from tsgu_func.solvers.traits import symmetric_pattern, traits_of, width
+from tsgu_func.solvers.traits import rounding, symmetric_pattern, traits_of, width
 
 
 def as_it_is(S):
@@ -336,7 +336,7 @@ def test_the_size_of_the_entries_does_not_matter(scale):
     torch.testing.assert_close(A @ X.value, randn(81, 2))
 
 
-# ---------------------------------------------------------------------------- looks at a matrix
+# --------------------------------------------------------------------- inspection of a matrix
 
 
 def banded(seed, n=40):
@@ -427,6 +427,25 @@ def test_dominance():
     assert not dominant(torch.tensor([[2.0, -1], [-1.5, 2]]).double())
     assert dominant(L.to(torch.complex128))
     assert not dominant(torch.tensor([[2, -1j], [1j, 2]]).to(torch.complex128))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_row_sums_are_judged_by_the_rounding_of_the_dtype(dtype):
+    W = torch.rand(40, 40, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    L = torch.diag((W + W.T).sum(0)) - (W + W.T)
+
+    def seen(D):
+        lower = as_it_is(sp.csr_array(torch.tril(D, -1).numpy()))
+        rows, values = (unsigned(lower.structure.crow), unsigned(lower.structure.col)), lower.values
+        by_triangle = incomplete.is_laplacian(
+            *rows, values.numpy(), D.diagonal().numpy(), rounding(dtype)
+        )
+        assert by_triangle == traits_of(from_dense(torch.ones_like(D), D)).dominant
+        return by_triangle
+
+    assert bool((L.double().sum(0) < -1e-9).any()) == (dtype == torch.float32)
+    assert seen(L)
+    assert not seen(L - 1e-2 * torch.diag(L.diagonal()))
 
 
 @pytest.mark.parametrize("n", [1, 3, 5, 9])

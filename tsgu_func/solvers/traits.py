@@ -1,4 +1,4 @@
-"""What can be seen of a matrix before it is solved with: O(nnz) looks, no more."""
+"""What can be seen of a matrix before it is solved with, by inspections that take O(nnz) time."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tsgu_func.solvers.stored import StoredMatrix
 __all__ = [
     "Traits",
     "hermitian",
+    "rounding",
     "sums_of_magnitudes",
     "symmetric_pattern",
     "traits_of",
@@ -22,8 +23,8 @@ __all__ = [
     "width",
 ]
 
-# Row sums of a Laplacian are zero up to rounding, in the units of what they are sums of.
-_SLACK = 1e-12
+# Row sums of a Laplacian are zero up to so many units of rounding of what they are sums of.
+_UNITS = 4096
 
 
 class Traits(NamedTuple):
@@ -47,14 +48,19 @@ class Traits(NamedTuple):
 
 
 def traits_of(A: StoredMatrix) -> Traits:
-    """Look at a square matrix.  O(nnz) time."""
-    pattern, *traits = _look(A.structure, A.values)
+    """Inspect a square matrix.  O(nnz) time."""
+    pattern, *traits = _inspect(A.structure, A.values)
     A.structure.derive("symmetric", lambda _: pattern)
     return Traits(*traits)
 
 
-def _look(s: Structure, values: Tensor) -> tuple[bool, bool, bool, bool]:
-    return compiled.inspection.traits(*_on_host(s), _plain(values), _SLACK)
+def _inspect(s: Structure, values: Tensor) -> tuple[bool, bool, bool, bool]:
+    return compiled.inspection.traits(*_on_host(s), _plain(values), rounding(values.dtype))
+
+
+def rounding(dtype: torch.dtype) -> float:
+    """Return how far below zero a row sum may be, relative to that of the magnitudes."""
+    return _UNITS * torch.finfo(dtype).eps
 
 
 def triangular(s: Structure) -> bool:
@@ -73,7 +79,7 @@ def symmetric_pattern(s: Structure) -> bool:
 
 
 def _symmetric(s: Structure) -> bool:
-    return s.rows == s.cols and _look(s, torch.zeros(s.nnz))[0]
+    return s.rows == s.cols and _inspect(s, torch.zeros(s.nnz))[0]
 
 
 def sums_of_magnitudes(A: StoredMatrix) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ triangle is given as rows: where the entries of each start and stop, and their c
 import numpy as np
 
 from tsgu_func.kernels.compiled.compiling import ONE, compiled
+from tsgu_func.kernels.compiled.substitution import sweep_columns, sweep_rows
 
 # ---------------------------------------------------------------------------- factorizations
 
@@ -96,7 +97,7 @@ def ilu0(lower, upper, col, values, diagonal, inverse, relaxation, least):
 def is_laplacian(crow, col, values, diagonal, slack):
     """Say whether a strict triangle has no positive entry and, mirrored, no negative row sum.
 
-    Row sums may be negative by `slack` times the diagonal.
+    Row sums may be negative by `slack` times the sum of the magnitudes in the row.
     """
     total = diagonal.copy()
     for i in range(diagonal.shape[0]):
@@ -105,7 +106,8 @@ def is_laplacian(crow, col, values, diagonal, slack):
                 return False
             total[i] += values[q]
             total[col[q]] += values[q]
-    return np.all(total >= -slack * diagonal)
+    # Beside the diagonal magnitudes sum up to diagonal - total.
+    return np.all(total >= -slack * (2 * diagonal - total))
 
 
 # -------------------------------------------------------------------------------------- sweeps
@@ -113,39 +115,14 @@ def is_laplacian(crow, col, values, diagonal, slack):
 
 @compiled
 def _by_rows(start, stop, col, values, X, descending):
-    """Solve (I + T) X = B, B given in X (n, p): each row gathers what is known already."""
-    n, p = X.shape
-    for step in range(n):
-        i = n - 1 - step if descending else step
-        if p == 1:
-            total = X[i, 0]
-            for q in range(start[i], stop[i]):
-                total -= values[q] * X[col[q], 0]
-            X[i, 0] = total
-        else:
-            o = X[i]
-            for q in range(start[i], stop[i]):
-                a, known = values[q], X[col[q]]
-                for j in range(p):
-                    o[j] -= a * known[j]
+    """Solve (I + T) X = B, B given in X (n, p)."""
+    sweep_rows(start, stop, col, values, None, X, descending, 0, X.shape[1])
 
 
 @compiled
 def _by_columns(start, stop, col, values, X, descending):
-    """Solve (I + T)ᵀ X = B, B given in X (n, p): each row is taken off the others."""
-    n, p = X.shape
-    for step in range(n):
-        i = n - 1 - step if descending else step
-        if p == 1:
-            known = X[i, 0]
-            for q in range(start[i], stop[i]):
-                X[col[q], 0] -= values[q] * known
-        else:
-            o = X[i]
-            for q in range(start[i], stop[i]):
-                a, other = values[q], X[col[q]]
-                for j in range(p):
-                    other[j] -= a * o[j]
+    """Solve (I + T)ᵀ X = B, B given in X (n, p)."""
+    sweep_columns(start, stop, col, values, None, X, descending, 0, X.shape[1])
 
 
 @compiled

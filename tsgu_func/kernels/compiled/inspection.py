@@ -1,4 +1,4 @@
-"""Compiled looks at a square matrix, before it is solved with: each takes O(nnz) time."""
+"""Compiled inspections of a square matrix, before it is solved with: each takes O(nnz) time."""
 
 import numpy as np
 

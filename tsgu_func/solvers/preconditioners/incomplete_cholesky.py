@@ -22,6 +22,7 @@ from tsgu_func.solvers.preconditioners.factored import shifted
 from tsgu_func.solvers.preconditioners.reading import check_between, positive_diagonal
 from tsgu_func.solvers.protocol import Settings
 from tsgu_func.solvers.stored import StoredMatrix
+from tsgu_func.solvers.traits import rounding
 
 __all__ = ["IncompleteCholesky", "levels_of"]
 
@@ -85,7 +86,7 @@ class IncompleteCholesky(Settings):
         def factor(shift: float, relaxation: float) -> tuple[Any, int | None]:
             return self.factor(triangle, entries, diagonal, shift, relaxation)
 
-        if self.relaxation is None and _is_laplacian(triangle, entries, diagonal):
+        if self.relaxation is None and _is_laplacian(A, triangle, entries, diagonal):
             result, row = factor(self.shift, _relaxation(levels_of(A.structure)))
             if row is None and _sound(result.inverse, diagonal):
                 return result
@@ -105,14 +106,10 @@ class IncompleteCholesky(Settings):
         return state.conj()
 
 
-def _is_laplacian(triangle: Any, entries: np.ndarray, diagonal: np.ndarray) -> bool:
+def _is_laplacian(A: StoredMatrix, triangle: Any, entries: np.ndarray, d: np.ndarray) -> bool:
     """Whether a triangle has no positive entry and, mirrored, no negative row sum; both real."""
-    if np.iscomplexobj(entries):
-        return False
-    slack = float(np.finfo(entries.dtype).eps) ** 0.5
-    return bool(
-        compiled.incomplete.is_laplacian(triangle.crow, triangle.col, entries, diagonal, slack)
-    )
+    is_laplacian, slack = compiled.incomplete.is_laplacian, rounding(A.dtype)
+    return not A.dtype.is_complex and is_laplacian(triangle.crow, triangle.col, entries, d, slack)
 
 
 def _sound(inverse: np.ndarray, diagonal: np.ndarray) -> bool:
