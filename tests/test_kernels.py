@@ -146,17 +146,13 @@ def test_pool_works_after_a_fork(large, four_threads):
 # ---------------------------------------------------------------------------- compiled loops
 
 ONCE = """
-import sys, warnings
+import warnings
 warnings.simplefilter("always")
-from tsgu_func import SparseMatrix, sparse_mm, sparse_solve, sparse_triangular_solve
-from tsgu_func.solvers import CG, IC0, ICCG
 import torch
-A, b = SparseMatrix.from_dense(2 * torch.eye(3)), torch.ones(3, 20)
-for x in (
-    sparse_mm(A, b / 4), sparse_triangular_solve(A, b), sparse_solve(A, b),
-    sparse_solve(A, b, solver=ICCG()), sparse_solve(A, b, solver=CG(IC0())),
-):
-    torch.testing.assert_close(x, b / 2)
+from tsgu_func import SparseMatrix, sparse_mm, sparse_triangular_solve
+A, B = SparseMatrix.from_dense(2 * torch.eye(3)), torch.ones(3, 20)
+torch.testing.assert_close(sparse_mm(A, B), 2 * B)
+torch.testing.assert_close(sparse_triangular_solve(A, B), B / 2)
 """
 
 

@@ -24,6 +24,7 @@ from tsgu_func.registration.transforms import outside_transforms
 __all__ = [
     "Structure",
     "Transpose",
+    "compress",
     "index_dtype",
     "rows_of",
     "shared",
@@ -124,13 +125,18 @@ def rows_of(s: Structure) -> Tensor:
     return torch.repeat_interleave(index, s.crow.diff(), output_size=s.nnz)
 
 
+def compress(row: Tensor, rows: int) -> Tensor:
+    """Return where each row starts: row ``(*batch, nnz)``, increasing -> ``(*batch, rows + 1)``."""
+    index = torch.arange(rows + 1, dtype=row.dtype, device=row.device)
+    return torch.searchsorted(row.contiguous(), index.expand(*row.shape[:-1], -1).contiguous())
+
+
 def _transpose(s: Structure) -> Transpose:
     if s.col.device.type == "cpu":
         crow, col, order = _transpose_cpu(s)
     else:
         order = torch.argsort(s.col, stable=True)
-        counts = torch.bincount(s.col, minlength=s.cols)
-        crow = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(s.crow.dtype)
+        crow = compress(s.col[order], s.cols).to(s.crow.dtype)
         col = s.row[order]
     return Transpose(Structure(crow, col, s.rows), order)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tsgu_func.kernels import compiled, threads
 from tsgu_func.kernels.products import block_diagonal, csr_tensor
-from tsgu_func.kernels.structure import Structure, unsigned
+from tsgu_func.kernels.structure import Structure, compress, unsigned
 
 __all__ = ["Triangle", "diagonal_of", "sides", "solve", "triangle_of", "used"]
 
@@ -165,6 +165,5 @@ def _unit_solve(s: Structure, v: Tensor, B: Tensor, upper: bool, transpose: bool
 def _strict(s: Structure, upper: bool) -> tuple[Structure, Tensor]:
     """Return the triangle without its diagonal, and which entries of the structure these are."""
     order = used(s, upper, strict=True).nonzero().squeeze(-1)
-    counts = torch.bincount(s.row[order], minlength=s.rows)
-    crow = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(s.crow.dtype)
+    crow = compress(s.row[order], s.rows).to(s.crow.dtype)
     return Structure(crow, s.col[order], s.cols), order

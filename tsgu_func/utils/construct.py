@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels.structure import compress
 from tsgu_func.matrix.arguments import describe
-from tsgu_func.utils.convert import INDEX_DTYPES, compress, csr_tensor
+from tsgu_func.utils.convert import INDEX_DTYPES, csr_tensor
 
 __all__ = ["sparse_eye", "stack_csr"]
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels.products import silence_beta_notice
+from tsgu_func.kernels.structure import compress
 from tsgu_func.matrix.arguments import describe
 
 __all__ = ["convert_coo_to_csr", "convert_coo_to_csr_indices_values"]
@@ -135,12 +136,6 @@ def convert_coo_to_csr(sparse_coo_tensor: Tensor) -> Tensor:
     each = _entries_of_each(member, len(A))
     row, col, values = (x.unflatten(0, (len(A), each)) for x in (row, col, A.values()))
     return csr_tensor(compress(row, A.shape[1]), col, values, tuple(A.shape))
-
-
-def compress(row: Tensor, rows: int) -> Tensor:
-    """Return where each row starts: row ``(*batch, nnz)``, increasing -> ``(*batch, rows + 1)``."""
-    index = torch.arange(rows + 1, dtype=row.dtype, device=row.device)
-    return torch.searchsorted(row.contiguous(), index.expand(*row.shape[:-1], -1).contiguous())
 
 
 def csr_tensor(crow: Tensor, col: Tensor, values: Tensor, size: tuple[int, ...]) -> Tensor:

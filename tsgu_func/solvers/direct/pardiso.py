@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsgu_func.kernels.structure import Structure
+from tsgu_func.kernels.structure import Structure, compress
 from tsgu_func.solvers.direct.base import Direct
 from tsgu_func.solvers.factors import keep_analysis, take_analysis
 from tsgu_func.solvers.protocol import SolveError
@@ -247,6 +247,4 @@ def _upper_of(s: Structure) -> tuple[Tensor, Tensor, Tensor]:
         order = torch.cat([order, torch.full_like(more, s.nnz)])
         by_place = torch.argsort(row * s.cols + col)
         row, col, order = row[by_place], col[by_place], order[by_place]
-    crow = torch.zeros(s.rows + 1, dtype=torch.int64)
-    crow[1:] = torch.bincount(row, minlength=s.rows).cumsum(0)
-    return crow.int(), col.int(), order
+    return compress(row, s.rows).int(), col.int(), order

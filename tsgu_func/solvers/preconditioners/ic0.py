@@ -9,11 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from tsgu_func.kernels import compiled
-from tsgu_func.kernels.structure import Structure, unsigned
+from tsgu_func.kernels.structure import Structure, compress, unsigned
 from tsgu_func.solvers.preconditioners.factored import LDLH, UpperRows, cancelled
 from tsgu_func.solvers.preconditioners.incomplete_cholesky import IncompleteCholesky
 from tsgu_func.solvers.stored import StoredMatrix
@@ -75,8 +74,6 @@ def _mirrored(s: Structure) -> UpperRows:
     """Return the strict lower triangle by columns: the rows of its conjugate transpose."""
     t, order = s.transpose
     chosen = t.row < t.col
-    row, col = t.row[chosen], t.col[chosen]
-    counts = torch.bincount(row, minlength=s.rows)
-    crow = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(s.crow.dtype)
-    crow_read, col_read = (unsigned(index.cpu()) for index in (crow, col))
+    crow = compress(t.row[chosen], s.rows).to(s.crow.dtype)
+    crow_read, col_read = (unsigned(index.cpu()) for index in (crow, t.col[chosen]))
     return UpperRows(crow_read, col_read, order[chosen].long())
