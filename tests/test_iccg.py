@@ -251,8 +251,9 @@ def test_a_helper_that_is_late_with_its_half_is_asked_no_more():
     assert not synchronization.claim(words, job)
 
     def finish():
-        while synchronization.following(words, 0) > 0:  # until it is given up
-            time.sleep(0.001)
+        end = time.monotonic() + 20
+        while synchronization.following(words, 0) > 0 and time.monotonic() < end:
+            time.sleep(0.001)  # until it is given up
         order.append("given up")
         synchronization.finish(words, job)
 
