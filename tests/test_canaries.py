@@ -4,6 +4,8 @@ A test of a name fails when PyTorch moves it.  A test of a bug is a strict xfail
 PyTorch mends the bug, and then the work-around can go.
 """
 
+import pathlib
+import re
 import subprocess
 import sys
 
@@ -42,7 +44,8 @@ NAMES = [
     "torch.autograd.function._SingleLevelFunction",
     "torch.fx.experimental.proxy_tensor.disable_proxy_modes_tracing",
     "torch.utils._pytree.register_pytree_node",
-    "torch.ops.aten.sin.default._schema.arguments",
+    "torch.library.Library._destroy",
+    "torch.UntypedStorage._cdata",
 ]
 
 
@@ -56,6 +59,28 @@ def test_private_name(name):
     found = torch
     for part in name.split(".")[1:]:
         found = getattr(found, part)
+
+
+def test_a_name_that_has_moved_is_told(monkeypatch):
+    from tsgu_func.registration import transforms
+
+    message = rf"needs in torch._C of PyTorch {re.escape(torch.__version__)}: .*'parse_schema'.*"
+    with monkeypatch.context() as patch:
+        patch.delattr(torch._C, "parse_schema")
+        with pytest.raises(ImportError, match=message + r"tested with PyTorch 2.12 to 2.15"):
+            transforms._private("torch._C", "_any_requires_grad", "parse_schema")
+    with pytest.raises(ImportError, match=r"needs in torch\._gone of PyTorch"):
+        transforms._private("torch._gone")
+
+
+def test_private_names_are_looked_for_at_import():
+    from tsgu_func.registration import transforms
+
+    source = pathlib.Path(transforms.__file__).read_text()
+    modules = "_C|_autograd|_functorch|_functions|_interpreters|_forward|_function|proxies"
+    used = set(re.findall(rf"(?<!torch\.)\b(?:{modules})\.(_?\w+)", source)) - {"unpack_dual"}
+    assert "_any_requires_grad" in used
+    assert {name for name in used if f'"{name}' not in source} == set()
 
 
 def test_constant_result_is_what_the_compiler_marks():
@@ -207,13 +232,18 @@ def test_compiled_matmul_of_foreign_class():
 
 
 def test_no_other_module_uses_private_names():
-    import pathlib
-
     import tsgu_func
 
     root = pathlib.Path(tsgu_func.__file__).parent
     allowed = {"transforms.py"}
-    private = ("torch._C", "torch._functorch", "_SingleLevelFunction", "torch._library", "_C.")
+    private = (
+        "torch._C",
+        "torch._functorch",
+        "torch._library",
+        "_C.",
+        "import _pytree",
+        "._pytree",
+    )
     users = [
         path.name
         for path in root.rglob("*.py")

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from tsgu_func.ops import keys
 from tsgu_func.ops.operators import Form, columns, form_of, operator_solve, varies
+from tsgu_func.registration.transforms import pytree
 
 __all__ = ["LinearOperator", "solve_operator"]
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from tsgu_func.matrix.pattern import SparsityPattern
 from tsgu_func.matrix.torch_sparse import blocks_from_torch, from_torch
+from tsgu_func.registration.transforms import pytree
 
 if TYPE_CHECKING:
     from tsgu_func.matrix.sparse_matrix import SparseMatrix
@@ -68,7 +68,7 @@ def over_batches(function: Function, pattern: SparsityPattern, values: Tensor, B
     Tensor, shape ``(*batch, n, p)``, or ``(*batch_A, n)`` for a vector
     """
     if B.ndim == 1:
-        return tree_map(
+        return pytree.tree_map(
             lambda C: C.squeeze(-1), over_batches(function, pattern, values, B.unsqueeze(-1))
         )
     batch = torch.broadcast_shapes(values.shape[:-1], B.shape[:-2])
@@ -89,4 +89,4 @@ def over_batches(function: Function, pattern: SparsityPattern, values: Tensor, B
         C = C.reshape(*(batch[i] for i in own), C.shape[-2], *(batch[i] for i in free), p)
         return C.permute([order.index(axis) for axis in range(k + 2)])
 
-    return tree_map(restored, function(pattern, values, B))
+    return pytree.tree_map(restored, function(pattern, values, B))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, cast
 
 import optree
-from torch.utils import _pytree as torch_pytree
+
+from tsgu_func.registration.transforms import pytree
 
 __all__ = ["register"]
 
@@ -18,9 +19,9 @@ def register(matrix: Any) -> None:
         return matrix._of(pattern, values)
 
     def flatten_with_keys(A: Any) -> tuple[list[tuple[Any, Any]], Any]:
-        return [(torch_pytree.GetAttrKey("values"), A.values)], A.pattern
+        return [(pytree.GetAttrKey("values"), A.values)], A.pattern
 
-    torch_pytree.register_pytree_node(
+    pytree.register_pytree_node(
         matrix,
         lambda A: ([A.values], A.pattern),
         unflatten,

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from tsgu_func.kernels.checks import check_computable, check_finite
 from tsgu_func.ops import keys
@@ -29,7 +28,7 @@ from tsgu_func.ops.callback import Callback, callback
 from tsgu_func.ops.handles import handle_of, root_of
 from tsgu_func.ops.reporting import OUTPUTS, beside, empty, packed
 from tsgu_func.registration.primitive import Primitive
-from tsgu_func.registration.transforms import outside_transforms
+from tsgu_func.registration.transforms import outside_transforms, pytree
 from tsgu_func.solvers.matrix_free import MatrixFree
 
 __all__ = ["Form", "columns", "form_of", "operator_solve", "varies"]

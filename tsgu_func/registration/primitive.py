@@ -125,6 +125,7 @@ class Primitive:
         self._function = single_level_function(self)
         self._lib.impl(name, self._autograd, "Autograd", with_keyset=True)
         torch.library.register_vmap(self.name, self._vmap, lib=self._lib)
+        self._schema = schema
         self.__doc__ = f"``{schema}``"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -132,7 +133,7 @@ class Primitive:
         return self.op(*args, **kwargs)
 
     def __repr__(self) -> str:
-        return f"Primitive({str(self.op._schema)!r})"
+        return f"Primitive({self._schema!r})"
 
     def _check_names(self) -> None:
         if clash := GIVEN.intersection(self.arguments):
@@ -211,7 +212,7 @@ class Primitive:
             self._check_fresh("kernel", plain, outs, memory)
             return outs
 
-        self._lib.impl(self.op._schema.name, detached, key)
+        self._lib.impl(self.name, detached, key)
         return function
 
     def _unknown(self, args: Sequence[Any]) -> Any:
@@ -277,7 +278,7 @@ class Primitive:
             raise ValueError(f"{self.name}: policy is 'lower' or 'float32', got {policy!r}")
         for device in ("cpu", "cuda"):
             key = f"Autocast{device.upper()}"
-            self._lib.impl(self.op._schema.name, self._autocast_kernel(device, policy), key)
+            self._lib.impl(self.name, self._autocast_kernel(device, policy), key)
 
     def _autocast_kernel(self, device: str, policy: str) -> Rule:
         def cast(a: Any) -> Any:

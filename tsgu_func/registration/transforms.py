@@ -6,18 +6,14 @@ tests/test_canaries.py tests each of them.
 from __future__ import annotations
 
 import contextlib
+import importlib
+import operator
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import _C, Tensor
-from torch._C import _autograd, _functorch  # pyright: ignore[reportAttributeAccessIssue]
-from torch._functorch.autograd_function import enable_single_level_autograd_function
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
-from torch.autograd import forward_ad
-from torch.autograd.forward_ad import _set_fwd_grad_enabled
-from torch.autograd.function import _SingleLevelFunction
+from torch import Tensor
 
 __all__ = [
     "SingleLevelFunction",
@@ -32,19 +28,66 @@ __all__ = [
     "outer_levels_recording",
     "outside_transforms",
     "parse_schema",
+    "pytree",
     "record",
     "storage_number",
     "unwrapped",
     "without_tangent",
 ]
 
-SingleLevelFunction = _SingleLevelFunction
-parse_schema = _C.parse_schema
 
-_PROXY = _C._TorchDispatchModeKey.PROXY  # pyright: ignore[reportAttributeAccessIssue]
+def _private(module: str, *names: str) -> Any:
+    """Import a module of PyTorch that has all the private names that are used in here."""
+    try:
+        found = importlib.import_module(module)
+        for name in names:
+            operator.attrgetter(name)(found)
+    except (ImportError, AttributeError) as error:
+        raise ImportError(
+            f"tsgu_func cannot find what it needs in {module} of PyTorch {torch.__version__}: "
+            f"{error}; it was tested with PyTorch 2.12 to 2.15"
+        ) from error
+    return found
+
+
 _LAZY = ("Conjugate", "Negative", "ZeroTensor")
 _NESTED = ("DynamicLayerFrontMode", "DynamicLayerBackMode", "GradWrapper")
-_KEYS = [getattr(_C.DispatchKey, k) for k in (*_LAZY, *(f"FuncTorch{k}" for k in _NESTED))]
+_NAMES = (*_LAZY, *(f"FuncTorch{key}" for key in _NESTED))
+_C = _private(
+    "torch._C",
+    "_AutoDispatchBelowAutograd",
+    "_PreserveDispatchKeyGuard",
+    "_TorchDispatchModeKey.PROXY",
+    "_after_autograd_keyset",
+    "_any_requires_grad",
+    "_are_functorch_transforms_active",
+    "_dispatch_tls_is_dispatch_key_excluded",
+    "_dispatch_tls_set_dispatch_key_excluded",
+    "_get_dispatch_mode",
+    "parse_schema",
+    *(f"DispatchKey.{name}" for name in _NAMES),
+)
+_autograd = _private(
+    "torch._C._autograd",
+    "_pop_saved_tensors_default_hooks",
+    "_push_saved_tensors_default_hooks",
+    "_top_saved_tensors_default_hooks",
+)
+_functorch = _private(
+    "torch._C._functorch", "get_unwrapped", "is_batchedtensor", "is_functorch_wrapped_tensor"
+)
+_functions = _private("torch._functorch.autograd_function", "enable_single_level_autograd_function")
+_interpreters = _private("torch._functorch.pyfunctorch", "temporarily_clear_interpreter_stack")
+_forward = _private("torch.autograd.forward_ad", "_current_level", "_set_fwd_grad_enabled")
+pytree = _private("torch.utils._pytree", "register_pytree_node")
+_function = _private("torch.autograd.function", "_SingleLevelFunction")
+_private("torch.library", "Library._destroy")
+_private("torch", "UntypedStorage._cdata")
+
+SingleLevelFunction: Any = _function._SingleLevelFunction
+parse_schema = _C.parse_schema
+_PROXY = _C._TorchDispatchModeKey.PROXY
+_KEYS = [getattr(_C.DispatchKey, name) for name in _NAMES]
 _traced = threading.local()  # whether this thread runs a kernel only to trace a graph
 
 
@@ -55,14 +98,14 @@ def is_recorded(args: Sequence[Any]) -> bool:
     """Whether anything watches what is done with these arguments: a transform, or autograd."""
     return (
         _C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
+        or _forward._current_level >= 0
         or (torch.is_grad_enabled() and _C._any_requires_grad(*args))
     )
 
 
 def record(function: Any, *args: Any) -> Any:
     """Apply a single-level autograd function."""
-    with enable_single_level_autograd_function():
+    with _functions.enable_single_level_autograd_function():
         return function.apply(*args)
 
 
@@ -105,18 +148,18 @@ def outer_levels_recording() -> Iterator[None]:
     if not _C._are_functorch_transforms_active():
         yield
         return
-    with torch.enable_grad(), _set_fwd_grad_enabled(True):
+    with torch.enable_grad(), _forward._set_fwd_grad_enabled(True):
         yield
 
 
 def without_tangent(x: Any) -> Any:
     """Take the tangent of the current level off."""
     # The level is named because the default is unset when a compiled graph is being traced.
-    return forward_ad.unpack_dual(x, level=0).primal if isinstance(x, Tensor) else x
+    return _forward.unpack_dual(x, level=0).primal if isinstance(x, Tensor) else x
 
 
 def destroy(library: torch.library.Library) -> None:
-    """Take everything back that was registered with a library."""
+    """Take back everything that was registered with a library."""
     library._destroy()
 
 
@@ -141,12 +184,11 @@ def outside_transforms() -> contextlib.AbstractContextManager[Any]:
         _autograd._pop_saved_tensors_default_hooks()
         stack.callback(_autograd._push_saved_tensors_default_hooks, *hooks)
     if _C._are_functorch_transforms_active():
-        stack.enter_context(temporarily_clear_interpreter_stack())
+        stack.enter_context(_interpreters.temporarily_clear_interpreter_stack())
     if is_tracing():
         # Imported here: it brings SymPy along.
-        from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
-
-        stack.enter_context(disable_proxy_modes_tracing())
+        proxies = _private("torch.fx.experimental.proxy_tensor", "disable_proxy_modes_tracing")
+        stack.enter_context(proxies.disable_proxy_modes_tracing())
     return stack
 
 
