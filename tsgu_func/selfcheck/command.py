@@ -27,6 +27,7 @@ _NOISE: tuple[tuple[str, type[Warning]], ...] = (
     ("Sparse CS[RC] tensor support is in beta state", UserWarning),
     ("Sparse invariant checks are implicitly disabled", UserWarning),
     (".*torch.jit.", DeprecationWarning),
+    (".*torch.jit.", FutureWarning),
     ("`torch._prims_common.check` is deprecated", FutureWarning),
     ("Attempted to insert a get_attr Node", UserWarning),
 )
