@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests.defaults import watching
 from tsgu_func.solvers import cache_limit, clear_cache
 
 _COMMON = {
@@ -21,6 +22,23 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 # Two test processes share two cores; tests of threading set their own number.
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--odd-defaults",
+        action="store_true",
+        help="fail where the library makes a tensor without naming its dtype and device",
+    )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _defaults(request: pytest.FixtureRequest):
+    if not request.config.getoption("--odd-defaults"):
+        yield
+        return
+    with watching():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -52,7 +52,7 @@ class _Leaf(NamedTuple):
 class _Layout(NamedTuple):
     """How a vector holds the parameters of an operator: their tree, and what each leaf is."""
 
-    tree: pytree.TreeSpec
+    tree: Any
     leaves: tuple[Any, ...]
 
     @property
@@ -129,7 +129,7 @@ def _adjoint(function: Any, layout: _Layout, flat: Tensor, X: Tensor) -> Tensor:
     return torch.func.vjp(lambda Y: _forward(function, layout, flat, Y), zero)[1](X)[0]
 
 
-def form_of(parameters: Any) -> tuple[pytree.TreeSpec, tuple[tuple[Any, ...], ...]]:
+def form_of(parameters: Any) -> tuple[Any, tuple[tuple[Any, ...], ...]]:
     """Return the tree of some parameters, and what each leaf is: a shape and a dtype, or itself."""
     leaves, tree = pytree.tree_flatten(parameters)
     kinds = ((tuple(x.shape), x.dtype) if varies(x) else (x,) for x in leaves)

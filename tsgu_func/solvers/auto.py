@@ -235,4 +235,5 @@ class Auto:
         """Estimate the condition numbers, where a direct solver was chosen; else NaN."""
         if len(state) == 1:
             return state[0].condition()
-        return torch.tensor([choice.condition() for choice in state]).unsqueeze(-1)
+        each = [float(choice.condition()) for choice in state]
+        return torch.tensor(each, dtype=torch.float64, device="cpu").unsqueeze(-1)

@@ -79,15 +79,18 @@ def symmetric_pattern(s: Structure) -> bool:
 
 
 def _symmetric(s: Structure) -> bool:
-    return s.rows == s.cols and _inspect(s, torch.zeros(s.nnz))[0]
+    # Of the values nothing is asked.
+    zero = torch.zeros(s.nnz, dtype=torch.float32, device="cpu")
+    return s.rows == s.cols and _inspect(s, zero)[0]
 
 
 def sums_of_magnitudes(A: StoredMatrix) -> tuple[Tensor, Tensor]:
     """Return the sums of |S| along its rows, ``(*batch, n)``, and along its columns."""
     s, batch = A.structure, A.values.shape[:-1]
     values = A.values.resolve_conj().cpu().reshape(-1, s.nnz).contiguous()
+    real = values.dtype.to_real()
     rows, columns = (
-        torch.zeros(len(values), n, dtype=values.dtype.to_real()) for n in (s.rows, s.cols)
+        torch.zeros(len(values), n, dtype=real, device="cpu") for n in (s.rows, s.cols)
     )
     compiled.inspection.magnitudes(*_on_host(s), values.numpy(), rows.numpy(), columns.numpy())
     device = A.values.device
@@ -116,7 +119,7 @@ def width(s: Structure) -> int:
 def _width(s: Structure) -> int:
     if symmetric_pattern(s):
         return compiled.inspection.widest_level(*_on_host(s))
-    S = StoredMatrix(s, torch.ones(s.nnz, dtype=torch.int8)).to_scipy()
+    S = StoredMatrix(s, torch.ones(s.nnz, dtype=torch.int8, device="cpu")).to_scipy()
     both = (S + S.T).tocsr()
     crow, col = (x.astype("u4") for x in (both.indptr, both.indices))
     return compiled.inspection.widest_level(crow, col)

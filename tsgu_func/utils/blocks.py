@@ -209,7 +209,9 @@ def _split_csr(A: Tensor, shapes: Any, rows: list[int], cols: list[int]) -> tupl
 
 
 def _coo_tensor(indices: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
-    return torch.sparse_coo_tensor(indices, values, size, is_coalesced=True, check_invariants=False)
+    return torch.sparse_coo_tensor(
+        indices, values, size, device=values.device, is_coalesced=True, check_invariants=False
+    )
 
 
 def _offsets(shapes: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:

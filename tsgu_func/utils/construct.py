@@ -163,6 +163,7 @@ def assemble(
             torch.stack([axis.flatten() for axis in axes]).to(indices_dtype),
             values.flatten(),
             tuple(size),
+            device=values.device,
             is_coalesced=True,
             check_invariants=False,
         )

@@ -142,7 +142,9 @@ def csr_tensor(crow: Tensor, col: Tensor, values: Tensor, size: tuple[int, ...])
     """Build a CSR tensor whose indices are valid by construction."""
     _check_differentiable(values)
     silence_beta_notice()
-    return torch.sparse_csr_tensor(crow, col, values, size, check_invariants=False)
+    return torch.sparse_csr_tensor(
+        crow, col, values, size, device=values.device, check_invariants=False
+    )
 
 
 def _check_differentiable(values: Tensor) -> None:

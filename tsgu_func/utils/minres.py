@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -148,14 +149,15 @@ minres.takes_batches = True  # pyright: ignore[reportFunctionMemberAccess]
 
 def _read_shifts(shifts: Any, system: System) -> Tensor:
     """Return the shifts along an axis in front of those of the columns."""
-    dtype = system.unit.dtype
-    sigma = torch.as_tensor(0.0 if shifts is None else shifts, device=system.unit.device)
+    given = 0.0 if shifts is None else shifts
+    # NumPy reads a Python number in double precision, whatever PyTorch's default is.
+    sigma = given if isinstance(given, Tensor) else torch.from_numpy(np.asarray(given))
     if sigma.ndim > 1 or sigma.is_complex() or not bool(torch.isfinite(sigma).all()):
         raise ValueError(
             f"shifts is a real, finite number, or a vector of such; got shape "
             f"{tuple(sigma.shape)}, {sigma.dtype}"
         )
-    return sigma.to(dtype).reshape(-1, *(1,) * system.B.ndim)
+    return sigma.to(system.unit).reshape(-1, *(1,) * system.B.ndim)
 
 
 def _over_shifts(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

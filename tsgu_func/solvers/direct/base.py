@@ -198,7 +198,8 @@ class Direct(Settings):
         if not bool(low.any()):
             return solution(self, X, residual)
         condition = self.condition(state)
-        if not bool((torch.as_tensor(condition) < 1 / torch.finfo(residual.dtype).eps).all()):
+        known = torch.as_tensor(condition, dtype=residual.dtype, device=residual.device)
+        if not bool((known < 1 / torch.finfo(residual.dtype).eps).all()):
             raise SolveError(_singular(worst))
         code = torch.where(low, int(Result.ILL_CONDITIONED), int(Result.SOLVED))
         return solution(self, X, residual, code=code, condition=condition)
@@ -209,7 +210,7 @@ class Direct(Settings):
         linalg: Any = scipy.sparse.linalg
         plain = replace(state, A=StoredMatrix(state.A.structure, state.A.values))
         n = plain.A.shape[0]
-        dtype = torch.empty(0, dtype=plain.A.dtype).numpy().dtype
+        dtype = torch.empty(0, dtype=plain.A.dtype, device="cpu").numpy().dtype
 
         def times(state: Factored) -> Callable[[np.ndarray], np.ndarray]:
             def solve(B: np.ndarray) -> np.ndarray:

@@ -239,7 +239,7 @@ def _upper_of(s: Structure) -> tuple[Tensor, Tensor, Tensor]:
     row, col = s.row.cpu().long(), s.col.cpu().long()
     order = (row <= col).nonzero().squeeze(-1)
     row, col = row[order], col[order]
-    absent = torch.ones(s.rows, dtype=torch.bool)
+    absent = torch.ones(s.rows, dtype=torch.bool, device="cpu")
     absent[row[row == col]] = False
     if bool(absent.any()):
         more = absent.nonzero().squeeze(-1)

@@ -78,7 +78,8 @@ class ICCG(Krylov):
             _advance(going, stride)
             made = max(column.made for column in going)
             left -= made
-            norm, goal = torch.tensor([(x.norm, x.goal) for x in going], dtype=torch.float64).mT
+            numbers = [(x.norm, x.goal) for x in going]
+            norm, goal = torch.tensor(numbers, dtype=torch.float64, device="cpu").mT
             unit = torch.stack([_by_member(block.unit)[column.place] for column in going]).cpu()
             watch.step(norm / unit, goal / unit, made)
         for column in columns:

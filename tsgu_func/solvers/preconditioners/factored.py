@@ -150,7 +150,7 @@ class LDLH:
 
 def copied(R: Tensor) -> Tensor:
     """Copy to what a compiled loop may write: on the CPU, contiguous, with no lazy conjugate."""
-    return torch.empty(R.shape, dtype=R.dtype).copy_(R)
+    return torch.empty(R.shape, dtype=R.dtype, device="cpu").copy_(R)
 
 
 def cancelled(dtype: np.dtype) -> float:
