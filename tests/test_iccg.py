@@ -14,7 +14,18 @@ from tsgu_func import SparseMatrix, sparse_solve
 from tsgu_func.kernels import threads
 from tsgu_func.kernels.compiled import eisenstat, incomplete, inspection, ordering, synchronization
 from tsgu_func.kernels.structure import unsigned
-from tsgu_func.solvers import CG, DIC, IC0, ICCG, ConvergenceError, Result, SolveError
+from tsgu_func.solvers import (
+    CG,
+    DIC,
+    IC0,
+    ICCG,
+    ConvergenceError,
+    Result,
+    SolveError,
+    cache_info,
+    clear_cache,
+)
+from tsgu_func.solvers.krylov import workspace
 from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import hermitian as is_hermitian
 from tsgu_func.solvers.traits import rounding, symmetric_pattern, traits_of, width
@@ -185,24 +196,28 @@ def test_a_helper_that_comes_late_or_never_is_not_waited_for(two_threads, monkey
         assert torch.equal(solved(ICCG(), A, B).value, expected.value)
 
 
-def test_room_is_used_again_and_leaves_no_trace():
+def test_vectors_are_used_again_and_leave_no_trace():
+    spare = workspace._spare
+    spare.clear()
     S, B = poisson(12), randn(144, 5)
     A = as_it_is(S)
     state = ICCG().init(A)
     first = ICCG().compute(state, B)
-    room = state.parts[0].rows.room
-    assert 1 <= len(room._spare) <= threads.workers()
-    spare = {id(vectors[0].base) for vectors in room._spare}
+    kept = lambda: {id(x.vectors[0].base) for _, x in spare.items()}
+    before = kept()
+    assert 1 <= len(before) <= threads.workers()
     again = ICCG().compute(state, B)
-    assert {id(vectors[0].base) for vectors in room._spare} == spare
+    assert kept() == before
     assert torch.equal(first.value, again.value)
+    assert cache_info().kinds["work vectors"].bytes == spare.bytes > 0
     single = StoredMatrix(A.structure, A.values.float())
-    for vectors in room._spare:
-        for vector in vectors:
-            vector.fill(np.nan)
+    for vector in [vector for _, left in spare.items() for vector in left.vectors]:
+        vector.fill(np.nan)
     found = solved(ICCG(), single, B.float()).value
     torch.testing.assert_close(found, first.value.float(), rtol=0, atol=1e-3)
     assert torch.equal(ICCG().compute(state, B).value, first.value)
+    clear_cache()
+    assert len(spare) == 0
 
 
 def test_a_failure_leaves_no_helper_behind(two_threads, monkeypatch):

@@ -4,6 +4,7 @@ import gc
 import weakref
 
 import numpy as np
+import optree
 import pytest
 import torch
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
@@ -248,3 +249,14 @@ def test_an_callback_is_what_it_calls(transforms):
         ours, plain = transform(ours), transform(plain)
     x = randn(2, 4)
     torch.testing.assert_close(vmap(ours)(x), vmap(plain)(x))
+
+
+def test_an_operator_is_a_pytree_with_names(dtype):
+    p = torch.ones(2, dtype=dtype)
+    A = LinearOperator(lambda p, x: p["d"] * x, {"d": p})
+    (path, leaf), *others = torch.utils._pytree.tree_flatten_with_path(A)[0]
+    assert not others
+    assert leaf is p
+    assert torch.utils._pytree.keystr(path) == ".parameters['d']"
+    assert optree.tree_leaves(A, namespace="tsgu_func") == [p]
+    assert optree.tree_map(lambda x: 2 * x, A, namespace="tsgu_func").parameters["d"].equal(2 * p)

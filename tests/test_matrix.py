@@ -310,3 +310,53 @@ def test_made_under_a_transform_and_used_after(dtype):
         A = SparseMatrix(pattern, v)
         (A.to_dense().abs().sum() + (A.T @ torch.ones(2, dtype=dtype)).abs().sum()).backward()
         assert_close(v.grad, 2 * values)
+
+
+# --------------------------------------------------------------------------- saved, and in modules
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_saved_and_loaded_with_weights_only(tmp_path, dtype, transposed):
+    A = SparseMatrix.from_coo([1, 0, 1], [0, 2, 1], torch.tensor([1.0, 2, 3], dtype=dtype), (2, 3))
+    A = A.T if transposed else A
+    torch.save({"A": A}, tmp_path / "A.pt")
+    loaded = torch.load(tmp_path / "A.pt", weights_only=True)["A"]
+    assert loaded.pattern == A.pattern
+    assert torch.equal(loaded.values, A.values)
+
+
+class Layer(torch.nn.Module):
+    """The values are a parameter; the pattern is static."""
+
+    def __init__(self, A):
+        super().__init__()
+        self.A, self.values = A, torch.nn.Parameter(A.values)
+
+    def forward(self, B):
+        A = self.A.to(self.values.device).with_values(self.values)
+        return sparse_mm(A, B)
+
+
+def test_the_values_of_a_module_are_trained_saved_and_converted():
+    A = SparseMatrix.from_dense(torch.tensor([[1.0, 2], [0, 3]]))
+    layer, B = Layer(A), torch.ones(2, 1)
+    before = layer(B)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    layer(B).sum().backward()
+    optimizer.step()
+    assert torch.allclose(layer(B), before - 0.1 * torch.tensor([[2.0], [1.0]]))
+    other = Layer(A)
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(other(B), layer(B))
+    assert layer.double()(B.double()).dtype == torch.float64
+
+
+def test_a_subclass_is_a_pytree_as_well():
+    class Named(SparseMatrix):
+        """A matrix with another name."""
+
+    A = Named.from_dense(torch.eye(2))
+    assert type(A) is Named
+    gradient = torch.func.grad(lambda A: (A @ torch.ones(2)).sum())(A)
+    assert type(gradient) is Named
+    assert torch.equal(gradient.values, torch.ones(2))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tsgu_func.matrix.pytree import register
 from tsgu_func.ops import keys
 from tsgu_func.ops.operators import Form, columns, form_of, operator_solve, varies
 from tsgu_func.registration.transforms import pytree
@@ -64,11 +65,12 @@ class LinearOperator:
         return f"LinearOperator({name}, {self.parameters!r})"
 
 
-pytree.register_pytree_node(
+register(
     LinearOperator,
-    lambda A: ([A.parameters], A.function),
-    lambda children, function: LinearOperator(function, children[0]),  # pyright: ignore
-    serialized_type_name="tsgu_func.LinearOperator",
+    "parameters",
+    "function",
+    lambda parameters, function: LinearOperator(function, parameters),
+    "tsgu_func.LinearOperator",
 )
 
 

@@ -19,7 +19,7 @@ from tsgu_func.matrix.assembly import (
 )
 from tsgu_func.registration.transforms import outside_transforms
 
-__all__ = ["Assembly", "SparsityPattern"]
+__all__ = ["SAVED", "Assembly", "SparsityPattern"]
 
 
 class SparsityPattern:
@@ -260,6 +260,10 @@ class SparsityPattern:
 
 def _unpickle(crow: Tensor, col: Tensor, cols: int, transposed: bool) -> SparsityPattern:
     return SparsityPattern.of_structure(Structure(crow, col, cols), transposed)
+
+
+# What `torch.load` meets in a file with a pattern.
+SAVED = (SparsityPattern, _unpickle)
 
 
 def _device(device: torch.device | str) -> torch.device:

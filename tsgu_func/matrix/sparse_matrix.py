@@ -20,7 +20,7 @@ from tsgu_func.matrix import arguments, pytree, torch_sparse
 from tsgu_func.matrix.arguments import describe
 from tsgu_func.matrix.batches import over_batches
 from tsgu_func.matrix.elementwise import at_entries, is_factor
-from tsgu_func.matrix.pattern import SparsityPattern, assemble_coo, assemble_csr
+from tsgu_func.matrix.pattern import SAVED, SparsityPattern, assemble_coo, assemble_csr
 from tsgu_func.ops.products import spmm
 
 if TYPE_CHECKING:
@@ -92,6 +92,10 @@ class SparseMatrix:
                 f"pattern and values are on one device; got {pattern.device} and {values.device}"
             )
         self.pattern, self.values = pattern, values
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        _register(cls)
 
     @classmethod
     def _of(cls, pattern: SparsityPattern, values: Any) -> Self:
@@ -477,4 +481,9 @@ def _product(pattern: SparsityPattern, values: Tensor, B: Tensor) -> Tensor:
     return spmm(values, B, s.crow, s.col, s.cols, pattern.transposed)
 
 
-pytree.register(SparseMatrix)
+def _register(cls: type[SparseMatrix], name: str | None = None) -> None:
+    pytree.register(cls, "values", "pattern", lambda v, pattern: cls._of(pattern, v), name)
+
+
+_register(SparseMatrix, "tsgu_func.SparseMatrix")
+torch.serialization.add_safe_globals([SparseMatrix, *SAVED])

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tsgu_func.kernels import compiled, threads
 from tsgu_func.solvers.iteration import column_norms
+from tsgu_func.solvers.krylov import workspace
 from tsgu_func.solvers.krylov.base import Krylov, Run
 from tsgu_func.solvers.krylov.block import Block
 from tsgu_func.solvers.krylov.progress import Watch
@@ -141,17 +142,17 @@ class _Column:
 
     def _start(self) -> None:
         split = self.split
-        self._vectors = split.rows.room.take(len(self.R), self.R.dtype)
+        self._vectors = workspace.take(len(self.R), self.R.dtype)
         R = self._vectors[1]
         compiled.eisenstat.enter(split.triangle, split.root, split.rows.order.numpy(), self.R, R)
         self._numbers[:] = compiled.eisenstat.square(R), 0, self.norm
 
     def stop(self) -> None:
-        """Note the correction, and give back the room."""
+        """Note the correction, and give back the vectors."""
         if self._vectors:
             split, Z = self.split, self._vectors[0]
             compiled.eisenstat.leave(split.root, split.rows.order.numpy(), Z, self.change)
-            split.rows.room.give_back(self._vectors)
+            workspace.give_back(self._vectors, owner=split.rows)
             self._vectors = ()
 
 

@@ -8,13 +8,12 @@ matrices of grids.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tsgu_func.kernels import compiled, threads
+from tsgu_func.kernels import compiled
 from tsgu_func.kernels.structure import Structure, unsigned
 from tsgu_func.solvers.preconditioners.factored import cancelled, copied
 from tsgu_func.solvers.preconditioners.incomplete_cholesky import IncompleteCholesky
@@ -23,35 +22,8 @@ from tsgu_func.solvers.stored import StoredMatrix
 __all__ = ["DIC", "Split", "TwistedRows"]
 
 
-class Room:
-    """Vectors to iterate with, kept with a pattern from one solve to the next.
-
-    Memory that is new costs a page fault for each few kilobytes, together as much as ten
-    iterations.
-    """
-
-    def __init__(self) -> None:
-        self._spare: list[tuple[np.ndarray, ...]] = []
-
-    def take(self, n: int, dtype: np.dtype[Any]) -> tuple[np.ndarray, ...]:
-        """Return vectors of zeros."""
-        try:
-            vectors = self._spare.pop()
-        except IndexError:  # none, or another thread was faster
-            return compiled.eisenstat.vectors(n, dtype)
-        if vectors[0].dtype != dtype:
-            return compiled.eisenstat.vectors(n, dtype)
-        for vector in vectors:
-            vector.fill(0)
-        return vectors
-
-    def give_back(self, vectors: tuple[np.ndarray, ...]) -> None:
-        """Keep vectors that were taken, as many as there are threads."""
-        if len(self._spare) < threads.workers():
-            self._spare.append(vectors)
-
-
-class TwistedRows(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class TwistedRows:
     """A strict lower triangle by rows, with rows and columns in a twisted order.
 
     Attributes
@@ -65,8 +37,6 @@ class TwistedRows(NamedTuple):
     cuts : tuple of unsigned integers
         Where the second and the last part begin, and the end: rows of the second wait for none of
         the first.
-    room : Room
-        What `ICCG` iterates in.
     """
 
     crow: np.ndarray
@@ -75,7 +45,12 @@ class TwistedRows(NamedTuple):
     mirrored: np.ndarray
     order: Tensor
     cuts: tuple[np.uint64, np.uint64, np.uint64]
-    room: Room
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all of it."""
+        parts = self.crow, self.col, self.entry, self.mirrored, self.order
+        return sum(part.nbytes for part in parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,4 +164,4 @@ def _twisted(s: Structure) -> TwistedRows:
     start, column, entry, mirrored = compiled.ordering.triangle(crow, col, order)
     first, second, end = (np.uint64(cut) for cut in (*cuts, len(order)))
     cuts = first, second, end
-    return TwistedRows(start, column, entry, mirrored, torch.from_numpy(order), cuts, Room())
+    return TwistedRows(start, column, entry, mirrored, torch.from_numpy(order), cuts)
