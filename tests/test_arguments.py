@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +15,9 @@ from tsgu_func import (
     SparseMatrix,
     sparse_generic_lstsq,
     sparse_generic_solve,
+    sparse_lstsq,
     sparse_mm,
+    sparse_solve,
     sparse_triangular_solve,
 )
 from tsgu_func.solvers import SuperLU
@@ -81,3 +85,19 @@ def test_any_combination(name, layout, strides, needs_A, needs_B, data):
     if needs_A:
         gradient = A.with_values(A.values.grad) if isinstance(A, SparseMatrix) else A.grad
         assert_close(gradient.to_dense(), dense[0].grad * e.places.mask(), **close)
+
+
+@pytest.mark.parametrize("function", [sparse_solve, sparse_lstsq])
+@pytest.mark.parametrize(
+    ("A", "B", "message"),
+    [
+        (3, torch.ones(2), "A is a SparseMatrix or a sparse COO or CSR tensor; got int"),
+        (np.eye(2), torch.ones(2), "got ndarray"),
+        (torch.eye(2), torch.ones(2), "from_dense"),
+        (SparseMatrix.from_dense(torch.eye(2)), np.ones(2), "B is a dense tensor; got ndarray"),
+        (SparseMatrix.from_dense(torch.eye(2)), [1.0, 2.0], "B is a dense tensor; got list"),
+    ],
+)
+def test_what_is_no_matrix_or_right_hand_side_is_a_type_error(function, A, B, message):
+    with pytest.raises(TypeError, match=message):
+        function(A, B)

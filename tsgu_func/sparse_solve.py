@@ -137,7 +137,7 @@ def sparse_generic_solve(
     Returns
     -------
     Tensor
-        X, with the shape of `B`.
+        X, with the shape of `B`; for a batch of matrices and a vector, ``(*batch, n)``.
 
     Raises
     ------
@@ -184,7 +184,7 @@ def sparse_generic_solve(
     >>> sparse_generic_solve(A.detach(), b, solve=linear_cg, tolerance=1e-6)
     tensor([0.0909, 0.6364])
     """
-    arguments.check_solve(A, B)
+    arguments.check_generic_solve(A, B)
     if A.dtype != B.dtype and not torch.is_autocast_enabled(A.device.type):
         warnings.warn(f"A and B have dtypes {A.dtype} and {B.dtype}; B is converted", stacklevel=2)
         B = B.to(A.dtype)
@@ -257,8 +257,8 @@ def sparse_solve(
     Returns
     -------
     Tensor, or (Tensor, Solution)
-        X, with the shape of `B`.  Each number in the `Solution` is one of each column; it has no
-        derivative.
+        X, with the shape of `B`; for a batch of matrices and a vector, ``(*batch, n)``.  Each
+        number in the `Solution` is one of each column; it has no derivative.
 
     Raises
     ------

@@ -165,11 +165,16 @@ def check_triangular(A: Any, B: Any) -> None:
     check_solvable(A, B)
 
 
-def check_solve(A: Any, B: Any) -> None:
-    """Check the matrix and the right-hand side of ``A X = B``."""
+def check_generic_solve(A: Any, B: Any) -> None:
+    """Check what `check_solve` does; what is no tensor is a ValueError by the specification."""
     for name, x, kind in (("A", A, "a SparseMatrix or a tensor"), ("B", B, "a tensor")):
         if not (isinstance(x, Tensor) or is_sparse_matrix(x)):
             raise ValueError(f"{name} is {kind}; got {describe(x)}")
+    check_solve(A, B)
+
+
+def check_solve(A: Any, B: Any) -> None:
+    """Check the matrix and the right-hand side of ``A X = B``."""
     check_system(A, B)
     check_square(A)
     check_rows(A, B)
