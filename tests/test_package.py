@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -24,6 +25,10 @@ def test_import_is_light(module):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert json.loads(done.stdout) == []
+
+
+def test_type_checkers_read_the_annotations():
+    assert files("tsgu_func").joinpath("py.typed").is_file()
 
 
 def test_help_and_version():
