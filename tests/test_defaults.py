@@ -61,6 +61,9 @@ def results():
         "gather": gather_mm(D, bank, index),
         "segment": segment_mm(D, bank, lengths),
         "gradient": torch.func.grad(lambda v: sparse_solve(A.with_values(v), B).sum())(A.values),
+        "COO": A.to_coo().to_dense(),
+        "CSR": A.to_csr().to_dense(),
+        "condition": sparse_solve(A, B, return_info=True)[1].condition,
         "shifts": utils.minres(D, B, shifts=0.1),
         **{f"{name} {layout}": x for layout in LAYOUTS for name, x in made(layout, D).items()},
     }

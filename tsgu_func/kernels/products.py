@@ -81,7 +81,7 @@ def csr_tensor(structure: Structure, values: Tensor) -> Tensor:
     silence_beta_notice()
     size = (structure.rows, structure.cols)
     return torch.sparse_csr_tensor(
-        structure.crow, structure.col, values, size, check_invariants=False
+        structure.crow, structure.col, values, size, device=values.device, check_invariants=False
     )
 
 
@@ -90,7 +90,8 @@ def silence_beta_notice() -> None:
     """Create a first CSR tensor: PyTorch says once a process that their support is in beta."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.sparse_csr_tensor([0, 0], [], [], (1, 1), check_invariants=False)
+        kind = {"dtype": torch.float32, "device": "cpu", "check_invariants": False}
+        torch.sparse_csr_tensor([0, 0], [], [], (1, 1), **kind)
 
 
 @functools.cache

@@ -179,7 +179,7 @@ def _plan(offsets: Tensor, work: int) -> tuple[list[tuple[int, int, int]], list[
 
 
 def _group(offsets: Tensor, members: Tensor, width: int) -> Group:
-    rows = offsets[members].unsqueeze(1) + torch.arange(width)
+    rows = offsets[members].unsqueeze(1) + torch.arange(width, device="cpu")
     real = rows < offsets[members + 1].unsqueeze(1)
     rows.clamp_(max=int(offsets[-1]) - 1)
     return Group(width, members, rows.flatten(), real.flatten())

@@ -279,7 +279,12 @@ class SparseMatrix:
         s, values = self._by_rows("to_coo")
         indices = torch.stack([s.row, s.col]).long()
         return torch.sparse_coo_tensor(
-            indices, values, (s.rows, s.cols), is_coalesced=True, check_invariants=False
+            indices,
+            values,
+            (s.rows, s.cols),
+            device=values.device,
+            is_coalesced=True,
+            check_invariants=False,
         )
 
     def to_csr(self) -> Tensor:

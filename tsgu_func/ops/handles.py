@@ -68,7 +68,8 @@ class SolverHandle:
         solution = self._compute_with(state, A, B)
         if (estimate := getattr(self.solver, "condition", None)) is None:
             return solution
-        condition = torch.as_tensor(estimate(state)).to(solution.condition)
+        kind = {"dtype": solution.condition.dtype, "device": solution.condition.device}
+        condition = torch.as_tensor(estimate(state), **kind)
         return solution._replace(condition=condition.expand_as(solution.condition))
 
     def _compute_with(self, state: Any, A: StoredMatrix, B: Tensor) -> Solution:

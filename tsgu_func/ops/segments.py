@@ -139,7 +139,7 @@ def _member_by_member(op, size, dims, args):
     rows = first.shape[0 if dims[0] is None else 1]
     first, second = _flat(size, first, dims[0]), _flat(size, second, dims[1])
     offsets, order = _spread(size, offsets, order)
-    shift = torch.arange(size).unsqueeze(1) * rows
+    shift = torch.arange(size, device="cpu").unsqueeze(1) * rows
     starts = (offsets[:, :-1] + shift).flatten()
     joined = torch.cat([starts, starts.new_full((1,), size * rows)]) + _spoiled(offsets, rows)
     order = (order + shift.to(order.device)).flatten()
@@ -152,7 +152,7 @@ def _merged(size: int, offsets: Tensor, order: Tensor, rows: int) -> tuple[Tenso
     offsets, order = _spread(size, offsets, order)
     if not order.shape[1]:
         order = torch.arange(rows, device=order.device).expand(size, rows)
-    place = torch.arange(rows).expand(size, rows).contiguous()
+    place = torch.arange(rows, device="cpu").expand(size, rows).contiguous()
     segment = torch.searchsorted(offsets.contiguous(), place, right=True).flatten()
     shift = torch.arange(size, device=order.device).unsqueeze(1) * rows
     by_segment = torch.argsort(segment, stable=True).to(order.device)
