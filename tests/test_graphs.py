@@ -104,8 +104,8 @@ def test_the_inside_of_an_op_is_not_in_the_graph(name, dtype):
     # What surrounds an op is a few views and conjugates; an index is sorted in a few ops.
     record = record_named(name, dtype)
     graphs = count_all_ops(record.function, record.args)
-    assert graphs.forward.total() <= 12
-    assert graphs.backward.total() <= 12
+    for graph in graphs:  # an op of two outputs has an item taken
+        assert graph.total() - graph["getitem"] <= 12
     inside = ("aten::mm", "aten::addmm", "aten::bmm", "aten::_sparse", "aten::linalg", "aten::norm")
     assert not [n for graph in graphs for n in graph if n.startswith(inside)]
 

@@ -159,10 +159,10 @@ def _transpose_cpu(s: Structure) -> tuple[Tensor, ...]:
 _by_content: weakref.WeakValueDictionary[Hashable, Structure] = weakref.WeakValueDictionary()
 _by_address: weakref.WeakValueDictionary[Hashable, Structure] = weakref.WeakValueDictionary()
 # The same for a while after nobody does: torch sparse tensors bring their indices along each time.
-patterns = Store("patterns", most=64)
+patterns = Store("patterns", most=64, rank=0)
 # Structures of index tensors that were not copied, so that others may write to them: constants of
 # an exported program, tensors that a user hands to an op.
-_foreign = Store("index tensors", most=8)
+_foreign = Store("index tensors", most=8, rank=0)
 _lock = threading.RLock()
 
 

@@ -23,7 +23,7 @@ from tsgu_func.registration.transforms import is_batched, outside_transforms, un
 __all__ = ["BlockMatrix", "blocks_from_torch", "from_torch"]
 
 _INSTEAD = "pass a SparseMatrix (SparseMatrix.from_torch(A), or its values) through the transform"
-_seen = Store("sparse tensors", most=256)
+_seen = Store("sparse tensors", most=256, rank=0)
 
 
 class BlockMatrix(NamedTuple):
