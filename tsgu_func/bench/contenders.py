@@ -1,4 +1,4 @@
-"""Who solves: the front door, solvers of this library by name, and peers that are installed.
+"""Who solves: `sparse_solve`, solvers of this library by name, and peers that are installed.
 
 A contender prepares a system and returns what is measured: ``solve(backward) -> x``.  With
 `backward` it also computes the gradients of the sum of x, with respect to the values of A and to b.

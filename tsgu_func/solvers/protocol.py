@@ -131,7 +131,7 @@ class Solution(NamedTuple):
 
     @property
     def solver(self) -> str:
-        """The solver that did it, as it prints: what a front door chose is said here."""
+        """The solver that did it, as it prints: what was chosen is said here."""
         return ", ".join(_name_of(int(number)) for number in self.method.unique())
 
     @property

@@ -122,7 +122,7 @@ def lstsq_records(dtype: torch.dtype) -> list[Record]:
             nodes=SQUARES,
         )
 
-    def front_door(name: str, **options: Any) -> Record:
+    def named_solver(name: str, **options: Any) -> Record:
         reports = options.get("return_info", False)
 
         def solved(v: Tensor, B: Tensor) -> Tensor:
@@ -138,8 +138,8 @@ def lstsq_records(dtype: torch.dtype) -> list[Record]:
         norm(True),
         public("LSMR"),
         public("user", user, user_transposed),
-        front_door("sparse_lstsq", solver=LSQR()),
-        front_door("sparse_lstsq info", return_info=True),
+        named_solver("sparse_lstsq", solver=LSQR()),
+        named_solver("sparse_lstsq info", return_info=True),
         closed("COO", A.to_coo()),
         closed("CSR", A.to_csr()),
     ]

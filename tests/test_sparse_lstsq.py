@@ -1,4 +1,4 @@
-"""Least squares by the front door: values, what is told of them, and what is refused."""
+"""`sparse_lstsq`: values, what is told of them, and what is refused."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The front door: what it chooses, what it reports, and that it goes through every transform."""
+"""`sparse_solve`: what it chooses, what it reports, and that it goes through every transform."""
 
 import numpy as np
 import pytest
