@@ -19,6 +19,8 @@ __all__ = ["OUTPUTS", "beside", "empty", "packed", "solve_stored", "unpacked"]
 
 OUTPUTS = "(Tensor value, Tensor report)"
 _ROWS = len(Solution._fields) - 1
+# A condition number that was not estimated: no NaN, which would make two equal runs differ.
+_NONE = -1.0
 
 
 def solve_stored(
@@ -37,11 +39,10 @@ def solve_stored(
 
 def packed(solved: Solution) -> tuple[Tensor, Tensor]:
     """Return what an op returns."""
-    value, *told = solved
-    return (
-        value.clone(memory_format=torch.contiguous_format),
-        torch.stack([x.double() for x in told], -2),
-    )
+    condition = torch.where(solved.condition.isnan(), _NONE, solved.condition)
+    value, *numbers = solved._replace(condition=condition)
+    report = torch.stack([x.double() for x in numbers], -2)
+    return value.clone(memory_format=torch.contiguous_format), report
 
 
 def empty(X: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,7 +66,7 @@ def unpacked(outputs: tuple[Tensor, Tensor], B: Tensor) -> Solution:
         code.long(),
         iterations.long(),
         residual.to(real),
-        condition.to(real),
+        torch.where(condition == _NONE, torch.nan, condition).to(real),
         shift.to(real),
         method.long(),
     )
