@@ -366,7 +366,7 @@ class SparseMatrix:
         >>> import torch
         >>> from tsgu_func import SparseMatrix
         >>> A = SparseMatrix.from_dense(torch.tensor([[0.0, 2.0], [3.0, 0.0]]))
-        >>> torch.compile(lambda A, x: A.matmul(x), backend="eager")(A, torch.ones(2))
+        >>> torch.compile(SparseMatrix.matmul, backend="eager")(A, torch.ones(2))
         tensor([2., 3.])
         """
         arguments.check_matmul(self, B)
