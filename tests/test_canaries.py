@@ -88,6 +88,12 @@ def test_constant_result_is_what_the_compiler_marks():
     assert marked._dynamo_marked_constant is True
 
 
+def test_a_static_size_is_what_the_compiler_marks():
+    marked = torch.ones(2)
+    torch._dynamo.mark_static(marked)
+    assert marked._dynamo_static_indices == {0}
+
+
 # ------------------------------------------------------------------------------- PyTorch's bugs
 
 

@@ -16,6 +16,7 @@ from tsgu_func import (
 from tsgu_func.selfcheck.records import record_named
 from tsgu_func.selfcheck.records.base import COL, ROW, SHAPE, matrix, randn, solvable
 from tsgu_func.solvers import SuperLU
+from tsgu_func.testing import check_rules
 from tsgu_func.utils import linear_cg
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
@@ -59,6 +60,16 @@ def test_dynamic_shapes_compile_once():
         ones = torch.ones(4, p, dtype=torch.float64)
         assert_close(torch.autograd.grad(out.sum(), B)[0], A.to_dense().mT @ ones)
     assert counter.frame_count == 1
+
+
+def test_dynamic_shapes_leave_no_mark_on_a_pattern():
+    A, B = matrix(ROW, COL, SHAPE, torch.float64), randn(4, 3, dtype=torch.float64)
+    f = torch.compile(sparse_mm, fullgraph=True, dynamic=True, backend="aot_eager")
+    f(A, B.requires_grad_()).sum().backward()
+    torch.compiler.reset()
+    record = record_named("spmm", torch.float64)  # of the same pattern
+    cell = {"transforms": ("compiled jacfwd(jacfwd)",), "order": 3}
+    assert check_rules(record.function, record.args, **cell).holds
 
 
 def test_other_patterns_give_their_own_result():

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.cache import Store
-from tsgu_func.registration.transforms import outside_transforms
+from tsgu_func.registration.transforms import mark_static, outside_transforms
 
 __all__ = [
     "Structure",
@@ -195,6 +195,8 @@ def _published(structure: Structure, content: Hashable) -> Structure:
         found = _by_content.setdefault(content, structure)
         if found is structure:
             structure.content = content
+            for index in (structure.crow, structure.col):
+                mark_static(index)
             _by_address[_address(structure.crow, structure.col, structure.cols)] = structure
         return found
 

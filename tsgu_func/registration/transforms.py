@@ -24,6 +24,7 @@ __all__ = [
     "is_batched",
     "is_recorded",
     "is_tracing",
+    "mark_static",
     "only_traced",
     "outer_levels_recording",
     "outside_transforms",
@@ -204,6 +205,16 @@ def constant_when_traced(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
     return function
+
+
+def mark_static(index: Tensor) -> None:
+    """Tell the compiler that the size of a vector is a constant, in whatever graph it is met.
+
+    What ``torch._dynamo.mark_static`` does, without importing the compiler.  A graph that was
+    compiled with dynamic sizes leaves a mark on what it keeps for its backward pass, and later
+    graphs would take these for dynamic sizes of their own.
+    """
+    index._dynamo_static_indices = {0}  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def is_batched(x: Tensor) -> bool:
