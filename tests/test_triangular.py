@@ -2,6 +2,7 @@
 
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -296,3 +297,12 @@ def test_derivatives(system, data, upper, transpose, seed):
         return torch.sin(0.5 * sparse_triangular_solve(A, B, upper, unit, transpose))
 
     assert_derivatives(f, (e.values, B), seed)
+
+
+@pytest.mark.parametrize("name", ["upper", "unitriangular", "transpose"])
+@pytest.mark.parametrize("flag", [None, 0, 1, 2, "lower", torch.tensor(False)])
+def test_a_flag_is_true_or_false(name, flag):
+    A, B = SparseMatrix.from_dense(torch.eye(2)), torch.ones(2, 1)
+    with pytest.raises(TypeError, match=f"{name} is True or False; got"):
+        sparse_triangular_solve(A, B, **{name: flag})
+    assert_close(sparse_triangular_solve(A, B, transpose=np.bool_(True)), B)

@@ -67,6 +67,8 @@ def sparse_triangular_solve(
     ValueError
         If an argument is no tensor of the layout above; shapes, dtypes or devices differ; A is not
         square; or `unitriangular` is set and a diagonal entry is stored.
+    TypeError
+        If a flag is neither True nor False.
     SolveError
         If a diagonal entry is missing or zero: the message names its row.
 
@@ -99,6 +101,7 @@ def sparse_triangular_solve(
             [-0.2500, -0.5000]])
     """
     arguments.check_triangular(A, B)
+    arguments.check_flags(upper=upper, unitriangular=unitriangular, transpose=transpose)
 
     def solve(pattern: SparsityPattern, values: Tensor, B: Tensor) -> Tensor:
         s, swapped = pattern.structure, pattern.transposed

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -156,6 +157,13 @@ def check_torch_matmul(A: Any, B: Any) -> None:
     check_dtypes(A, B)
     check_devices(A, B)
     check_inner(A, B)
+
+
+def check_flags(**flags: Any) -> None:
+    """Check that each is a bool: what is merely true, as 2 is, does not equal True."""
+    for name, flag in flags.items():
+        if not isinstance(flag, (bool, np.bool_)):
+            raise TypeError(f"{name} is True or False; got {flag!r}")
 
 
 def check_triangular(A: Any, B: Any) -> None:
