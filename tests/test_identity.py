@@ -51,8 +51,6 @@ from tsgu_func.solvers import (
 from tsgu_func.solvers.protocol import Result, Solution
 from tsgu_func.utils import LinearCGSettings, bicgstab, linear_cg, minres
 
-N = 3
-
 
 @pytest.fixture
 def D(dtype):

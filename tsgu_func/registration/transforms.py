@@ -46,7 +46,7 @@ def _private(module: str, *names: str) -> Any:
     except (ImportError, AttributeError) as error:
         raise ImportError(
             f"tsgu_func cannot find what it needs in {module} of PyTorch {torch.__version__}: "
-            f"{error}; it was tested with PyTorch 2.12 to 2.15"
+            f"{error}; this is tested with PyTorch 2.13, and meant for 2.12 and newer"
         ) from error
     return found
 
