@@ -16,7 +16,7 @@ from tsgu_func.matrix.pattern import SparsityPattern
 from tsgu_func.matrix.torch_sparse import dense_axes
 
 if TYPE_CHECKING:
-    from tsgu_func.matrix.sparse_matrix import SparseMatrix
+    from tsgu_func.matrix.base import MatrixBase
 
 _SPARSE = (torch.sparse_coo, torch.sparse_csr)
 _SOLVABLE = (torch.float32, torch.float64, torch.complex64, torch.complex128)
@@ -78,7 +78,7 @@ def check_sparse(name: str, x: Any, error: type[Exception] = ValueError) -> None
         raise error(f"{name} is a SparseMatrix or sparse COO or CSR; got {describe(x)}; {hint}")
 
 
-def check_dtypes(A: SparseMatrix | Tensor, B: Tensor, names: tuple[str, str] = ("A", "B")) -> None:
+def check_dtypes(A: MatrixBase | Tensor, B: Tensor, names: tuple[str, str] = ("A", "B")) -> None:
     """Check that both are of one floating or complex dtype, up to what autocast will cast."""
     for name, x in zip(names, (A.dtype, B.dtype), strict=True):
         if x not in (torch.float16, torch.bfloat16, *_SOLVABLE):
@@ -94,7 +94,7 @@ def check_dtypes(A: SparseMatrix | Tensor, B: Tensor, names: tuple[str, str] = (
         )
 
 
-def check_whole(A: SparseMatrix) -> None:
+def check_whole(A: MatrixBase) -> None:
     """Check that values and pattern belong together: a function of the leaves may have parted them.
 
     ``tree_map`` applies one to the values alone.
@@ -112,7 +112,7 @@ def check_whole(A: SparseMatrix) -> None:
 
 
 def check_devices(
-    A: SparseMatrix | Tensor, B: SparseMatrix | Tensor, names: tuple[str, str] = ("A", "B")
+    A: MatrixBase | Tensor, B: MatrixBase | Tensor, names: tuple[str, str] = ("A", "B")
 ) -> None:
     """Check that both are on one device, and whole."""
     for x in (A, B):
@@ -138,7 +138,7 @@ def check_matmul(A: Any, B: Any) -> None:
         check_batches(A, B)
 
 
-def check_batches(A: SparseMatrix, B: Tensor) -> None:
+def check_batches(A: MatrixBase, B: Tensor) -> None:
     """Check that the batches of A and B broadcast."""
     try:
         torch.broadcast_shapes(A.shape[:-2], B.shape[:-2])
@@ -223,7 +223,7 @@ def check_system(A: Any, B: Any) -> None:
         check_batches(A, B)
 
 
-def check_solvable(A: SparseMatrix | Tensor, B: Tensor) -> None:
+def check_solvable(A: MatrixBase | Tensor, B: Tensor) -> None:
     """Check that the dtypes are ones that systems are solved in."""
     for name, x in (("A", A.dtype), ("B", B.dtype)):
         if x not in _SOLVABLE and not torch.is_autocast_enabled(A.device.type):
@@ -244,13 +244,13 @@ def check_operator(B: Any) -> None:
         raise ValueError(f"B is float32, float64 or complex to be solved for; got {B.dtype}")
 
 
-def check_square(A: SparseMatrix | Tensor) -> None:
+def check_square(A: MatrixBase | Tensor) -> None:
     """Check that A is square."""
     if A.shape[-2] != A.shape[-1]:
         raise ValueError(f"A is square; got shape {tuple(A.shape)}")
 
 
-def check_inner(A: SparseMatrix | Tensor, B: Tensor) -> None:
+def check_inner(A: MatrixBase | Tensor, B: Tensor) -> None:
     """Check that A has as many columns as B has rows."""
     if _rows(B) != A.shape[-1]:
         raise ValueError(
@@ -258,7 +258,7 @@ def check_inner(A: SparseMatrix | Tensor, B: Tensor) -> None:
         )
 
 
-def check_rows(A: SparseMatrix | Tensor, B: Tensor) -> None:
+def check_rows(A: MatrixBase | Tensor, B: Tensor) -> None:
     """Check that A and B have as many rows."""
     if _rows(B) != A.shape[-2]:
         raise ValueError(

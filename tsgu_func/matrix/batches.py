@@ -13,7 +13,7 @@ from tsgu_func.matrix.torch_sparse import blocks_from_torch, from_torch
 from tsgu_func.registration.transforms import pytree
 
 if TYPE_CHECKING:
-    from tsgu_func.matrix.sparse_matrix import SparseMatrix
+    from tsgu_func.matrix.base import MatrixBase
 
 __all__ = ["over_batches", "over_matrix"]
 
@@ -21,7 +21,7 @@ __all__ = ["over_batches", "over_matrix"]
 Function = Callable[[SparsityPattern, Tensor, Tensor], Any]
 
 
-def over_matrix(function: Function, A: SparseMatrix | Tensor, B: Tensor, rows: int) -> Any:
+def over_matrix(function: Function, A: MatrixBase | Tensor, B: Tensor, rows: int) -> Any:
     """Apply what `over_batches` takes to any kind of matrix.
 
     The members of a torch sparse batch may store different entries, so they become the blocks of

@@ -11,7 +11,7 @@ from torch import Tensor
 from tsgu_func.matrix.arguments import check_whole, describe
 
 if TYPE_CHECKING:
-    from tsgu_func.matrix.sparse_matrix import SparseMatrix
+    from tsgu_func.matrix.base import MatrixBase
 
 __all__ = ["at_entries", "is_factor"]
 
@@ -21,7 +21,7 @@ def is_factor(x: Any) -> bool:
     return isinstance(x, (Tensor, int, float, complex, np.number))
 
 
-def at_entries(A: SparseMatrix, factor: Any) -> Any:
+def at_entries(A: MatrixBase, factor: Any) -> Any:
     """Return what ``A.to_dense() * factor`` multiplies each stored entry with.
 
     Parameters
@@ -54,7 +54,7 @@ def at_entries(A: SparseMatrix, factor: Any) -> Any:
     return factor[..., row.long(), col.long()]  # an expanded factor is not copied
 
 
-def _check(A: SparseMatrix, factor: Tensor) -> None:
+def _check(A: MatrixBase, factor: Tensor) -> None:
     if factor.layout != torch.strided:
         raise TypeError(f"a matrix is scaled by a dense tensor; got {describe(factor)}")
     if factor.device != A.device:

@@ -1,0 +1,104 @@
+"""Sparse matrices from entries, from other libraries' matrices, and from dense ones."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tsgu_func.matrix import arguments, torch_sparse
+from tsgu_func.matrix.arguments import describe
+from tsgu_func.matrix.base import MatrixBase
+from tsgu_func.matrix.pattern import assemble_coo, assemble_csr
+
+__all__ = ["Construction"]
+
+
+class Construction(MatrixBase):
+    """The ways to make a `SparseMatrix`."""
+
+    @classmethod
+    def from_coo(cls, row: Any, col: Any, values: Tensor, shape: tuple[int, int]) -> Self:
+        """Create from entries, in any order; those at the same place are summed.
+
+        The values of the matrix are sorted by row, and within a row by column: not in the order
+        given here.  `SparsityPattern.from_coo` makes the pattern once, with a function that brings
+        entries in the order of `row` and `col` to values, for `with_values` to change them.
+
+        Parameters
+        ----------
+        row, col : Tensor or sequence of int, shape (entries,)
+        values : Tensor, shape ``(*batch, entries)``
+        shape : (int, int)
+        """
+        row, col = arguments.as_entries(values, row=row, col=col)
+        assembly = assemble_coo(row, col, shape)
+        return cls(assembly.pattern, assembly(values))
+
+    @classmethod
+    def from_csr(cls, crow: Any, col: Any, values: Tensor, shape: tuple[int, int]) -> Self:
+        """Create from compressed rows; columns need not be sorted, duplicates are summed.
+
+        The values of the matrix are sorted by column within a row; `SparsityPattern.from_csr`
+        tells how they follow from those given here.
+
+        Parameters
+        ----------
+        crow : Tensor or sequence of int, shape (n + 1,)
+        col : Tensor or sequence of int, shape (entries,)
+        values : Tensor, shape ``(*batch, entries)``
+        shape : (int, int)
+        """
+        crow, col = arguments.as_entries(values, crow=crow, col=col)
+        assembly = assemble_csr(crow, col, shape)
+        return cls(assembly.pattern, assembly(values))
+
+    @classmethod
+    def from_torch(cls, A: Tensor) -> Self:
+        """Create from a 2-D ``torch.sparse`` COO, CSR or CSC tensor: values and indices are copied.
+
+        Values are sorted by row and column, for CSC by column and row, as those of such tensors
+        are.
+        """
+        if not isinstance(A, Tensor) or A.layout == torch.strided:
+            raise TypeError(
+                f"from_torch takes a torch sparse tensor; got {describe(A)}"
+                + ("; use from_dense" if isinstance(A, Tensor) else "")
+            )
+        return cls(*torch_sparse.from_torch(A))
+
+    @classmethod
+    def from_scipy(cls, A: Any) -> Self:
+        """Create from a SciPy sparse matrix or array of any format: values and indices are copied.
+
+        The values of the matrix are sorted by row, and within a row by column, whatever the order
+        of ``A.data``.  To have that of another matrix with the same places later, convert it in
+        the same way, or use `SparsityPattern.from_coo` with the places of ``A.tocoo()``.
+        """
+        import scipy.sparse
+
+        if not scipy.sparse.issparse(A):
+            dense = "; from_dense(torch.from_numpy(A)) takes a dense one"
+            raise TypeError(
+                f"from_scipy takes a SciPy sparse matrix; got {describe(A)}"
+                + (dense if isinstance(A, np.ndarray) else "")
+            )
+        coo = A.tocoo()
+        row, col = (torch.from_numpy(x.astype("int64")) for x in (coo.row, coo.col))
+        return cls.from_coo(row, col, torch.from_numpy(coo.data.copy()), coo.shape)
+
+    @classmethod
+    def from_dense(cls, A: Tensor) -> Self:
+        """Store the non-zero entries of a dense matrix ``(*batch, n, m)``.
+
+        A batch shares one pattern: the places that are non-zero in any member.
+        """
+        if not isinstance(A, Tensor) or A.layout != torch.strided:
+            raise TypeError(f"from_dense takes a dense tensor; got {describe(A)}")
+        if A.ndim < 2:
+            raise ValueError(f"a matrix has at least two axes; got shape {tuple(A.shape)}")
+        used = (A.detach() != 0).flatten(0, -3).any(0) if A.ndim > 2 else A.detach() != 0
+        row, col = used.nonzero(as_tuple=True)
+        return cls.from_coo(row, col, A[..., row, col], (A.shape[-2], A.shape[-1]))
