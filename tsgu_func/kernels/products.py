@@ -22,21 +22,31 @@ from torch import Tensor
 from tsgu_func.kernels import compiled, threads
 from tsgu_func.kernels.structure import Structure, index_dtype, unsigned
 
-__all__ = ["csr_tensor", "sddmm", "silence_beta_notice", "spmm"]
+__all__ = [
+    "HALF",
+    "batched",
+    "check_batch",
+    "check_sizes",
+    "csr_tensor",
+    "run_over_rows",
+    "sddmm",
+    "silence_beta_notice",
+    "spmm",
+]
 
 # Up to this many columns MKL wins.
 _NARROW = {torch.float32: 12, torch.float64: 8, torch.complex64: 4, torch.complex128: 2}
 # Less work than this is done before another thread has started.
 _WORTH_A_THREAD = 1 << 15
-_HALF = (torch.float16, torch.bfloat16)
+HALF = (torch.float16, torch.bfloat16)
 
 
 def spmm(structure: Structure, values: Tensor, B: Tensor, *, transpose: bool = False) -> Tensor:
     """Multiply, with values (nnz,) and B (m, p), or values (b, nnz) and B (b, m, p)."""
     rows = structure.rows if transpose else structure.cols
-    _check_batch(values.shape[:-1], B.shape[:-2])
-    _check_sizes((values.shape[-1], B.shape[-2]), (structure.nnz, rows), "values and rows of B")
-    if values.dtype in _HALF:
+    check_batch(values.shape[:-1], B.shape[:-2])
+    check_sizes((values.shape[-1], B.shape[-2]), (structure.nnz, rows), "values and rows of B")
+    if values.dtype in HALF:
         wide = spmm(structure, values.float(), B.float(), transpose=transpose)
         return wide.to(values.dtype)
     oriented, order = structure.oriented(transpose)
@@ -51,18 +61,19 @@ def spmm(structure: Structure, values: Tensor, B: Tensor, *, transpose: bool = F
 
 def sddmm(structure: Structure, X: Tensor, Y: Tensor) -> Tensor:
     """Dot rows of X (n, p) or (b, n, p) with rows of Y, at the stored entries."""
-    _check_batch(X.shape[:-2], Y.shape[:-2])
+    check_batch(X.shape[:-2], Y.shape[:-2])
     given = (X.shape[-2], *Y.shape[-2:])
     expected = (structure.rows, structure.cols, X.shape[-1])
-    _check_sizes(given, expected, "rows of X, rows and columns of Y")
-    if X.dtype in _HALF:
+    check_sizes(given, expected, "rows of X, rows and columns of Y")
+    if X.dtype in HALF:
         return sddmm(structure, X.float(), Y.float()).to(X.dtype)
     if X.device.type != "cpu":
         return _sddmm_torch(structure, X, Y)
     return _sddmm_loops(structure, X, Y)
 
 
-def _check_batch(first: torch.Size, second: torch.Size) -> None:
+def check_batch(first: torch.Size, second: torch.Size) -> None:
+    """Check that two factors have one batch axis, or none."""
     if first != second:
         raise ValueError(
             f"both factors have the same batch axis, or none; got batches of shape {tuple(first)} "
@@ -70,8 +81,8 @@ def _check_batch(first: torch.Size, second: torch.Size) -> None:
         )
 
 
-def _check_sizes(given: tuple[int, ...], expected: tuple[int, ...], what: str) -> None:
-    # The loops do not look where memory ends.
+def check_sizes(given: tuple[int, ...], expected: tuple[int, ...], what: str) -> None:
+    """Check sizes: the loops do not look where memory ends."""
     if given != expected:
         raise ValueError(f"{what} number {expected}, as the pattern says; got {given}")
 
@@ -103,29 +114,29 @@ def _has_mkl() -> bool:
 
 
 def _spmm_loops(s: Structure, values: Tensor, B: Tensor) -> Tensor:
-    v, right = _batched(values, 1), _batched(B, 2)
+    v, right = batched(values, 1), batched(B, 2)
     out = B.new_empty(*B.shape[:-2], s.rows, B.shape[-1])
-    o, (crow, col) = _batched(out, 2), _indices(s)
+    o, (crow, col) = batched(out, 2), _indices(s)
     if o.size:
         product = compiled.products.product
         arguments = crow, col, v, right, o
-        _run(s, len(o), o.shape[-1], lambda first, last: product(*arguments, first, last))
+        run_over_rows(s, len(o), o.shape[-1], lambda first, last: product(*arguments, first, last))
     return out
 
 
 def _sddmm_loops(s: Structure, X: Tensor, Y: Tensor) -> Tensor:
     p = X.shape[-1]
     out = X.new_empty(*X.shape[:-2], s.nnz) if p else X.new_zeros(*X.shape[:-2], s.nnz)
-    left, right, o = _batched(X, 2), _batched(Y, 2), _batched(out, 1)
+    left, right, o = batched(X, 2), batched(Y, 2), batched(out, 1)
     crow, col = _indices(s)
     if p and o.size:
         sampled = compiled.products.sampled
         arguments = crow, col, left, right, o
-        _run(s, len(o), p, lambda first, last: sampled(*arguments, first, last))
+        run_over_rows(s, len(o), p, lambda first, last: sampled(*arguments, first, last))
     return out
 
 
-def _batched(x: Tensor, rank: int) -> np.ndarray:
+def batched(x: Tensor, rank: int) -> np.ndarray:
     """Give x one batch axis, of length 1 where all members are the same memory."""
     if x.ndim == rank:
         x = x.unsqueeze(0)
@@ -138,7 +149,7 @@ def _indices(s: Structure) -> tuple[np.ndarray, np.ndarray]:
     return unsigned(s.crow), unsigned(s.col)
 
 
-def _run(s: Structure, batch: int, p: int, loop: Callable[[int, int], None]) -> None:
+def run_over_rows(s: Structure, batch: int, p: int, loop: Callable[[int, int], None]) -> None:
     """Run a loop over the rows of all members, cut so that the parts have equal work."""
     parts = min(threads.workers(), 1 + batch * s.nnz * p // _WORTH_A_THREAD)
     if parts == 1:

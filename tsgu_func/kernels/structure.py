@@ -9,6 +9,7 @@ their address.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import threading
 import weakref
 from collections.abc import Callable, Hashable
@@ -34,6 +35,7 @@ __all__ = [
 
 T = TypeVar("T")
 _FITS_INT32 = 2**31 - 1
+_serials = itertools.count()
 
 
 class Transpose(NamedTuple):
@@ -61,6 +63,7 @@ class Structure:
         self.rows, self.cols = crow.shape[0] - 1, cols
         # What this structure is found by; None for one that is not shared.
         self.content: Hashable = None
+        self.serial = next(_serials)  # unlike an id, never given twice
         self._lock = threading.RLock()
         self._derived: dict[Any, Any] = {}
         self._bytes = crow.nbytes + col.nbytes

@@ -78,7 +78,9 @@ def check_sparse(name: str, x: Any, error: type[Exception] = ValueError) -> None
         raise error(f"{name} is a SparseMatrix or sparse COO or CSR; got {describe(x)}; {hint}")
 
 
-def check_dtypes(A: MatrixBase | Tensor, B: Tensor, names: tuple[str, str] = ("A", "B")) -> None:
+def check_dtypes(
+    A: MatrixBase | Tensor, B: MatrixBase | Tensor, names: tuple[str, str] = ("A", "B")
+) -> None:
     """Check that both are of one floating or complex dtype, up to what autocast will cast."""
     for name, x in zip(names, (A.dtype, B.dtype), strict=True):
         if x not in (torch.float16, torch.bfloat16, *_SOLVABLE):
@@ -138,7 +140,15 @@ def check_matmul(A: Any, B: Any) -> None:
         check_batches(A, B)
 
 
-def check_batches(A: MatrixBase, B: Tensor) -> None:
+def check_sparse_matmul(A: MatrixBase, B: MatrixBase) -> None:
+    """Check the factors of ``A @ B`` for two sparse matrices."""
+    check_dtypes(A, B)
+    check_devices(A, B)
+    check_inner(A, B)
+    check_batches(A, B)
+
+
+def check_batches(A: MatrixBase, B: MatrixBase | Tensor) -> None:
     """Check that the batches of A and B broadcast."""
     try:
         torch.broadcast_shapes(A.shape[:-2], B.shape[:-2])
@@ -250,7 +260,7 @@ def check_square(A: MatrixBase | Tensor) -> None:
         raise ValueError(f"A is square; got shape {tuple(A.shape)}")
 
 
-def check_inner(A: MatrixBase | Tensor, B: Tensor) -> None:
+def check_inner(A: MatrixBase | Tensor, B: MatrixBase | Tensor) -> None:
     """Check that A has as many columns as B has rows."""
     if _rows(B) != A.shape[-1]:
         raise ValueError(
@@ -266,7 +276,7 @@ def check_rows(A: MatrixBase | Tensor, B: Tensor) -> None:
         )
 
 
-def _rows(B: Tensor) -> int:
+def _rows(B: MatrixBase | Tensor) -> int:
     return B.shape[0] if B.ndim == 1 else B.shape[-2]
 
 

@@ -25,6 +25,8 @@ __all__ = [
     "compressed",
     "compressed_coo",
     "first_disorder",
+    "owned",
+    "refuse_while_compiling",
 ]
 
 
@@ -99,6 +101,12 @@ class Assembly:
         """Whether entries are values as they are."""
         return self._order is None and self._slot is None
 
+    @property
+    def nbytes(self) -> int:
+        """Size of the pattern and of the map."""
+        own = sum(x.nbytes for x in (self._order, self._slot) if x is not None)
+        return self.pattern.nbytes + own
+
     def to(self, device: torch.device | str) -> Assembly:
         """Move to a device."""
         order, slot = (x if x is None else x.to(device) for x in (self._order, self._slot))
@@ -118,7 +126,6 @@ class Compressed(NamedTuple):
 
 def compressed_coo(row: Any, col: Any, shape: tuple[int, int]) -> Compressed:
     """Sort entries by row and column, and find duplicates.  O(nnz log nnz) time."""
-    refuse_while_compiling()
     with outside_transforms():
         rows, cols = check_shape(shape)
         row, col = as_index("row", row), as_index("col", col)
@@ -144,13 +151,12 @@ def compressed(crow: Any, col: Any, shape: tuple[int, int]) -> Compressed:
 
 def checked(crow: Any, col: Any, shape: tuple[int, int]) -> Structure:
     """Check compressed rows, but for the order of columns, and copy them."""
-    refuse_while_compiling()
     with outside_transforms():
         rows, cols = check_shape(shape)
         crow, col = as_index("crow", crow), as_index("col", col)
         check_crow(crow, rows, col)
         check_index("col", col, cols)
-        return _owned(_plain(crow), _plain(col), cols)
+        return owned(_plain(crow), _plain(col), cols)
 
 
 def first_disorder(s: Structure) -> int | None:
@@ -171,7 +177,7 @@ def _compressed(row: Tensor, col: Tensor, rows: int, cols: int) -> Compressed:
         row, col = row[new], col[new]
     counts = torch.bincount(row, minlength=rows)
     crow = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return Compressed(_owned(crow, col, cols), order, slot)
+    return Compressed(owned(crow, col, cols), order, slot)
 
 
 def _plain(index: Tensor) -> Tensor:
@@ -179,7 +185,7 @@ def _plain(index: Tensor) -> Tensor:
     return unwrapped(index).detach()
 
 
-def _owned(crow: Tensor, col: Tensor, cols: int) -> Structure:
+def owned(crow: Tensor, col: Tensor, cols: int) -> Structure:
     """Copy indices to tensors that nobody else can modify."""
     dtype = index_dtype(crow.shape[0] - 1, cols, col.shape[0])
     crow, col = (x.to(dtype, copy=True).contiguous() for x in (crow, col))

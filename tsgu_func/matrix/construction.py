@@ -10,8 +10,10 @@ from torch import Tensor
 
 from tsgu_func.matrix import arguments, torch_sparse
 from tsgu_func.matrix.arguments import describe
+from tsgu_func.matrix.assembly import check_shape, compressed_coo
 from tsgu_func.matrix.base import MatrixBase
-from tsgu_func.matrix.pattern import assemble_coo, assemble_csr
+from tsgu_func.matrix.derived import derived
+from tsgu_func.matrix.pattern import SparsityPattern, assemble_coo, assemble_csr
 
 __all__ = ["Construction"]
 
@@ -102,3 +104,77 @@ class Construction(MatrixBase):
         used = (A.detach() != 0).flatten(0, -3).any(0) if A.ndim > 2 else A.detach() != 0
         row, col = used.nonzero(as_tuple=True)
         return cls.from_coo(row, col, A[..., row, col], (A.shape[-2], A.shape[-1]))
+
+    @classmethod
+    def diag(cls, values: Tensor, k: int = 0, *, shape: tuple[int, int] | None = None) -> Self:
+        """Put a vector, or a batch of them, on a diagonal.
+
+        Parameters
+        ----------
+        values : Tensor, shape ``(*batch, d)``
+        k : int
+            Which diagonal: 0 is the main one, 1 the one above, -1 the one below.
+        shape : (int, int), optional
+            Default: square, and as small as the diagonal allows, ``d + abs(k)`` rows.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from tsgu_func import SparseMatrix
+        >>> SparseMatrix.diag(torch.tensor([1.0, 2.0]), -1).to_dense()
+        tensor([[0., 0., 0.],
+                [1., 0., 0.],
+                [0., 2., 0.]])
+        """
+        arguments.check_dense("values", values, TypeError)
+        if values.ndim == 0:
+            raise ValueError("values is a vector, or a batch of them; got a number")
+        d = values.shape[-1]
+        n, m = check_shape((d + abs(k),) * 2 if shape is None else shape)
+        length = max(min(n - max(-k, 0), m - max(k, 0)), 0)
+        if d != length:
+            raise ValueError(
+                f"diagonal {k} of a matrix of shape {(n, m)} has {length} entries; got {d}"
+            )
+        return cls(derived(_diagonal, n, m, k, d, str(values.device)), values)
+
+    @classmethod
+    def eye(
+        cls,
+        n: int,
+        m: int | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Self:
+        """Return the identity, with n rows and m (default: n) columns.
+
+        Examples
+        --------
+        >>> from tsgu_func import SparseMatrix
+        >>> SparseMatrix.eye(2).to_dense()
+        tensor([[1., 0.],
+                [0., 1.]])
+        """
+        n, m = check_shape((n, n if m is None else m))
+        return cls.diag(torch.ones(min(n, m), dtype=dtype, device=device), shape=(n, m))
+
+    @classmethod
+    def zeros(
+        cls,
+        n: int,
+        m: int | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Self:
+        """Return a matrix that stores nothing, with n rows and m (default: n) columns."""
+        n, m = check_shape((n, n if m is None else m))
+        values = torch.zeros(0, dtype=dtype, device=device)
+        return cls(derived(_diagonal, n, m, 0, 0, str(values.device)), values)
+
+
+def _diagonal(n: int, m: int, k: int, length: int, device: str) -> SparsityPattern:
+    place = torch.arange(length, device=device)
+    found = compressed_coo(place + max(-k, 0), place + max(k, 0), (n, m))
+    return SparsityPattern.of_structure(found.structure)

@@ -13,7 +13,7 @@ from tsgu_func.matrix.arguments import check_whole, describe
 if TYPE_CHECKING:
     from tsgu_func.matrix.base import MatrixBase
 
-__all__ = ["at_entries", "is_factor"]
+__all__ = ["at_entries", "check_dense", "check_scales", "is_factor"]
 
 
 def is_factor(x: Any) -> bool:
@@ -54,13 +54,27 @@ def at_entries(A: MatrixBase, factor: Any) -> Any:
     return factor[..., row.long(), col.long()]  # an expanded factor is not copied
 
 
-def _check(A: MatrixBase, factor: Tensor) -> None:
-    if factor.layout != torch.strided:
-        raise TypeError(f"a matrix is scaled by a dense tensor; got {describe(factor)}")
-    if factor.device != A.device:
+def check_scales(d: Any, size: int, what: str) -> None:
+    """Check numbers for the rows, or for the columns, of a matrix."""
+    if not isinstance(d, Tensor) or d.layout != torch.strided:
+        raise TypeError(f"the scales are a dense tensor; got {describe(d)}")
+    if d.ndim == 0 or d.shape[-1] != size:
         raise ValueError(
-            f"a matrix and its factor are on one device; got {A.device} and {factor.device}"
+            f"there is one number for each {what}, {size} of them, along the last axis; got shape "
+            f"{tuple(d.shape)}"
         )
+
+
+def check_dense(A: MatrixBase, x: Tensor, what: str) -> None:
+    """Check that what meets a matrix entry by entry is dense, and on its device."""
+    if x.layout != torch.strided:
+        raise TypeError(f"{what} is a number, a SparseMatrix or a dense tensor; got {describe(x)}")
+    if x.device != A.device:
+        raise ValueError(f"a matrix and {what} are on one device; got {A.device} and {x.device}")
+
+
+def _check(A: MatrixBase, factor: Tensor) -> None:
+    check_dense(A, factor, "its factor")
     try:
         shape = torch.broadcast_shapes(A.shape, factor.shape)
     except RuntimeError:
@@ -69,6 +83,6 @@ def _check(A: MatrixBase, factor: Tensor) -> None:
         raise ValueError(
             f"a factor broadcasts with the matrix, of shape {tuple(A.shape)}, as with the dense "
             f"one, and leaves it its size; got shape {tuple(factor.shape)}: t of shape (n, 1) "
-            f"scales rows, of shape (m,) columns, and t[..., None, None] has a number for each "
-            f"member of a batch"
+            f"scales rows, as A.scale_rows(t) does for shape (n,), t of shape (m,) columns, and "
+            f"t[..., None, None] has a number for each member of a batch"
         )

@@ -16,10 +16,11 @@ from tsgu_func.matrix.assembly import (
     compressed,
     compressed_coo,
     first_disorder,
+    refuse_while_compiling,
 )
 from tsgu_func.registration.transforms import outside_transforms
 
-__all__ = ["SAVED", "Assembly", "SparsityPattern"]
+__all__ = ["SAVED", "Assembly", "SparsityPattern", "assemble_coo", "assemble_csr", "assembled"]
 
 
 class SparsityPattern:
@@ -67,6 +68,7 @@ class SparsityPattern:
         for name, index in (("crow", crow), ("col", col)):
             if not isinstance(index, Tensor):
                 raise TypeError(f"{name} is a tensor of integers; got {type(index).__name__}")
+        refuse_while_compiling()
         structure = checked(crow, col, shape)
         with outside_transforms():
             if (k := first_disorder(structure)) is not None:
@@ -174,6 +176,11 @@ class SparsityPattern:
     def device(self) -> torch.device:
         """Where the indices are."""
         return self.structure.crow.device
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the indices, and of all that was derived from them."""
+        return self.structure.bytes
 
     @property
     def crow(self) -> Tensor:
@@ -291,14 +298,17 @@ def _moved(s: Structure, device: torch.device) -> Structure:
 
 def assemble_coo(row: Any, col: Any, shape: tuple[int, int]) -> Assembly:
     """Sort entries by row and column, and find duplicates.  O(nnz log nnz) time."""
-    return _assembly(compressed_coo(row, col, shape), len(col))
+    refuse_while_compiling()
+    return assembled(compressed_coo(row, col, shape), len(col))
 
 
 def assemble_csr(crow: Any, col: Any, shape: tuple[int, int]) -> Assembly:
     """Check compressed rows; sort columns and find duplicates where there are any."""
-    return _assembly(compressed(crow, col, shape), len(col))
+    refuse_while_compiling()
+    return assembled(compressed(crow, col, shape), len(col))
 
 
-def _assembly(found: Compressed, entries: int) -> Assembly:
+def assembled(found: Compressed, entries: int) -> Assembly:
+    """Return the pattern of compressed rows, and what brings entries into its order."""
     pattern = SparsityPattern.of_structure(found.structure)
     return Assembly(pattern, entries, found.order, found.slot)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         inspection,
         ordering,
         products,
+        sparse_products,
         substitution,
         synchronization,
     )
@@ -24,6 +25,7 @@ __all__ = [
     "inspection",
     "ordering",
     "products",
+    "sparse_products",
     "substitution",
     "synchronization",
 ]

@@ -15,8 +15,8 @@ def product(crow, col, values, B, out, first, last):
     """out[i] = A[i] @ B[i], for values (b or 1, nnz), B (b or 1, m, p) and out (b, n, p)."""
     n = out.shape[1]
     for batch in range(first // n, -(-last // n)):
-        start, stop = _of_member(batch, n, first, last)
-        v, b = _member(values, batch), _member(B, batch)
+        start, stop = of_member(batch, n, first, last)
+        v, b = member(values, batch), member(B, batch)
         if B.shape[2] == 1:
             _times_column(crow, col, v, b[:, 0], out[batch, :, 0], start, stop)
         else:
@@ -28,8 +28,8 @@ def sampled(crow, col, X, Y, out, first, last):
     """out[i, k] = X[i, row_k] . Y[i, col_k], X (b or 1, n, p), Y (b or 1, m, p), out (b, nnz)."""
     n = crow.shape[0] - 1
     for batch in range(first // n, -(-last // n)):
-        start, stop = _of_member(batch, n, first, last)
-        x, y = _member(X, batch), _member(Y, batch)
+        start, stop = of_member(batch, n, first, last)
+        x, y = member(X, batch), member(Y, batch)
         if X.shape[2] == 1:
             _sampled_column(crow, col, x[:, 0], y[:, 0], out[batch], start, stop)
         else:
@@ -37,13 +37,14 @@ def sampled(crow, col, X, Y, out, first, last):
 
 
 @compiled
-def _of_member(batch, n, first, last):
+def of_member(batch, n, first, last):
     """Return the span of rows of one member that is within a span counted through all."""
     return np.uint64(max(first - batch * n, 0)), np.uint64(min(last - batch * n, n))
 
 
 @compiled
-def _member(x, batch):
+def member(x, batch):
+    """Return one member, which may be that of all."""
     return x[batch if x.shape[0] > 1 else 0]
 
 
