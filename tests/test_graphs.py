@@ -103,9 +103,10 @@ def test_eager_backward_runs_what_is_asked_and_no_more(name, dtype):
 def test_the_inside_of_an_op_is_not_in_the_graph(name, dtype):
     # What surrounds an op is a few views and conjugates; an index is sorted in a few ops.
     record = record_named(name, dtype)
+    most = 12 if record.nodes.forward else 60  # several operations of PyTorch, and no op
     graphs = count_all_ops(record.function, record.args)
     for graph in graphs:  # an op of two outputs has an item taken
-        assert graph.total() - graph["getitem"] <= 12
+        assert graph.total() - graph["getitem"] <= most
     inside = ("aten::mm", "aten::addmm", "aten::bmm", "aten::_sparse", "aten::linalg", "aten::norm")
     assert not [n for graph in graphs for n in graph if n.startswith(inside)]
 

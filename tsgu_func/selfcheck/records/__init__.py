@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from tsgu_func.selfcheck.records.algebra import algebra_records
 from tsgu_func.selfcheck.records.base import Record
 from tsgu_func.selfcheck.records.indexed import indexed_primitive_records, indexed_public_records
 from tsgu_func.selfcheck.records.least_squares import lstsq_records
@@ -19,6 +20,7 @@ __all__ = ["Record", "all_records", "record_named"]
 
 _KINDS = (
     product_records,
+    algebra_records,
     triangular_records,
     solve_records,
     operator_records,
