@@ -27,6 +27,7 @@ from tsgu_func.ops.operators import operator_solve
 from tsgu_func.ops.products import sddmm, spmm
 from tsgu_func.ops.segments import segment_outer, segment_product
 from tsgu_func.ops.solve import linear_solve
+from tsgu_func.ops.sparse_products import spgemm
 from tsgu_func.ops.triangular import triangle, triangular_solve
 from tsgu_func.selfcheck.records.operators import FORM, FORM_COMPLEX, NEIGHBOURS, SOLVER
 from tsgu_func.solvers import SuperLU
@@ -34,6 +35,7 @@ from tsgu_func.testing.strategies import (
     DTYPES,
     entries,
     index_vectors,
+    patterns,
     restrided,
     right_hand_sides,
     segments,
@@ -112,6 +114,20 @@ def sddmm_call(draw, of_X: Batch, of_Y: Batch):
     return (lambda X, Y: sddmm(X, Y, *indices(A))), (X, Y), (0, 1)
 
 
+def spgemm_call(draw, of_x: Batch, of_y: Batch):
+    n, k, m = (draw(st.integers(0, 4)) for _ in range(3))
+    shapes = {"A": (n, k), "B": (k, m), "C": (n, m)}
+    of, dtype = draw(st.sampled_from("ABC")), draw(DTYPES)
+    drawn = {name: draw(patterns(rows=s[0], cols=s[1])).pattern() for name, s in shapes.items()}
+    parts = [x for p in drawn.values() for x in (p.structure.crow, p.structure.col, p.shape[1])]
+    sizes = [p.nnz for name, p in drawn.items() if name != of]
+    x, y = (
+        dense(draw, size, batch, dtype, 1).squeeze(-1)
+        for size, batch in zip(sizes, (of_x, of_y), strict=True)
+    )
+    return (lambda x, y: spgemm(x, y, *parts, of)), (x, y), (0, 1)
+
+
 def triangle_call(draw, of_values: Batch, _: Batch):
     e, upper = draw(entries(batch=of_values, form="square", **SIZES)), draw(FLAG)
     A = e.matrix()
@@ -187,6 +203,7 @@ def segment_outer_call(draw, of_x: Batch, of_y: Batch):
 PRIMITIVES = {
     spmm: spmm_call,
     sddmm: sddmm_call,
+    spgemm: spgemm_call,
     triangle: triangle_call,
     triangular_solve: triangular_solve_call,
     linear_solve: linear_solve_call,

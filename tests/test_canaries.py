@@ -42,7 +42,7 @@ NAMES = [
     "torch.autograd.forward_ad._current_level",
     "torch.autograd.forward_ad._set_fwd_grad_enabled",
     "torch.autograd.function._SingleLevelFunction",
-    "torch.fx.experimental.proxy_tensor.disable_proxy_modes_tracing",
+    "torch.utils._python_dispatch._disable_current_modes",
     "torch.utils._pytree.register_pytree_node",
     "torch.library.Library._destroy",
     "torch.UntypedStorage._cdata",

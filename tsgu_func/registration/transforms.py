@@ -58,7 +58,7 @@ _C = _private(
     "torch._C",
     "_AutoDispatchBelowAutograd",
     "_PreserveDispatchKeyGuard",
-    "_TorchDispatchModeKey.PROXY",
+    *(f"_TorchDispatchModeKey.{mode}" for mode in ("FAKE", "FUNCTIONAL", "PROXY")),
     "_after_autograd_keyset",
     "_any_requires_grad",
     "_are_functorch_transforms_active",
@@ -82,12 +82,14 @@ _interpreters = _private("torch._functorch.pyfunctorch", "temporarily_clear_inte
 _forward = _private("torch.autograd.forward_ad", "_current_level", "_set_fwd_grad_enabled")
 pytree = _private("torch.utils._pytree", "register_pytree_node")
 _function = _private("torch.autograd.function", "_SingleLevelFunction")
+_dispatch = _private("torch.utils._python_dispatch", "_disable_current_modes")
 _private("torch.library", "Library._destroy")
 _private("torch", "UntypedStorage._cdata")
 
 SingleLevelFunction: Any = _function._SingleLevelFunction
 parse_schema = _C.parse_schema
 _PROXY = _C._TorchDispatchModeKey.PROXY
+_FAKE, _FUNCTIONAL = _C._TorchDispatchModeKey.FAKE, _C._TorchDispatchModeKey.FUNCTIONAL
 _KEYS = [getattr(_C.DispatchKey, name) for name in _NAMES]
 _traced = threading.local()  # whether this thread runs a kernel only to trace a graph
 
@@ -186,10 +188,8 @@ def outside_transforms() -> contextlib.AbstractContextManager[Any]:
         stack.callback(_autograd._push_saved_tensors_default_hooks, *hooks)
     if _C._are_functorch_transforms_active():
         stack.enter_context(_interpreters.temporarily_clear_interpreter_stack())
-    if is_tracing():
-        # Imported here: it brings SymPy along.
-        proxies = _private("torch.fx.experimental.proxy_tensor", "disable_proxy_modes_tracing")
-        stack.enter_context(proxies.disable_proxy_modes_tracing())
+    if any(_C._get_dispatch_mode(mode) is not None for mode in (_PROXY, _FAKE, _FUNCTIONAL)):
+        stack.enter_context(_dispatch._disable_current_modes())
     return stack
 
 
