@@ -70,6 +70,7 @@ def test_info():
     "arguments",
     [
         ("mm", "--rows", "50", "--columns", "2"),
+        ("spgemm", "--rows", "50"),
         ("triangular", "--grid", "4", "5", "--columns", "2"),
         ("indexed", "--rows", "50", "--size", "4", "--matrices", "3"),
         ("lstsq", "--rows", "60", "--unknowns", "8", "--columns", "2"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from tsgu_func.bench import indexed, least_squares, products, solve, triangular
+from tsgu_func.bench import indexed, least_squares, products, solve, sparse_products, triangular
 
 __all__ = ["add_arguments", "run"]
 
 _SUBJECTS = {
     "mm": products,
+    "spgemm": sparse_products,
     "triangular": triangular,
     "indexed": indexed,
     "lstsq": least_squares,
