@@ -210,7 +210,7 @@ ERRORS = [
     (EYE, torch.ones(3, 1).double(), "one dtype; got torch.float32 and torch.float64"),
     (EYE.half(), torch.ones(3, 1).half(), "float32, float64 or complex"),
     (EYE, torch.ones(3, 1, device="meta"), "one device; got cpu and meta"),
-    (SparseMatrix.from_torch(EYE), torch.ones(4), "as many columns"),
+    (SparseMatrix.from_torch(EYE), torch.ones(4), "as many rows"),
 ]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tsgu_func.legacy import OpFunction
 from tsgu_func.matrix import arguments
-from tsgu_func.matrix.batches import over_matrix
+from tsgu_func.matrix.batches import over_system
 from tsgu_func.matrix.pattern import SparsityPattern
 from tsgu_func.matrix.sparse_matrix import SparseMatrix
 from tsgu_func.ops import keys
@@ -37,7 +37,8 @@ def sparse_generic_lstsq(
     A : SparseMatrix ``(*batch, m, n)``, or sparse COO or CSR Tensor (m, n) or (b, m, n)
         Of full column rank, m >= n; float32, float64, complex64 or complex128.
     B : Tensor, dense, shape (m,) or (m, p)
-        Of the dtype and on the device of `A`.  With a batch of matrices, ``(*batch, m, p)``.
+        Of the dtype and on the device of `A`.  With a batch of matrices ``(*batch, m, p)``, or of
+        shape ``A.shape[:-1]``: a vector for each.
     lstsq : callable or Solver, optional
         ``lstsq(A, B) -> X``, which gets `A` as a ``torch.sparse_csr`` tensor, or a `Solver` for
         least squares, which serves the adjoint problem too.  It need not be differentiable.
@@ -50,7 +51,7 @@ def sparse_generic_lstsq(
     Returns
     -------
     Tensor
-        X, shape (n,), (n, p) or ``(*batch, n, p)``.
+        X, shape (n,), (n, p) or ``(*batch, n, p)``; ``(*batch, n)`` for vectors.
 
     Raises
     ------
@@ -89,10 +90,10 @@ def sparse_generic_lstsq(
     True
     """
     arguments.check_least_squares(A, B)
-    vector = B.ndim == 1
-    key, _held = keys.key_of(_handle, lstsq, vector)
-    adjoint, _held_too = keys.key_of(_adjoint_handle, lstsq, transpose_lstsq, vector)
-    return over_matrix(_minimized_by(key, adjoint), A, B, A.shape[-1])[0]
+    vectors = arguments.are_vectors(A, B)
+    key, _held = keys.key_of(_handle, lstsq, vectors)
+    adjoint, _held_too = keys.key_of(_adjoint_handle, lstsq, transpose_lstsq, vectors)
+    return over_system(_minimized_by(key, adjoint), A, B)[0]
 
 
 def _handle(lstsq: Any, vector: bool) -> Any:
@@ -163,8 +164,8 @@ def sparse_lstsq(
     ----------
     A : SparseMatrix ``(*batch, m, n)``, or sparse COO or CSR Tensor (m, n) or (b, m, n)
         Of full column rank, m >= n; float32, float64, complex64 or complex128.
-    B : Tensor, dense, shape (m,) or ``(*batch, m, p)``
-        Of the dtype and on the device of `A`.
+    B : Tensor, dense, shape (m,), ``(*batch, m, p)``, or that of ``A.shape[:-1]``
+        Of the dtype and on the device of `A`.  The last is a vector for each member of a batch.
     solver : Solver, optional
         One for least squares, such as ``LSQR()``.  Default: ``LSMR()``, to the last digits but a
         few, with the columns of A scaled to norm one.
@@ -177,8 +178,8 @@ def sparse_lstsq(
     Returns
     -------
     Tensor, or (Tensor, Solution)
-        X, shape (n,), (n, p) or ``(*batch, n, p)``.  Each number in the `Solution` is one of each
-        column; it has no derivative.
+        X, shape (n,), (n, p) or ``(*batch, n, p)``; ``(*batch, n)`` for vectors.  Each number in
+        the `Solution` is one of each column; it has no derivative.
 
     Raises
     ------
@@ -221,8 +222,9 @@ def sparse_lstsq(
     arguments.check_least_squares(A, B)
     chosen = _LSMR if solver is None else solver
     key, _held = keys.key_of(handle_of_solver, chosen, on_failure)
-    outputs = over_matrix(_minimized_by(key, key), A, B, A.shape[-1])
-    return (outputs[0], unpacked(outputs, B)) if return_info else outputs[0]
+    outputs = over_system(_minimized_by(key, key), A, B)
+    vectors = arguments.are_vectors(A, B)
+    return (outputs[0], unpacked(outputs, vectors)) if return_info else outputs[0]
 
 
 class SparseGenericLstsq(OpFunction):

@@ -12,7 +12,7 @@ from torch import Tensor
 from tsgu_func.legacy import OpFunction
 from tsgu_func.linear_operator import LinearOperator, solve_operator
 from tsgu_func.matrix import arguments
-from tsgu_func.matrix.batches import over_matrix
+from tsgu_func.matrix.batches import over_system
 from tsgu_func.matrix.pattern import SparsityPattern
 from tsgu_func.matrix.sparse_matrix import SparseMatrix
 from tsgu_func.ops import keys
@@ -48,8 +48,8 @@ def sparse_triangular_solve(
     A : SparseMatrix ``(*batch, n, n)``, or sparse COO or CSR Tensor (n, n) or (b, n, n)
         float32, float64, complex64 or complex128.  Entries in the other triangle are ignored.
     B : Tensor, dense, shape (n, p) or (b, n, p)
-        Of the dtype and on the device of `A`.  For a SparseMatrix also (n,), or ``(*batch, n, p)``
-        with batches that broadcast.
+        Of the dtype and on the device of `A`.  For a SparseMatrix also a vector (n,); one for each
+        member, of shape ``A.shape[:-1]``; or ``(*batch, n, p)`` with batches that broadcast.
     upper : bool
         Whether the upper triangle of A is meant, or the lower one.
     unitriangular : bool
@@ -60,7 +60,8 @@ def sparse_triangular_solve(
     Returns
     -------
     Tensor
-        X, with the shape of `B` (for a SparseMatrix, of the batches broadcast).
+        X, with the shape of `B` (for a SparseMatrix, of the batches broadcast; for a vector and a
+        batch of matrices, ``(*batch, n)``).
 
     Raises
     ------
@@ -109,7 +110,7 @@ def sparse_triangular_solve(
             values, B, s.crow, s.col, s.cols, transpose != swapped, upper != swapped, unitriangular
         )
 
-    return over_matrix(solve, A, B, A.shape[-1])
+    return over_system(solve, A, B)
 
 
 def sparse_generic_solve(
@@ -126,7 +127,8 @@ def sparse_generic_solve(
     A : SparseMatrix ``(*batch, n, n)``, or sparse COO or CSR Tensor (n, n) or (b, n, n)
         Square and non-singular; float32, float64, complex64 or complex128.
     B : Tensor, dense, shape (n,) or (n, p)
-        Of the dtype and on the device of `A`.  With a batch of matrices, ``(*batch, n, p)``.
+        Of the dtype and on the device of `A`.  With a batch of matrices ``(*batch, n, p)``, or of
+        shape ``A.shape[:-1]``: a vector for each, as in ``torch.linalg.solve``.
     solve : callable or Solver, optional
         ``solve(A, B, **kwargs) -> X``, which gets `A` as a ``torch.sparse_csr`` tensor, or a
         `Solver`.  It need not be differentiable.  Default: `minres`, for Hermitian A; ``SuperLU()``
@@ -191,8 +193,9 @@ def sparse_generic_solve(
     if A.dtype != B.dtype and not torch.is_autocast_enabled(A.device.type):
         warnings.warn(f"A and B have dtypes {A.dtype} and {B.dtype}; B is converted", stacklevel=2)
         B = B.to(A.dtype)
-    key, _held = keys.key_of(_handle, solve, transpose_solve, kwargs, B.ndim == 1)
-    return over_matrix(_solved_by(key), A, B, A.shape[-1])[0]
+    vectors = arguments.are_vectors(A, B)
+    key, _held = keys.key_of(_handle, solve, transpose_solve, kwargs, vectors)
+    return over_system(_solved_by(key), A, B)[0]
 
 
 def _handle(solve: Any, transpose_solve: Any, kwargs: dict[str, Any], vector: bool) -> Any:
@@ -247,8 +250,10 @@ def sparse_solve(
     A : SparseMatrix ``(*batch, n, n)``, or sparse COO or CSR Tensor (n, n) or (b, n, n)
         Square and non-singular; float32, float64, complex64 or complex128.  Or a `LinearOperator`,
         known by its products alone.
-    B : Tensor, dense, shape (n,) or ``(*batch, n, p)``
-        Of the dtype and on the device of `A`; (n,) or (n, p) for a `LinearOperator`.
+    B : Tensor, dense, shape (n,), ``(*batch, n, p)``, or that of ``A.shape[:-1]``
+        Of the dtype and on the device of `A`; (n,) or (n, p) for a `LinearOperator`.  The last is
+        a vector for each member of a batch, as in ``torch.linalg.solve``; where it could be a
+        matrix for all of them as well, it is refused.
     solver : Solver, optional
         Default: `Auto()`, which looks at A (triangular, Hermitian, size, ...) and chooses; for a
         `LinearOperator`, which shows nothing, GMRES.
@@ -315,8 +320,11 @@ def sparse_solve(
     if isinstance(A, LinearOperator):
         outputs = solve_operator(A, B, key)
     else:
-        outputs = over_matrix(_solved_by(key, return_info), A, B, A.shape[-1])
-    return (outputs[0], unpacked(outputs, B)) if return_info else outputs[0]
+        outputs = over_system(_solved_by(key, return_info), A, B)
+    if not return_info:
+        return outputs[0]
+    vectors = B.ndim == 1 if isinstance(A, LinearOperator) else arguments.are_vectors(A, B)
+    return outputs[0], unpacked(outputs, vectors)
 
 
 def _solved_by(key: str, condition: bool = False) -> Any:

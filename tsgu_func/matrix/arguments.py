@@ -5,6 +5,7 @@ Each message says what was given, what was expected and how to mend it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -150,13 +151,11 @@ def check_sparse_matmul(A: MatrixBase, B: MatrixBase) -> None:
 
 def check_batches(A: MatrixBase, B: MatrixBase | Tensor) -> None:
     """Check that the batches of A and B broadcast."""
-    try:
-        torch.broadcast_shapes(A.shape[:-2], B.shape[:-2])
-    except RuntimeError:
+    if not _broadcast(A.shape[:-2], B.shape[:-2]):
         raise ValueError(
             f"the batches of A and B broadcast; got {tuple(A.shape[:-2])} and "
             f"{tuple(B.shape[:-2])}, from A {tuple(A.shape)} and B {tuple(B.shape)}"
-        ) from None
+        )
 
 
 def check_torch_matmul(A: Any, B: Any) -> None:
@@ -178,8 +177,13 @@ def check_flags(**flags: Any) -> None:
 
 def check_triangular(A: Any, B: Any) -> None:
     """Check the matrix and the right-hand side of a triangular system."""
-    check_matmul(A, B)
+    if is_sparse_matrix(A):
+        check_system(A, B, ValueError)
+        check_dtypes(A, B)
+    else:
+        check_torch_matmul(A, B)
     check_square(A)
+    check_rows(A, B)
     check_solvable(A, B)
 
 
@@ -211,26 +215,52 @@ def check_least_squares(A: Any, B: Any) -> None:
     check_rows(A, B)
 
 
-def check_system(A: Any, B: Any) -> None:
+def check_system(A: Any, B: Any, error: type[Exception] = TypeError) -> None:
     """Check kinds, ranks, dtypes and devices of a matrix and a right-hand side."""
     if not is_sparse_matrix(A):
-        check_sparse("A", A, TypeError)
+        check_sparse("A", A, error)
     else:
         check_whole(A)
-    check_dense("B", B, TypeError)
+    check_dense("B", B, error)
     if A.ndim < 2:
         raise ValueError(f"A is a matrix; got shape {tuple(A.shape)}")
     if B.ndim == 0:
         raise ValueError("B is a vector (n,) or a matrix (*batch, n, p); got a number")
+    check_solvable(A, B)
+    check_devices(A, B)
+    vectors = are_vectors(A, B)
     if not is_sparse_matrix(A):
-        if A.ndim == 3 or B.ndim > 2:
+        if A.ndim > 3 or (not vectors and (A.ndim == 3 or B.ndim > 2)):
             check_same_rank(A, B)
         elif axes := dense_axes(A):
             raise ValueError(f"A has no dense axes; got {axes} in shape {tuple(A.shape)}")
-    check_solvable(A, B)
-    check_devices(A, B)
-    if is_sparse_matrix(A) and B.ndim > 2:
+    elif B.ndim > 2 and not vectors:
         check_batches(A, B)
+
+
+def are_vectors(A: MatrixBase | Tensor, B: Tensor) -> bool:
+    """Say whether a right-hand side is a vector, or one for each member of a batch.
+
+    The latter is what a B of shape ``A.shape[:-1]`` is, as for ``torch.linalg.solve``.  One that
+    could also be columns for all members is refused.
+    """
+    if B.ndim == 1:
+        return True
+    if A.ndim == 2 or B.shape != A.shape[:-1]:
+        return False
+    if B.shape[-2] == A.shape[-2] and _broadcast(A.shape[:-2], B.shape[:-2]):
+        raise ValueError(
+            f"B of shape {tuple(B.shape)} is ambiguous for A {tuple(A.shape)}: B.unsqueeze(-1) "
+            f"says that it is a vector for each member, "
+            f"B.expand({', '.join(map(str, (*A.shape[:-2], *B.shape[-2:])))}) that it is a matrix "
+            f"for all of them"
+        )
+    return True
+
+
+def _broadcast(a: Sequence[int], b: Sequence[int]) -> bool:
+    pairs = zip(reversed(a), reversed(b), strict=False)
+    return all(m == n or 1 in (m, n) for m, n in pairs)
 
 
 def check_solvable(A: MatrixBase | Tensor, B: Tensor) -> None:
@@ -261,23 +291,24 @@ def check_square(A: MatrixBase | Tensor) -> None:
 
 
 def check_inner(A: MatrixBase | Tensor, B: MatrixBase | Tensor) -> None:
-    """Check that A has as many columns as B has rows."""
-    if _rows(B) != A.shape[-1]:
+    """Check that A has as many columns as B has rows, as in ``torch.matmul``."""
+    if B.shape[0 if B.ndim == 1 else -2] != A.shape[-1]:
+        batch = B.ndim > 1 and B.shape == (*A.shape[:-2], A.shape[-1])
+        hint = ": a vector for each member is B.unsqueeze(-1)" if batch else ""
         raise ValueError(
             f"A has as many columns as B has rows; got A {tuple(A.shape)} and B {tuple(B.shape)}"
+            + hint
         )
 
 
 def check_rows(A: MatrixBase | Tensor, B: Tensor) -> None:
-    """Check that A and B have as many rows."""
-    if _rows(B) != A.shape[-2]:
+    """Check that a matrix and a right-hand side have as many rows."""
+    if B.shape[-1 if are_vectors(A, B) else -2] != A.shape[-2]:
+        batch = A.ndim > 2 and B.ndim == A.ndim - 1
+        hint = f": vectors for all members have shape {tuple(A.shape[:-1])}" if batch else ""
         raise ValueError(
-            f"A and B have as many rows; got A {tuple(A.shape)} and B {tuple(B.shape)}"
+            f"A and B have as many rows; got A {tuple(A.shape)} and B {tuple(B.shape)}" + hint
         )
-
-
-def _rows(B: MatrixBase | Tensor) -> int:
-    return B.shape[0] if B.ndim == 1 else B.shape[-2]
 
 
 def check_same_rank(A: Tensor, B: Tensor) -> None:
@@ -286,6 +317,7 @@ def check_same_rank(A: Tensor, B: Tensor) -> None:
         raise ValueError(
             f"A and B are both matrices or both batches of matrices (three axes); got A "
             f"{tuple(A.shape)} and B {tuple(B.shape)}"
+            + (": a vector is B.unsqueeze(-1)" if B.ndim == A.ndim - 1 else "")
         )
     if axes := dense_axes(A):
         raise ValueError(f"A has no dense axes; got {axes} in shape {tuple(A.shape)}")

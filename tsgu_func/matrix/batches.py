@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from tsgu_func.matrix.arguments import are_vectors
 from tsgu_func.matrix.pattern import SparsityPattern
 from tsgu_func.matrix.torch_sparse import blocks_from_torch, from_torch
 from tsgu_func.registration.transforms import pytree
@@ -15,7 +16,7 @@ from tsgu_func.registration.transforms import pytree
 if TYPE_CHECKING:
     from tsgu_func.matrix.base import MatrixBase
 
-__all__ = ["over_batches", "over_matrix"]
+__all__ = ["over_batches", "over_matrix", "over_system"]
 
 # Returns a tensor, or a tuple of it and of what belongs to all members of a block-diagonal matrix.
 Function = Callable[[SparsityPattern, Tensor, Tensor], Any]
@@ -46,6 +47,20 @@ def over_matrix(function: Function, A: MatrixBase | Tensor, B: Tensor, rows: int
         return outputs.unflatten(0, (b, rows))
     result, *others = outputs
     return result.unflatten(0, (b, rows)), *(x.expand(b, *x.shape) for x in others)
+
+
+def over_system(function: Function, A: SparseMatrix | Tensor, B: Tensor) -> Any:
+    """Apply what `over_matrix` does to a system, whose right-hand side may be `are_vectors`.
+
+    Then each of what the function returns has one axis less, the last.
+    """
+    if not are_vectors(A, B):
+        return over_matrix(function, A, B, A.shape[-1])
+    columns = B.unsqueeze(-1)
+    if isinstance(A, Tensor) and A.ndim > 2:  # whose members are not broadcast
+        columns = columns.expand(*A.shape[:-1], 1)
+    outputs = over_matrix(function, A, columns, A.shape[-1])
+    return pytree.tree_map(lambda X: X.squeeze(-1), outputs)
 
 
 def over_batches(function: Function, pattern: SparsityPattern, values: Tensor, B: Tensor) -> Any:

@@ -55,10 +55,10 @@ def beside(dX: Tensor, report: Tensor) -> tuple[Tensor, Tensor]:
     return dX, torch.zeros_like(report)
 
 
-def unpacked(outputs: tuple[Tensor, Tensor], B: Tensor) -> Solution:
-    """Return the solution for B, with a number for each of its columns, or one for a vector."""
+def unpacked(outputs: tuple[Tensor, Tensor], vectors: bool) -> Solution:
+    """Return the solution, with a number for each column of it, or one for each vector."""
     value, report = outputs
-    rows = report.detach().unbind(-1 if B.ndim == 1 else -2)
+    rows = report.detach().unbind(-1 if vectors else -2)
     code, iterations, residual, condition, shift, method = rows
     real = value.real.dtype  # the compiler does not know `to_real`
     return Solution(
