@@ -48,7 +48,7 @@ from tsgu_func.solvers import (
     cache_info,
     clear_cache,
 )
-from tsgu_func.solvers.protocol import Result, Solution
+from tsgu_func.solvers.protocol import Info, Result
 from tsgu_func.utils import LinearCGSettings, bicgstab, linear_cg, minres
 
 
@@ -328,12 +328,12 @@ def test_a_pickled_solution_names_its_solver_anywhere(A, b):
     done = subprocess.run(
         [sys.executable, "-c", program], input=pickle.dumps(info), capture_output=True, check=True
     )
-    assert done.stdout.decode().split("\n")[:2] == ["CG(rtol=0.001)", "Solution SOLVED"]
+    assert done.stdout.decode().split("\n")[:2] == ["CG(rtol=0.001)", "Info SOLVED"]
 
 
 def test_a_solution_is_a_tree_of_tensors(A, b):
     info = sparse_solve(A, b, return_info=True)[1]
     moved = torch.utils._pytree.tree_map(lambda x: x + 0, info)
-    assert isinstance(moved, Solution)
+    assert isinstance(moved, Info)
     assert moved.solver == info.solver
     assert copy.deepcopy(info).result is Result.SOLVED

@@ -16,7 +16,7 @@ from tsgu_func.ops import keys
 from tsgu_func.ops.handles import handle_of_function, handle_of_solver, handle_of_transposed
 from tsgu_func.ops.least_squares import least_squares
 from tsgu_func.ops.reporting import unpacked
-from tsgu_func.solvers import LSMR, Solution, Solver
+from tsgu_func.solvers import LSMR, Info, Solver
 
 __all__ = ["SparseGenericLstsq", "sparse_generic_lstsq", "sparse_lstsq"]
 
@@ -147,7 +147,7 @@ def sparse_lstsq(
     solver: Solver | None = None,
     return_info: Literal[True],
     on_failure: Literal["raise", "warn", "ignore"] = "raise",
-) -> tuple[Tensor, Solution]: ...
+) -> tuple[Tensor, Info]: ...
 
 
 def sparse_lstsq(
@@ -157,7 +157,7 @@ def sparse_lstsq(
     solver: Solver | None = None,
     return_info: bool = False,
     on_failure: Literal["raise", "warn", "ignore"] = "raise",
-) -> Tensor | tuple[Tensor, Solution]:
+) -> Tensor | tuple[Tensor, Info]:
     r"""Minimize ``|A X - B|`` for a tall A, and tell how well that went.
 
     Parameters
@@ -170,16 +170,16 @@ def sparse_lstsq(
         One for least squares, such as ``LSQR()``.  Default: ``LSMR()``, to the last digits but a
         few, with the columns of A scaled to norm one.
     return_info : bool
-        Also return a `Solution`: how it ended, iterations, an estimate of the condition number of
+        Also return an `Info`: how it ended, iterations, an estimate of the condition number of
         the scaled A, and the residual ``|B - A X| / |B|``, which need not be small.
     on_failure : {"raise", "warn", "ignore"}
         What to do if the solver has not converged.
 
     Returns
     -------
-    Tensor, or (Tensor, Solution)
+    Tensor, or (Tensor, Info)
         X, shape (n,), (n, p) or ``(*batch, n, p)``; ``(*batch, n)`` for vectors.  Each number in
-        the `Solution` is one of each column; it has no derivative.
+        the `Info` is one of each column; it has no derivative.
 
     Raises
     ------

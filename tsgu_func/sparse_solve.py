@@ -20,7 +20,7 @@ from tsgu_func.ops.handles import handle_of_function, handle_of_solver
 from tsgu_func.ops.reporting import unpacked
 from tsgu_func.ops.solve import linear_solve
 from tsgu_func.ops.triangular import triangular_solve
-from tsgu_func.solvers import Auto, Solution, Solver
+from tsgu_func.solvers import Auto, Info, Solver
 from tsgu_func.utils.minres import minres
 
 __all__ = [
@@ -218,7 +218,7 @@ def sparse_solve(
     A: SparseMatrix | LinearOperator | Tensor,
     B: Tensor,
     *,
-    solver: Solver | None = None,
+    solver: Solver | Callable[[Tensor, Tensor], Tensor] | None = None,
     return_info: Literal[False] = False,
     on_failure: Literal["raise", "warn", "ignore"] = "raise",
 ) -> Tensor: ...
@@ -229,20 +229,20 @@ def sparse_solve(
     A: SparseMatrix | LinearOperator | Tensor,
     B: Tensor,
     *,
-    solver: Solver | None = None,
+    solver: Solver | Callable[[Tensor, Tensor], Tensor] | None = None,
     return_info: Literal[True],
     on_failure: Literal["raise", "warn", "ignore"] = "raise",
-) -> tuple[Tensor, Solution]: ...
+) -> tuple[Tensor, Info]: ...
 
 
 def sparse_solve(
     A: SparseMatrix | LinearOperator | Tensor,
     B: Tensor,
     *,
-    solver: Solver | None = None,
+    solver: Solver | Callable[[Tensor, Tensor], Tensor] | None = None,
     return_info: bool = False,
     on_failure: Literal["raise", "warn", "ignore"] = "raise",
-) -> Tensor | tuple[Tensor, Solution]:
+) -> Tensor | tuple[Tensor, Info]:
     r"""Solve ``A X = B`` with a solver that suits A, or the one given.
 
     Parameters
@@ -254,24 +254,27 @@ def sparse_solve(
         Of the dtype and on the device of `A`; (n,) or (n, p) for a `LinearOperator`.  The last is
         a vector for each member of a batch, as in ``torch.linalg.solve``; where it could be a
         matrix for all of them as well, it is refused.
-    solver : Solver, optional
+    solver : Solver or callable, optional
         Default: `Auto()`, which looks at A (triangular, Hermitian, size, ...) and chooses; for a
-        `LinearOperator`, which shows nothing, GMRES.
+        `LinearOperator`, which shows nothing, GMRES.  A function is called as ``solver(A, B)``,
+        with `A` as a ``torch.sparse_csr`` tensor, for derivatives with the (conjugate) transpose;
+        it has failed if it leaves a relative residual above 1e-3.
     return_info : bool
-        Also return a `Solution`, which says what was chosen and how it ended.
+        Also return an `Info`, which says what was chosen and how it ended.
     on_failure : {"raise", "warn", "ignore"}
-        What to do if an iterative solver has not converged.
+        What to do if an iterative solver, or a function, has not converged.
 
     Returns
     -------
-    Tensor, or (Tensor, Solution)
+    Tensor, or (Tensor, Info)
         X, with the shape of `B`; for a batch of matrices and a vector, ``(*batch, n)``.  Each
-        number in the `Solution` is one of each column; it has no derivative.
+        number in the `Info` is one of each column; it has no derivative.
 
     Raises
     ------
     TypeError
-        If A is not sparse COO or CSR or a SparseMatrix, B is not dense, or `solver` is no Solver.
+        If A is not sparse COO or CSR or a SparseMatrix, B is not dense, or `solver` is neither a
+        Solver nor a function.
     ValueError
         If shapes, dtypes or devices do not fit, or a value is not finite.
     SolveError
@@ -316,15 +319,20 @@ def sparse_solve(
     chosen = _AUTO if solver is None else solver
     if isinstance(A, LinearOperator) and not getattr(chosen, "takes_operators", False):
         raise TypeError(f"{chosen!r} needs the entries of A, and a LinearOperator shows none")
-    key, _held = keys.key_of(handle_of_solver, chosen, on_failure)
+    vectors = B.ndim == 1 if isinstance(A, LinearOperator) else arguments.are_vectors(A, B)
+    key, _held = keys.key_of(_judged_handle, chosen, on_failure, vectors)
     if isinstance(A, LinearOperator):
         outputs = solve_operator(A, B, key)
     else:
         outputs = over_system(_solved_by(key, return_info), A, B)
-    if not return_info:
-        return outputs[0]
-    vectors = B.ndim == 1 if isinstance(A, LinearOperator) else arguments.are_vectors(A, B)
-    return outputs[0], unpacked(outputs, vectors)
+    return (outputs[0], unpacked(outputs, vectors)) if return_info else outputs[0]
+
+
+def _judged_handle(solver: Any, on_failure: str, vectors: bool) -> Any:
+    if isinstance(solver, (type, Solver)) or not callable(solver):
+        return handle_of_solver(solver, on_failure)
+    function: Any = solver
+    return handle_of_function(function, None, {}, vectors, on_failure)
 
 
 def _solved_by(key: str, condition: bool = False) -> Any:

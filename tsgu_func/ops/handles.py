@@ -19,6 +19,7 @@ from tsgu_func.solvers.factors import prepared
 from tsgu_func.solvers.iteration import check_policy, fail
 from tsgu_func.solvers.protocol import (
     ConvergenceError,
+    Result,
     Solution,
     SolveError,
     Solver,
@@ -106,7 +107,8 @@ class FunctionHandle:
     """A user's ``solve(A, B, **options)``, and what he gave for the transposed system.
 
     With `vector` the functions get a vector for one column; with `adjoints` this is the handle of
-    the adjoint system.
+    the adjoint system.  What becomes of a solution with a large residual is said by `on_failure`,
+    as for a `Solver`; without, the function is taken at its word.
     """
 
     key: str
@@ -114,13 +116,20 @@ class FunctionHandle:
     transposed: Callable[..., Tensor] | None
     options: dict[str, Any]
     vector: bool
+    on_failure: str | None = None
     adjoints: bool = False
 
     def solve(self, A: StoredMatrix, B: Tensor, *, condition: bool = False) -> Solution:
         """Solve, and compute the true residual; a function has no condition number to tell."""
         X = self._called(A, B)
         residual = relative_residual(B - A @ X, B)
-        return solution(keys.name_of(self.function), X, residual)
+        solved = solution(keys.name_of(self.function), X, residual)
+        if self.on_failure is None or bool((residual <= _CREDIBLE).all()):
+            return solved
+        code = torch.where(residual <= _CREDIBLE, solved.code, int(Result.INACCURATE))
+        solved = solved._replace(code=code)
+        fail(self.on_failure, ConvergenceError(solved.message, 0, residual))
+        return solved
 
     def _called(self, A: StoredMatrix, B: Tensor) -> Tensor:
         """Call the function: all columns at once, the members of a batch one by one.
@@ -166,6 +175,9 @@ def _solution_shape(A: StoredMatrix, B: Tensor) -> tuple[int, ...]:
 
 _ADJOINT = "*"  # ends the key of an adjoint
 _VECTOR = "|vector"
+_POLICIES = ("raise", "warn", "ignore")
+# A relative residual above which a function that is judged has not solved.
+_CREDIBLE = 1e-3
 # Handles of objects of this library, by description.
 _described = Store("solvers", most=256)
 # Handles by their objects: an object that is held by a handle keeps its address.
@@ -178,8 +190,9 @@ def handle_of_solver(solver: Any, on_failure: str = "raise") -> SolverHandle:
     if (known := _by_object.get(at)) is not None:
         return known
     if not isinstance(solver, Solver) or isinstance(solver, type):
-        hint = "call it" if isinstance(solver, type) else "a function is for sparse_generic_solve"
-        raise TypeError(f"solver is a Solver, such as CG(); got {solver!r}; {hint}")
+        hint = "; sparse_solve takes a function as well" if callable(solver) else ""
+        hint = "; call it" if isinstance(solver, type) else hint
+        raise TypeError(f"solver is a Solver, such as CG(); got {solver!r}{hint}")
     check_policy(on_failure)
     policy = "" if on_failure == "raise" else f"|{on_failure}"
     described = _description(solver)
@@ -203,17 +216,20 @@ def handle_of_function(
     transposed: Callable[..., Tensor] | None,
     options: dict[str, Any],
     vector: bool,
+    on_failure: str | None = None,
 ) -> FunctionHandle:
     """Return the handle of a user's function, which lives as long as it is held."""
+    if on_failure is not None:
+        check_policy(on_failure)
     described = None if transposed is not None else _description_of_call(function, options)
-    at = id(function), id(transposed), vector, described
+    at = id(function), id(transposed), vector, on_failure, described
     if (not options or described) and (known := _by_object.get(at)) is not None:
         return known
     if described is not None:
-        key = described + (_VECTOR if vector else "")
-        return _kept(FunctionHandle(key, function, None, options, vector), at)
+        key = described + (_VECTOR if vector else "") + (f"|{on_failure}" if on_failure else "")
+        return _kept(FunctionHandle(key, function, None, options, vector, on_failure), at)
     key = keys.new_name(keys.name_of(function))
-    handle = FunctionHandle(key, function, transposed, options, vector)
+    handle = FunctionHandle(key, function, transposed, options, vector, on_failure)
     if not options:
         _by_object[at] = handle
     return keys.register(handle)
@@ -279,21 +295,19 @@ def _description_of_call(function: Any, options: dict[str, Any]) -> str | None:
 
 
 def _from_description(key: str) -> Any:
-    text, policy, vector = key, "raise", key.endswith(_VECTOR)
-    if vector:
-        text = key.removesuffix(_VECTOR)
-    for name in ("warn", "ignore"):
-        if key.endswith(f"|{name}"):
-            text, policy = key.removesuffix(f"|{name}"), name
+    policy = next((name for name in _POLICIES if key.endswith(f"|{name}")), None)
+    text = key if policy is None else key.removesuffix(f"|{policy}")
+    vector = text.endswith(_VECTOR)
+    text = text.removesuffix(_VECTOR)
     try:
         call = ast.parse(text, mode="eval").body
         target = _public(ast.unparse(call.func)) if isinstance(call, ast.Call) else None
         if target is None:
             raise ValueError(text)
         if isinstance(target, type):
-            handle: Any = SolverHandle(key, _evaluated(call), policy)
+            handle: Any = SolverHandle(key, _evaluated(call), policy or "raise")
         else:
-            handle = FunctionHandle(key, target, None, _options(call), vector)
+            handle = FunctionHandle(key, target, None, _options(call), vector, policy)
     except (SyntaxError, ValueError, TypeError) as error:
         raise LookupError(
             f"this graph names the solver {text!r}, which this version of tsgu_func does not have"

@@ -1,6 +1,6 @@
 """How a solve op tells how a solution was reached, beside the solution itself.
 
-That is the rest of a `Solution`.  The op returns it as one tensor, a *report*: a row for each
+That is an `Info`.  The op returns it as one tensor, a *report*: a row for each
 number and a column for each right-hand side, so that batches are brought together as those of the
 solution are.  It has no derivative.
 """
@@ -12,13 +12,13 @@ from torch import Tensor
 
 from tsgu_func.kernels.checks import check_computable, check_finite
 from tsgu_func.ops.handles import handle_of
-from tsgu_func.solvers.protocol import Solution, solution
+from tsgu_func.solvers.protocol import Info, Solution, solution
 from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["OUTPUTS", "beside", "empty", "packed", "solve_stored", "unpacked"]
 
 OUTPUTS = "(Tensor value, Tensor report)"
-_ROWS = len(Solution._fields) - 1
+_ROWS = len(Info._fields)
 # A condition number that was not estimated: no NaN, which would make two equal runs differ.
 _NONE = -1.0
 
@@ -55,14 +55,13 @@ def beside(dX: Tensor, report: Tensor) -> tuple[Tensor, Tensor]:
     return dX, torch.zeros_like(report)
 
 
-def unpacked(outputs: tuple[Tensor, Tensor], vectors: bool) -> Solution:
-    """Return the solution, with a number for each column of it, or one for each vector."""
+def unpacked(outputs: tuple[Tensor, Tensor], vectors: bool) -> Info:
+    """Return what is told, with a number for each column of the solution, or for each vector."""
     value, report = outputs
     rows = report.detach().unbind(-1 if vectors else -2)
     code, iterations, residual, condition, shift, method = rows
     real = value.real.dtype  # the compiler does not know `to_real`
-    return Solution(
-        value,
+    return Info(
         code.long(),
         iterations.long(),
         residual.to(real),

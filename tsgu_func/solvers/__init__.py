@@ -16,6 +16,7 @@ from tsgu_func.solvers.lstsq.lsqr import LSQR
 from tsgu_func.solvers.preconditioners import AMG, DIC, IC0, ILU0, ILUT, SSOR, BlockJacobi, Jacobi
 from tsgu_func.solvers.protocol import (
     ConvergenceError,
+    Info,
     Preconditioner,
     Result,
     Solution,
@@ -43,6 +44,7 @@ __all__ = [
     "Cholesky",
     "ConvergenceError",
     "DenseLU",
+    "Info",
     "Jacobi",
     "Pardiso",
     "Preconditioner",

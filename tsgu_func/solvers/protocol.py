@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from tsgu_func.cache import Store
+from tsgu_func.registration.transforms import unwrapped
 from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = [
     "ConvergenceError",
+    "Info",
     "Preconditioner",
     "Result",
     "Settings",
@@ -62,6 +64,7 @@ class Result(enum.IntEnum):
     INDEFINITE = 4
     PRECONDITIONER = 5
     ILL_CONDITIONED = 6
+    INACCURATE = 7
 
     @property
     def message(self) -> str:
@@ -98,15 +101,60 @@ _MESSAGES = {
         "as far as rounding allows, which is not far: A is close to singular; scale it, or use a "
         "wider dtype"
     ),
+    Result.INACCURATE: (
+        "the function returned something else than a solution: it did not converge, A is singular, "
+        "or it solves another system"
+    ),
 }
 
 
-class Solution(NamedTuple):
-    """A solution, and how it was reached: a pytree of tensors, so it can leave any transform.
+def _solver(self: Any) -> str:
+    """Name the solver that did it, as it prints: what was chosen is said here."""
+    return ", ".join(_name_of(int(number)) for number in self.method.unique())
+
+
+def _result(self: Any) -> Result:
+    """Return the worst code of all columns."""
+    codes = [Result(int(code)) for code in self.code.unique()]
+    return max(codes, key=lambda code: (code.failed, code), default=Result.SOLVED)
+
+
+def _message(self: Any) -> str:
+    """Say how the solve ended, in full."""
+    steps = _largest(self.iterations)
+    text = f"{self.solver}: relative residual {_largest(self.residual):.1e}"
+    text += f" after {steps} iterations" if steps else ""
+    return f"{text}; {self.result.message}"
+
+
+def _summary(self: Any) -> str:
+    """Say what the worst of the columns comes to; inside of a transform there are no numbers."""
+    name = type(self).__name__
+    if not all(type(x) is Tensor and unwrapped(x) is x for x in self) or self.code.is_meta:
+        return f"{name}({', '.join(f'{n}={x!r}' for n, x in self._asdict().items())})"
+    numbers = f"iterations={_largest(self.iterations)}, residual={_largest(self.residual):.1e}"
+    if not bool(self.condition.isnan().all()):
+        numbers += f", condition={_largest(self.condition):.1e}"
+    if bool(self.shift.any()):
+        numbers += f", shift={_largest(self.shift):.1e}"
+    return f"{name}({self.solver or 'no columns'}, {self.result.name}, {numbers})"
+
+
+def _largest(x: Tensor) -> Any:
+    return x.max().item() if x.numel() else 0
+
+
+def _reduced(self: Any) -> tuple[Any, ...]:
+    # The names go along, for a process that has not met these solvers.
+    methods = self.method.unique().tolist() if isinstance(self.method, Tensor) else []
+    return _restored, (type(self), tuple(self), [_name_of(number) for number in methods])
+
+
+class Info(NamedTuple):
+    """How a solution was reached: a pytree of tensors, so it can leave any transform.
 
     Attributes
     ----------
-    value : Tensor, shape ``(*batch, n, p)``, or that of the right-hand side
     code : Tensor of int64, shape ``(*batch, p)``
         A `Result` for each column.
     iterations : Tensor of int64, shape ``(*batch, p)``
@@ -121,6 +169,23 @@ class Solution(NamedTuple):
         Number of the solver that did it, the same in every process; `solver` is its name.
     """
 
+    code: Tensor
+    iterations: Tensor
+    residual: Tensor
+    condition: Tensor
+    shift: Tensor
+    method: Tensor
+
+    solver = property(_solver)
+    result = property(_result)
+    message = property(_message)
+    __repr__ = _summary
+    __reduce__ = _reduced
+
+
+class Solution(NamedTuple):
+    """A solution X ``(*batch, n, p)``, the `value`, and beside it what `Info` tells of it."""
+
     value: Tensor
     code: Tensor
     iterations: Tensor
@@ -129,30 +194,11 @@ class Solution(NamedTuple):
     shift: Tensor
     method: Tensor
 
-    @property
-    def solver(self) -> str:
-        """The solver that did it, as it prints: what was chosen is said here."""
-        return ", ".join(_name_of(int(number)) for number in self.method.unique())
-
-    @property
-    def result(self) -> Result:
-        """The worst code of all columns."""
-        codes = [Result(int(code)) for code in self.code.unique()]
-        return max(codes, key=lambda code: (code.failed, code), default=Result.SOLVED)
-
-    @property
-    def message(self) -> str:
-        """How the solve ended, in full."""
-        worst = float(self.residual.max()) if self.residual.numel() else 0.0
-        text = f"{self.solver}: relative residual {worst:.1e}"
-        steps = int(self.iterations.max()) if self.iterations.numel() else 0
-        text += f" after {steps} iterations" if steps else ""
-        return f"{text}; {self.result.message}"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # The names go along, for a process that has not met these solvers.
-        methods = self.method.unique().tolist() if isinstance(self.method, Tensor) else []
-        return _restored, (tuple(self), [_name_of(number) for number in methods])
+    solver = property(_solver)
+    result = property(_result)
+    message = property(_message)
+    __repr__ = _summary
+    __reduce__ = _reduced
 
 
 # Names of solvers by number, so that a tensor can say which it was.
@@ -171,10 +217,10 @@ def _name_of(number: int) -> str:
     return _names.get(number) or f"solver {number:x}, whose name is no longer kept"
 
 
-def _restored(parts: tuple[Any, ...], names: Sequence[str]) -> Solution:
+def _restored(cls: Any, parts: tuple[Any, ...], names: Sequence[str]) -> Any:
     for name in names:
         _number_of(name)
-    return Solution(*parts)
+    return cls(*parts)
 
 
 def solution(
