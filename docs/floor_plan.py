@@ -33,6 +33,7 @@ ROOMS = {
     "sparse_matmul": "products",
     "sparse_solve": "systems",
     "sparse_lstsq": "least squares",
+    "factorization": "factor once",
     PACKAGE: "the public names",
     "testing": "check_rules, strategies",
     "selfcheck": "a record for each op",
@@ -42,7 +43,7 @@ ROOMS = {
 }
 _ENTERED = {  # by a user
     *("solvers", "legacy", "utils", "linear_operator", "indexed_matmul", "sparse_matmul"),
-    *("sparse_solve", "sparse_lstsq", PACKAGE, "testing", "__main__"),
+    *("sparse_solve", "sparse_lstsq", "factorization", PACKAGE, "testing", "__main__"),
 }
 
 _FOR_TYPES = ("TYPE_CHECKING", "typing.TYPE_CHECKING")

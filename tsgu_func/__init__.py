@@ -1,5 +1,6 @@
 """Sparse linear algebra for PyTorch that composes with every ``torch.func`` transform."""
 
+from tsgu_func.factorization import Factorization, factorize
 from tsgu_func.indexed_matmul import gather_mm, segment_mm
 from tsgu_func.linear_operator import LinearOperator
 from tsgu_func.matrix.pattern import SparsityPattern
@@ -12,11 +13,13 @@ from tsgu_func.sparse_solve import sparse_generic_solve, sparse_solve, sparse_tr
 __version__ = "0.1.0"
 
 __all__ = [
+    "Factorization",
     "LinearOperator",
     "Primitive",
     "SparseMatrix",
     "SparsityPattern",
     "__version__",
+    "factorize",
     "gather_mm",
     "segment_mm",
     "sparse_generic_lstsq",

@@ -195,6 +195,22 @@ def check_generic_solve(A: Any, B: Any) -> None:
     check_solve(A, B)
 
 
+def check_factorable(A: Any) -> None:
+    """Check a matrix that is to be factored."""
+    if not is_sparse_matrix(A):
+        check_sparse("A", A, TypeError)
+        if A.ndim != 2:
+            raise ValueError(
+                f"A is one matrix; got shape {tuple(A.shape)}: a batch is a SparseMatrix, whose "
+                f"members store entries at the same places"
+            )
+    else:
+        check_whole(A)
+    check_square(A)
+    if A.dtype not in _SOLVABLE:
+        raise ValueError(f"A is float32, float64 or complex to be factored; got {A.dtype}")
+
+
 def check_solve(A: Any, B: Any) -> None:
     """Check the matrix and the right-hand side of ``A X = B``."""
     check_system(A, B)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -86,6 +86,27 @@ class SolverHandle:
             state = prepared(solver, A)
         state = solver.transpose(state) if A.transpose else state
         return solver.conj(state) if A.conjugate else state
+
+    def prepare(self, A: StoredMatrix) -> list[Any]:
+        """Return the states that `solve` will find: one, or one for each member of a batch."""
+        states = list(map(self._state, self._parts(A)))
+        if (ready := getattr(self.solver, "ready", None)) is not None:
+            for state in states:
+                ready(state)
+        return states
+
+    def logabsdet(self, A: StoredMatrix) -> Tensor:
+        """Return log|det A|, shape (b,) for a batch, by a solver whose factor tells it."""
+        tell: Any = self.solver
+        real, device = A.dtype.to_real(), A.values.device
+        told = [torch.as_tensor(tell.logabsdet(self._state(part))) for part in self._parts(A)]
+        told = [x.to(device, real, copy=True) for x in told]
+        return told[0] if told[0].shape == A.values.shape[:-1] else torch.stack(told)
+
+    def _parts(self, A: StoredMatrix) -> Iterable[StoredMatrix]:
+        """Return what the solver is handed at once: all, or the members of a batch."""
+        whole = A.values.ndim == 1 or getattr(self.solver, "takes_batches", False)
+        return [A] if whole else A.members()
 
     def adjoint(self) -> SolverHandle:
         """Return itself: the state is transposed, not the solver."""

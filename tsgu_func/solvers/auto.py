@@ -168,6 +168,25 @@ class _Choice:
             self.states.pop(solver, None)
         return last.compute(self.state(last), B, X0)
 
+    def ready(self) -> Solver:
+        """Prepare the first that can be, and return it."""
+        *others, last = self.plan.solvers
+        for solver in others:
+            if solver not in self.failed:
+                try:
+                    self.state(solver)
+                    return solver
+                except SolveError:  # no preconditioner for this matrix
+                    self.failed.add(solver)
+        self.state(last)
+        return last
+
+    def logabsdet(self) -> Tensor:
+        """Ask the solver that cannot fail, or one in its place whose factor tells."""
+        last: Any = self.plan.solvers[-1]
+        solver = last if hasattr(last, "logabsdet") else SuperLU()
+        return solver.logabsdet(self.state(solver))
+
     def condition(self) -> Any:
         """Ask the solver that came last, if it can tell."""
         *_, solver = self.states
@@ -230,6 +249,15 @@ class Auto:
     def conj(self, state: tuple[_Choice, ...]) -> tuple[_Choice, ...]:
         """Return the same choices, for the conjugate."""
         return tuple(choice.moved("conj") for choice in state)
+
+    def ready(self, state: tuple[_Choice, ...]) -> tuple[Solver, ...]:
+        """Prepare what will be asked first, for each member, and return it."""
+        return tuple(choice.ready() for choice in state)
+
+    def logabsdet(self, state: tuple[_Choice, ...]) -> Tensor:
+        """Return log|det A| of each member, from a factorization, whatever was chosen to solve."""
+        told = [choice.logabsdet() for choice in state]
+        return told[0] if len(told) == 1 else torch.stack(told)
 
     def condition(self, state: tuple[_Choice, ...]) -> float | Tensor:
         """Estimate the condition numbers, where a direct solver was chosen; else NaN."""

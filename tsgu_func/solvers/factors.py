@@ -8,6 +8,9 @@ limit that all that is kept shares.
 
 What a factor leaves behind that may serve other values of its pattern, as a symbolic analysis does,
 is kept until somebody takes it.  It goes with the pattern, and is the first to go for the limit.
+
+What a user holds, by what `holding` collects, is his: it is found as long as he holds it, whatever
+the limit, and is not counted when it is not kept here.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from __future__ import annotations
 import itertools
 import threading
 import weakref
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,12 +31,14 @@ from tsgu_func.kernels.structure import Structure
 from tsgu_func.solvers.protocol import same_solver
 from tsgu_func.solvers.stored import StoredMatrix
 
-__all__ = ["keep_analysis", "prepared", "take_analysis"]
+__all__ = ["Held", "holding", "keep_analysis", "prepared", "take_analysis"]
 
 _factors = Store("factors")
 _analyses = Store("analyses", rank=0)
 _numbers = itertools.count()
 _lock = threading.Lock()
+_held: weakref.WeakValueDictionary[int, _Factor] = weakref.WeakValueDictionary()
+_holder = threading.local()
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,26 @@ class _Factor:
         return same and torch.equal(self.values, A.values)
 
 
+class Held(Protocol):
+    """A factor, or a preconditioner, of given values."""
+
+    @property
+    def bytes(self) -> int:
+        """How much memory it takes."""
+        ...
+
+
+@contextmanager
+def holding() -> Iterator[list[Held]]:
+    """Collect what is prepared in this thread: who keeps the list holds it."""
+    before = getattr(_holder, "collected", None)
+    _holder.collected = collected = []
+    try:
+        yield collected
+    finally:
+        _holder.collected = before
+
+
 class Prepares(Protocol):
     """A solver, or a preconditioner."""
 
@@ -65,23 +91,39 @@ class Prepares(Protocol):
 
 def prepared(solver: Prepares, A: StoredMatrix) -> Any:
     """Return ``solver.init`` of the stored matrix, kept from before if its values are the same."""
-    stored, kept = StoredMatrix(A.structure, A.values), _factors.items()
-    for key, factor in reversed(kept):
+    factor = _found(solver, A) or _made(solver, A)
+    if (collected := getattr(_holder, "collected", None)) is not None:
+        collected.append(factor)
+        _held[id(factor)] = factor
+    return factor.state
+
+
+def _found(solver: Prepares, A: StoredMatrix) -> _Factor | None:
+    stored = StoredMatrix(A.structure, A.values)
+    for key, factor in reversed(_factors.items()):
         if factor.matches(solver, stored):
             _factors.hits += 1
             _factors.get(key)
-            return factor.state
+            return factor
+    for ref in _held.valuerefs():
+        if (factor := ref()) is not None and factor.matches(solver, stored):
+            _factors.hits += 1
+            return factor
+    return None
+
+
+def _made(solver: Prepares, A: StoredMatrix) -> _Factor:
     copy = StoredMatrix(A.structure, A.values.clone())
     state = solver.init(copy)
     source = A.values.data_ptr()
     factor = _Factor(solver, weakref.ref(A.structure), source, copy.values, state)
     _factors.misses += 1
-    for key, old in kept:  # of values that were changed in place
+    for key, old in _factors.items():  # of values that were changed in place
         if old.belongs(solver, A) and old.source == source:
             _factors.drop(key)
     # The owner is the storage, not the tensor: a kernel sees a tensor object of its own.
     _factors.keep(next(_numbers), factor, owner=A.values.untyped_storage())
-    return state
+    return factor
 
 
 @dataclass(frozen=True)

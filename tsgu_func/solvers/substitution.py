@@ -67,6 +67,10 @@ class Substitution:
         X = solve(A.structure, A.entries, diagonal, B, upper=state.upper, transpose=A.transpose)
         return solution(self, X, relative_residual(B - A @ X, B))
 
+    def logabsdet(self, state: _Triangle) -> Tensor:
+        """Return log|det A|, from the diagonal."""
+        return state.diagonal.abs().log().sum(-1)
+
     def transpose(self, state: _Triangle) -> _Triangle:
         """Return the same triangle, read by columns."""
         return replace(state, A=state.A.T)

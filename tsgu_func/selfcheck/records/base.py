@@ -127,6 +127,18 @@ def conjugated(v: Tensor) -> Tensor:
     return torch.view_as_complex(torch.view_as_real(v) * signs)
 
 
+def log_pivots(A: Tensor) -> Tensor:
+    """Return log|det A| by Gaussian elimination without pivoting."""
+    rows, total = list(A.unbind()), torch.zeros((), dtype=torch.float64)
+    while rows:
+        first, *rows = rows
+        pivot = first[0]
+        size = torch.view_as_real(pivot).square().sum() if pivot.is_complex() else pivot.square()
+        total = total + size.log() / 2
+        rows = [r[1:] - r[0] / pivot * first[1:] for r in rows]
+    return total
+
+
 def eliminate(A: Tensor, B: Tensor) -> Tensor:
     """Solve by Gaussian elimination without pivoting."""
     rows = [torch.cat([a, b]) for a, b in zip(A.unbind(), B.unbind(), strict=True)]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func import SparseMatrix, sparse_generic_solve, sparse_solve
+from tsgu_func.ops.determinants import logabsdet
 from tsgu_func.ops.solve import linear_solve
 from tsgu_func.selfcheck.records.base import (
     Nodes,
@@ -17,6 +18,7 @@ from tsgu_func.selfcheck.records.base import (
     dense,
     eliminate,
     in_dtypes,
+    log_pivots,
     named,
     randn,
     solvable,
@@ -30,6 +32,13 @@ SOLVE = Nodes(
     {"linear_solve": 1},
     {"linear_solve": 1, "sddmm": 1},
     ({"linear_solve": 1, "sddmm": 1}, {"linear_solve": 1}),
+)
+
+# The entries of A^-H, for a matrix this small from one solve.
+LOGABSDET = Nodes(
+    {"logabsdet": 1},
+    {"linear_solve": 1, "sddmm": 1},
+    ({"linear_solve": 1, "sddmm": 1},),
 )
 
 
@@ -84,6 +93,14 @@ def solve_records(dtype: torch.dtype) -> list[Record]:
         generic(False, False),
         generic(True, False),
         generic(True, True),
+        Record(
+            "logabsdet",
+            lambda v: logabsdet(v, s.crow, s.col, s.cols, "SuperLU()"),
+            lambda v: log_pivots(dense(v, S)),
+            (S.values,),
+            logabsdet,
+            nodes=LOGABSDET,
+        ),
         front("sparse_solve"),
         front("sparse_solve info", return_info=True),
         public("SuperLU", S, solve=SuperLU()),

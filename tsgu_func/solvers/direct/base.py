@@ -35,7 +35,7 @@ from tsgu_func.solvers.protocol import (
 from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import sums_of_magnitudes
 
-__all__ = ["Direct", "Factor", "Factored", "on_host"]
+__all__ = ["Direct", "DirectWithPivots", "Factor", "Factored", "on_host"]
 
 # A solution as accurate as rounding allows leaves about eps |A| |X|, relative to |B|: where that is
 # no small part of B, the condition number has reached 1 / eps.
@@ -227,6 +227,24 @@ class Direct(Settings):
         _, columns = sums_of_magnitudes(plain.A)
         # With t = 1 the estimate draws no random numbers.
         return float(columns.max()) * float(linalg.onenormest(inverse, t=1))
+
+
+class DirectWithPivots(Direct):
+    """A direct solver whose factors tell their pivots, by a method `logabsdet`."""
+
+    def logabsdet(self, state: Factored) -> Tensor:
+        """Return log|det A|, ``(*batch,)``, of a factor that one solve shows to be stable."""
+        if self.precision is not None:
+            raise ValueError(
+                f"{self!r} would tell log|det A| to the digits of single precision: leave "
+                f"precision=None"
+            )
+        ones = state.A.values.new_ones(*state.A.values.shape[:-1], state.A.shape[0], 1)
+        X, R = self._refined(state, ones)
+        if not _stable(state, X, ones, R):
+            self._factor_again(state)
+        factor: Any = state.later.get("factor", state.factor)
+        return factor.logabsdet()
 
 
 def _stable(state: Factored, X: Tensor, B: Tensor, R: Tensor) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsgu_func.solvers.direct.base import Direct, on_host
+from tsgu_func.solvers.direct.base import DirectWithPivots, on_host
 from tsgu_func.solvers.protocol import SolveError
 from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import hermitian
@@ -40,9 +40,12 @@ class _Factor:
             X = on_host(lambda b: self.cholesky(b.conj()).conj(), wide)
         return X.to(B.dtype)
 
+    def logabsdet(self) -> Tensor:
+        return torch.from_numpy(np.real(self.cholesky.D())).log().sum()
+
 
 @dataclass(frozen=True, repr=False)
-class Cholesky(Direct):
+class Cholesky(DirectWithPivots):
     """Sparse Cholesky factorization by CHOLMOD, for Hermitian positive definite matrices.
 
     The symbolic analysis is made once for a pattern, and belongs to it.  Single precision is solved

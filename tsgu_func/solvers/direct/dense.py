@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tsgu_func.solvers.direct.base import Direct, Factored
+from tsgu_func.solvers.direct.base import DirectWithPivots, Factored
 from tsgu_func.solvers.protocol import SolveError
 from tsgu_func.solvers.stored import StoredMatrix
 
@@ -32,9 +32,12 @@ class _Factor:
         X = torch.linalg.lu_solve(self.lu, self.pivots, B.conj().resolve_conj(), adjoint=transpose)
         return X.conj().resolve_conj()
 
+    def logabsdet(self) -> Tensor:
+        return self.lu.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
+
 
 @dataclass(frozen=True, repr=False)
-class DenseLU(Direct):
+class DenseLU(DirectWithPivots):
     """LU factorization of the matrix with its zeros filled in, for small systems.
 
     A batch is one call.  `refine` and `precision` are those of `Direct`.

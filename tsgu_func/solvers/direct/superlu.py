@@ -5,13 +5,14 @@ Li, *An Overview of SuperLU: Algorithms, Implementation, and User Interface*, AC
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from tsgu_func.solvers.direct.base import Direct, on_host
+from tsgu_func.solvers.direct.base import DirectWithPivots, on_host
 from tsgu_func.solvers.protocol import SolveError
 from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import symmetric_pattern
@@ -33,12 +34,19 @@ class _Factor:
     """A factor of Sᵀ (SciPy's takes columns, we store rows)."""
 
     lu: Any
+    later: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
         # The number of entries is that of both triangles, each with an index of 4 bytes; to look
-        # at the triangles would copy them.
-        return int(self.lu.nnz) * 12
+        # at the triangles copies them, and SciPy keeps the copies.
+        return int(self.lu.nnz) * 12 * (2 if self.later else 1)
+
+    def logabsdet(self) -> Tensor:
+        if "logabsdet" not in self.later:
+            pivots = torch.from_numpy(self.lu.U.diagonal())
+            self.later["logabsdet"] = pivots.abs().double().log().sum()
+        return self.later["logabsdet"]
 
     def solve(self, B: Tensor, transpose: bool, conjugate: bool) -> Tensor:
         # With F = Sᵀ: S = Fᵀ, conj(S) = Fᴴ, Sᵀ = F, and Sᴴ X = B is conj(F conj(X) = conj(B)).
@@ -49,7 +57,7 @@ class _Factor:
 
 
 @dataclass(frozen=True, repr=False)
-class SuperLU(Direct):
+class SuperLU(DirectWithPivots):
     """Sparse LU factorization with SciPy's SuperLU, on the CPU.
 
     Works for any non-singular matrix, float32 to complex128.  A matrix with a symmetric pattern is
