@@ -63,7 +63,11 @@ def as_reals(case: Record) -> Record:
         return case
 
     def wrap(f: Function) -> Function:
-        return lambda *args: torch.view_as_real(f(*(torch.complex(*a.unbind(-1)) for a in args)))
+        def of_pairs(*pairs: Tensor) -> Tensor:
+            out = f(*(torch.complex(*pair.unbind(-1)) for pair in pairs))
+            return torch.view_as_real(out) if out.is_complex() else out
+
+        return of_pairs
 
     args = tuple(torch.view_as_real(a).clone() for a in case.args)
     return replace(case, function=wrap(case.function), reference=wrap(case.reference), args=args)
