@@ -191,7 +191,8 @@ def cache_info() -> CacheInfo:
 def cache_limit(limit: int | None = None) -> int:
     """Return how many bytes all that is kept may take; with an argument, set it first.
 
-    Beyond it the least recently used go.  0 keeps nothing: each solve factors anew.
+    Beyond it the least recently used go.  0 keeps nothing: each solve factors anew.  What a
+    `Factorization` holds is its user's, and stays.
 
     Examples
     --------
