@@ -49,7 +49,7 @@ def over_matrix(function: Function, A: MatrixBase | Tensor, B: Tensor, rows: int
     return result.unflatten(0, (b, rows)), *(x.expand(b, *x.shape) for x in others)
 
 
-def over_system(function: Function, A: SparseMatrix | Tensor, B: Tensor) -> Any:
+def over_system(function: Function, A: MatrixBase | Tensor, B: Tensor) -> Any:
     """Apply what `over_matrix` does to a system, whose right-hand side may be `are_vectors`.
 
     Then each of what the function returns has one axis less, the last.
