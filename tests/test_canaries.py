@@ -43,6 +43,7 @@ NAMES = [
     "torch.autograd.forward_ad._set_fwd_grad_enabled",
     "torch.autograd.function._SingleLevelFunction",
     "torch.utils._python_dispatch._disable_current_modes",
+    "torch.fx.experimental.proxy_tensor.get_proxy_slot",
     "torch.utils._pytree.register_pytree_node",
     "torch.library.Library._destroy",
     "torch.UntypedStorage._cdata",

@@ -168,10 +168,9 @@ def test_batch(A):
     assert_close([m.to_dense() for m in batch], list(batch.to_dense()))
     assert_close(batch[1].to_dense(), 2 * A.to_dense())
     assert batch[None].shape == (1, 2, 4, 4)
-    assert batch[..., None].shape == (2, 1, 4, 4)
     assert batch[torch.tensor([True, False])].shape == (1, 4, 4)
     assert_close((batch * torch.tensor([1.0, 0.5])[:, None, None]).to_dense()[1], A.to_dense())
-    for wrong in (lambda: A[0], lambda: len(A), lambda: list(A), lambda: iter(A)):
+    for wrong in (lambda: len(A), lambda: list(A), lambda: iter(A)):
         with pytest.raises(TypeError, match="no batch"):
             wrong()
     with pytest.raises(ValueError, match="index it first"):
@@ -285,7 +284,7 @@ def test_blocks(A):
     parts = [torch.ones(M.shape[1], 2, dtype=A.dtype) for M in (A, B, A.T)]
     split = block_split(packed @ torch.cat(parts), [A, B, A.T])
     assert_close(list(split), [M.to_dense() @ p for M, p in zip((A, B, A.T), parts, strict=True)])
-    with pytest.raises(ValueError, match="one or more"):
+    with pytest.raises(ValueError, match="one matrix or more"):
         block_diag([])
     with pytest.raises(ValueError, match="rows"):
         block_split(torch.ones(3), [A])

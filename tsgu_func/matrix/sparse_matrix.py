@@ -14,14 +14,14 @@ import torch
 from tsgu_func.matrix import pytree
 from tsgu_func.matrix.algebra import Algebra
 from tsgu_func.matrix.construction import Construction
-from tsgu_func.matrix.indexing import Indexing
 from tsgu_func.matrix.pattern import SAVED, SparsityPattern
 from tsgu_func.matrix.reductions import Reductions
+from tsgu_func.matrix.shaping import Shaping
 
 __all__ = ["SparseMatrix", "SparsityPattern"]
 
 
-class SparseMatrix(Construction, Algebra, Reductions, Indexing):
+class SparseMatrix(Construction, Algebra, Reductions, Shaping):
     """A sparse matrix, or a batch of them that store entries at the same places.
 
     Parameters

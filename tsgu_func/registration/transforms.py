@@ -22,6 +22,7 @@ __all__ = [
     "constant_when_traced",
     "destroy",
     "is_batched",
+    "is_in_graph",
     "is_recorded",
     "is_tracing",
     "mark_static",
@@ -196,6 +197,15 @@ def outside_transforms() -> contextlib.AbstractContextManager[Any]:
 def is_tracing() -> bool:
     """Whether what runs is recorded as a graph: by the compiler, ``make_fx`` or ``linearize``."""
     return torch.compiler.is_compiling() or _C._get_dispatch_mode(_PROXY) is not None
+
+
+def is_in_graph(x: Tensor) -> bool:
+    """Whether x is part of a graph that is traced, which may meet other numbers when it runs."""
+    mode = _C._get_dispatch_mode(_PROXY)
+    if mode is None:
+        return False
+    proxies = _private("torch.fx.experimental.proxy_tensor", "get_proxy_slot")
+    return proxies.get_proxy_slot(unwrapped(x), mode.tracer, None) is not None
 
 
 def constant_when_traced(function: Callable[..., Any]) -> Callable[..., Any]:
