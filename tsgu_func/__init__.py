@@ -5,6 +5,7 @@ from tsgu_func.indexed_matmul import gather_mm, segment_mm
 from tsgu_func.linear_operator import LinearOperator
 from tsgu_func.matrix.pattern import SparsityPattern
 from tsgu_func.matrix.sparse_matrix import SparseMatrix
+from tsgu_func.matrix.stacking import block, block_diag, hstack, kron, stack, vstack
 from tsgu_func.registration.primitive import Primitive
 from tsgu_func.sparse_lstsq import sparse_generic_lstsq, sparse_lstsq
 from tsgu_func.sparse_matmul import sparse_mm
@@ -19,8 +20,12 @@ __all__ = [
     "SparseMatrix",
     "SparsityPattern",
     "__version__",
+    "block",
+    "block_diag",
     "factorize",
     "gather_mm",
+    "hstack",
+    "kron",
     "segment_mm",
     "sparse_generic_lstsq",
     "sparse_generic_solve",
@@ -28,4 +33,6 @@ __all__ = [
     "sparse_mm",
     "sparse_solve",
     "sparse_triangular_solve",
+    "stack",
+    "vstack",
 ]

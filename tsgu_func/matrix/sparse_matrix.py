@@ -48,8 +48,11 @@ class SparseMatrix(Construction, Algebra, Reductions, Shaping):
     ``A + B``, ``A - B``, ``-A``, ``A @ B`` and ``B @ A`` mean what they mean for dense matrices.
     ``A * d`` and ``A / d`` do at the stored entries, for a number or a dense d that broadcasts with
     A: d of shape (m,) scales columns, (n, 1) rows, and ``t[:, None, None]`` each member of a batch.
-    ``A[i]`` is a member of a batch.  Where one side is a tensor, a compiled function does not ask
-    this class for its operators: call the methods `matmul`, `mul` and `div` there.
+    Where one side is a tensor, a compiled function does not ask this class for its operators: call
+    the methods `matmul`, `mul` and `div` there.
+
+    ``A[i]`` is a member of a batch, and a row of one matrix; ``A[rows]``, ``A[rows][:, cols]`` and
+    ``A[mask]`` are matrices of some rows and columns, whose pattern is found once.
 
     Examples
     --------
