@@ -12,6 +12,7 @@ from scipy.stats import chisquare
 from torch.testing import assert_close
 
 from tests.test_utils import INDICES, LAYOUTS, validated
+from tsgu_func import SparseMatrix
 from tsgu_func.utils import make_spd_sparse, rand_sparse, rand_sparse_tri, random_sparse
 from tsgu_func.utils.random_patterns import Source
 
@@ -269,6 +270,29 @@ def test_global_seed_decides_without_a_generator(draw):
     assert not torch.equal(A.to_dense(), B.to_dense())
     torch.manual_seed(0)
     assert torch.equal(draw().to_dense(), A.to_dense())
+
+
+@pytest.mark.parametrize("draw", DRAWN)
+def test_the_matrix_of_this_library_is_a_layout(draw):
+    expected = draw(generator=seeded(3), layout=torch.sparse_csr)
+    A = draw(generator=seeded(3), layout=SparseMatrix)
+    assert type(A) is SparseMatrix
+    assert (A.shape, A.dtype, A.values.shape) == (
+        expected.shape,
+        expected.dtype,
+        expected.values().shape,
+    )
+    if A.ndim == 2:
+        assert torch.equal(A.to_dense(), expected.to_dense())
+    else:  # whose members share a pattern
+        assert not torch.equal(A[0].values, A[1].values)
+
+
+def test_the_matrix_of_this_library_without_members():
+    A = rand_sparse((0, 4, 5), 7, SparseMatrix, well_conditioned=True)
+    assert (A.shape, A.nnz) == ((0, 4, 5), 7)
+    A = rand_sparse((3, 9, 9), 20, SparseMatrix, well_conditioned=True, values_dtype=torch.float64)
+    assert condition(A.to_dense()) < 5.001
 
 
 def test_members_of_a_batch_differ():

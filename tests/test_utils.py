@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 from torch.testing import assert_close
 
-from tsgu_func import sparse_mm
+from tsgu_func import SparseMatrix, sparse_mm
 from tsgu_func.selfcheck.records.base import randn
 from tsgu_func.testing.strategies import DTYPES, entries, numbers, patterns
 from tsgu_func.utils import (
@@ -177,6 +177,16 @@ def test_eye(layout, indices, size, values):
     assert torch.equal(validated(A).to_dense(), expected)
     if layout == torch.sparse_csr:
         assert A.crow_indices().dtype == A.col_indices().dtype == indices
+
+
+@pytest.mark.parametrize("size", [(3, 3), (0, 0), (2, 3, 3), (2, 0, 0), (0, 3, 3)])
+def test_eye_as_a_matrix_of_this_library(size):
+    A = sparse_eye(size, layout=SparseMatrix, requires_grad=True)
+    assert type(A) is SparseMatrix
+    assert A.values.is_leaf
+    assert A.requires_grad
+    assert A.pattern == SparseMatrix.eye(size[-1]).pattern
+    assert torch.equal(A.to_dense(), torch.eye(size[-1], dtype=torch.float64).expand(size))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -1,4 +1,4 @@
-"""Torch sparse tensors from what they consist of: the identity, a batch out of its members."""
+"""Sparse matrices from what they consist of: the identity, a batch out of its members."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tsgu_func.kernels.structure import compress
 from tsgu_func.matrix.arguments import describe
+from tsgu_func.matrix.sparse_matrix import SparseMatrix
 from tsgu_func.utils.convert import INDEX_DTYPES, csr_tensor
 
 __all__ = ["sparse_eye", "stack_csr"]
@@ -30,30 +31,31 @@ _INT32_MAX = 2**31 - 1
 def sparse_eye(
     size: tuple[int, ...],
     *,
-    layout: torch.layout = torch.sparse_coo,
+    layout: torch.layout | type[SparseMatrix] = torch.sparse_coo,
     values_dtype: torch.dtype = torch.float64,
     indices_dtype: torch.dtype = torch.int64,
     device: torch.device = _CPU,
     requires_grad: bool = False,
-) -> Tensor:
+) -> Any:
     """Make an identity matrix, or a batch of them.
 
     Parameters
     ----------
     size : tuple of int
         ``(n, n)`` or ``(b, n, n)``.
-    layout : {torch.sparse_coo, torch.sparse_csr}
+    layout : {torch.sparse_coo, torch.sparse_csr, SparseMatrix}
     values_dtype : torch.dtype
         float16, bfloat16, float32, float64, complex64 or complex128.
     indices_dtype : {torch.int64, torch.int32}
-        For CSR; PyTorch keeps int64 indices for COO whatever is asked for.
+        For CSR; PyTorch keeps int64 indices for COO whatever is asked for, and a SparseMatrix
+        int32 where they fit.
     device : torch.device
     requires_grad : bool
         Whether autograd records what is done with the result.
 
     Returns
     -------
-    sparse Tensor, shape `size`
+    sparse Tensor or SparseMatrix, shape `size`
         COO tensors are coalesced.
 
     Raises
@@ -79,8 +81,11 @@ def sparse_eye(
     if n != m:
         raise ValueError(f"an identity matrix is square, (n, n) or (b, n, n); got {tuple(size)}")
     check_kinds(layout, values_dtype, indices_dtype)
-    index = torch.arange(n, device=device).expand(batch, n)
     values = torch.ones(batch, n, dtype=values_dtype, device=device)
+    if layout is SparseMatrix:
+        A = SparseMatrix.eye(n, device=device).with_values(values if len(size) == 3 else values[0])
+        return A.requires_grad_(requires_grad)
+    index = torch.arange(n, device=device).expand(batch, n)
     return assemble(index, index, values, size, layout, indices_dtype).requires_grad_(requires_grad)
 
 
@@ -126,7 +131,8 @@ def stack_csr(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
         raise TypeError(f"stack_csr takes a list of CSR matrices; got {describe(tensors)}")
     for A in tensors:
         if not isinstance(A, Tensor):
-            raise TypeError(f"stack_csr takes CSR matrices; got {describe(A)} among them")
+            cure = ": tsgu_func.stack takes these" if isinstance(A, SparseMatrix) else ""
+            raise TypeError(f"stack_csr takes CSR matrices; got {describe(A)} among them{cure}")
         if A.layout != torch.sparse_csr or A.ndim != 2 or A.dense_dim():
             raise ValueError(f"stack_csr takes CSR matrices (n, m); got {describe(A)}")
     if not tensors or dim not in (0, -3):
@@ -151,11 +157,17 @@ def assemble(
     col: Tensor,
     values: Tensor,
     size: Sequence[int],
-    layout: torch.layout,
+    layout: torch.layout | type[SparseMatrix],
     indices_dtype: torch.dtype,
-) -> Tensor:
-    """Build a tensor of entries (b, nnz), sorted and distinct; without a batch, b = 1."""
+) -> Any:
+    """Build a matrix of entries (b, nnz), sorted and distinct; without a batch, b = 1.
+
+    Those of a SparseMatrix are at the places of the first member.
+    """
     batched = len(size) == 3
+    if layout is SparseMatrix:
+        values = values[: size[0]] if batched else values[0]
+        return SparseMatrix.from_coo(row[0], col[0], values, (size[-2], size[-1]))
     if layout == torch.sparse_coo:
         member = torch.arange(len(row), device=row.device).unsqueeze(1).expand_as(row)
         axes = [member, row, col] if batched else [row, col]
@@ -196,8 +208,10 @@ def check_size(size: Any) -> tuple[int, int, int]:
 
 def check_kinds(layout: Any, values_dtype: Any, indices_dtype: Any) -> None:
     """Check the layout and the dtypes that a sparse tensor is to have."""
-    if layout not in (torch.sparse_coo, torch.sparse_csr):
-        raise ValueError(f"Unsupported layout {layout}: it is torch.sparse_coo or torch.sparse_csr")
+    if layout not in (torch.sparse_coo, torch.sparse_csr, SparseMatrix):
+        raise ValueError(
+            f"Unsupported layout {layout}: it is torch.sparse_coo, torch.sparse_csr or SparseMatrix"
+        )
     if values_dtype not in _VALUE_DTYPES:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in _VALUE_DTYPES)
         raise ValueError(f"values are of dtype {names}; got {values_dtype}")

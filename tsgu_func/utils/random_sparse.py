@@ -11,9 +11,10 @@ from typing import Any, Concatenate, ParamSpec
 import torch
 from torch import Tensor
 
+from tsgu_func.matrix.sparse_matrix import SparseMatrix
 from tsgu_func.utils import random_patterns as patterns
 from tsgu_func.utils.construct import assemble, check_kinds, check_size
-from tsgu_func.utils.random_patterns import Source
+from tsgu_func.utils.random_patterns import Places, Source
 from tsgu_func.utils.random_spd import make_spd_sparse
 
 __all__ = [
@@ -38,7 +39,7 @@ _Options = ParamSpec("_Options")
 def rand_sparse(
     size: tuple[int, int] | tuple[int, int, int],
     nnz: int,
-    layout: torch.layout = torch.sparse_coo,
+    layout: torch.layout | type[SparseMatrix] = torch.sparse_coo,
     *,
     indices_dtype: torch.dtype = torch.int64,
     values_dtype: torch.dtype = torch.float32,
@@ -46,7 +47,7 @@ def rand_sparse(
     well_conditioned: bool = False,
     min_diag_value: float = 1.0,
     generator: torch.Generator | None = None,
-) -> Tensor:
+) -> Any:
     """Draw a sparse matrix, or a batch, with entries from (0, 1] at random places.
 
     Parameters
@@ -55,9 +56,11 @@ def rand_sparse(
         ``(n, m)`` or ``(b, n, m)``.
     nnz : int
         Entries of each matrix, exactly; all at different places.
-    layout : {torch.sparse_coo, torch.sparse_csr}
+    layout : {torch.sparse_coo, torch.sparse_csr, SparseMatrix}
+        The members of a SparseMatrix have their entries at the same random places.
     indices_dtype : {torch.int64, torch.int32}
-        For CSR; PyTorch keeps int64 indices for COO whatever is asked for.
+        For CSR; PyTorch keeps int64 indices for COO whatever is asked for, and a SparseMatrix
+        int32 where they fit.
     values_dtype : torch.dtype
         float16, bfloat16, float32, float64, complex64 or complex128 (both parts from (0, 1]).
     device : torch.device
@@ -72,9 +75,9 @@ def rand_sparse(
 
     Returns
     -------
-    sparse Tensor, shape `size`
+    sparse Tensor or SparseMatrix, shape `size`
         COO is coalesced, CSR sorted.  A generator in the same state gives the same matrix in
-        either layout; if it is a CPU one, on every device.
+        every layout (but for batches of a SparseMatrix); if it is a CPU one, on every device.
 
     Raises
     ------
@@ -103,7 +106,7 @@ def rand_sparse(
     check_kinds(layout, values_dtype, indices_dtype)
     source = Source(torch.device(device), generator)
     place = patterns.with_diagonal if well_conditioned else patterns.anywhere
-    places = place(batch, n, m, nnz, source)
+    places = _drawn(layout, place, batch, n, m, nnz, source)
     values = source.uniform(places.row.shape, 0.0, 1.0, values_dtype)
     if well_conditioned:
         _check_floor(min_diag_value)
@@ -114,7 +117,7 @@ def rand_sparse(
 def rand_sparse_tri(
     size: tuple[int, int] | tuple[int, int, int],
     nnz: int,
-    layout: torch.layout = torch.sparse_coo,
+    layout: torch.layout | type[SparseMatrix] = torch.sparse_coo,
     *,
     upper: bool = True,
     strict: bool = False,
@@ -125,7 +128,7 @@ def rand_sparse_tri(
     well_conditioned: bool = False,
     min_diag_value: float = 1.0,
     generator: torch.Generator | None = None,
-) -> Tensor:
+) -> Any:
     """Draw a sparse triangular matrix, or a batch, with or without its diagonal.
 
     Parameters
@@ -135,7 +138,8 @@ def rand_sparse_tri(
     nnz : int
         Entries of each matrix, exactly: n to n (n + 1) / 2 with the diagonal, which is always
         stored; 0 to n (n - 1) / 2 without.
-    layout : {torch.sparse_coo, torch.sparse_csr}
+    layout : {torch.sparse_coo, torch.sparse_csr, SparseMatrix}
+        The members of a SparseMatrix have their entries at the same random places.
     upper : bool
         Which triangle.
     strict : bool
@@ -156,7 +160,7 @@ def rand_sparse_tri(
 
     Returns
     -------
-    sparse Tensor, shape `size`
+    sparse Tensor or SparseMatrix, shape `size`
         COO is coalesced, CSR sorted.
 
     Raises
@@ -185,13 +189,22 @@ def rand_sparse_tri(
     _check_range(value_range)
     source = Source(torch.device(device), generator)
     place = patterns.strict_triangle if strict else patterns.triangle
-    places = place(batch, n, nnz, upper, source)
+    places = _drawn(layout, place, batch, n, nnz, upper, source)
     values = source.uniform(places.row.shape, *value_range, values_dtype)
     if well_conditioned:
         _check_floor(min_diag_value)
         floor = 1.0 if strict else min_diag_value
         values = patterns.dominated(places, values, (n, n), floor, source)
     return assemble(*places, values.to(values_dtype), size, layout, indices_dtype)
+
+
+def _drawn(layout: Any, place: Callable[..., Places], batch: int, *options: Any) -> Places:
+    """Draw places for each member of a batch, or once for all members of a SparseMatrix."""
+    if layout is not SparseMatrix:
+        return place(batch, *options)
+    row, col = place(1, *options)
+    members = max(batch, 1)
+    return Places(row.expand(members, -1), col.expand(members, -1))
 
 
 # ---------------------------------------------------------------------- one layout at a time

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from tsgu_func.matrix.sparse_matrix import SparseMatrix
 from tsgu_func.utils import random_patterns as patterns
 from tsgu_func.utils.construct import assemble, check_kinds, check_size
 from tsgu_func.utils.random_patterns import Source
@@ -17,7 +20,7 @@ _MARGIN = 1.01
 
 def make_spd_sparse(
     n: int,
-    layout: torch.layout,
+    layout: torch.layout | type[SparseMatrix],
     value_dtype: torch.dtype,
     index_dtype: torch.dtype,
     device: torch.device,
@@ -25,18 +28,19 @@ def make_spd_sparse(
     nz: int | None = None,
     *,
     generator: torch.Generator | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Any, Tensor]:
     """Draw a sparse Hermitian positive definite matrix, and give it dense as well.
 
     Parameters
     ----------
     n : int
         Rows and columns.
-    layout : {torch.sparse_coo, torch.sparse_csr}
+    layout : {torch.sparse_coo, torch.sparse_csr, SparseMatrix}
     value_dtype : torch.dtype
         float16, bfloat16, float32, float64, complex64 or complex128.
     index_dtype : {torch.int64, torch.int32}
-        For CSR; PyTorch keeps int64 indices for COO whatever is asked for.
+        For CSR; PyTorch keeps int64 indices for COO whatever is asked for, and a SparseMatrix
+        int32 where they fit.
     device : torch.device
     sparsity_ratio : float
         Share of the n (n - 1) / 2 pairs (i, j), (j, i) off the diagonal that is not stored,
@@ -48,7 +52,7 @@ def make_spd_sparse(
 
     Returns
     -------
-    sparse : sparse Tensor, shape (n, n)
+    sparse : sparse Tensor or SparseMatrix, shape (n, n)
         With n entries and two for each pair that is stored.
     dense : Tensor, shape (n, n)
         The same matrix.
