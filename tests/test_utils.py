@@ -185,7 +185,7 @@ def test_eye_as_a_matrix_of_this_library(size):
     assert type(A) is SparseMatrix
     assert A.values.is_leaf
     assert A.requires_grad
-    assert A.pattern == SparseMatrix.eye(size[-1]).pattern
+    assert A.pattern == SparseMatrix.from_dense(torch.eye(size[-1])).pattern
     assert torch.equal(A.to_dense(), torch.eye(size[-1], dtype=torch.float64).expand(size))
 
 

@@ -83,7 +83,8 @@ def sparse_eye(
     check_kinds(layout, values_dtype, indices_dtype)
     values = torch.ones(batch, n, dtype=values_dtype, device=device)
     if layout is SparseMatrix:
-        A = SparseMatrix.eye(n, device=device).with_values(values if len(size) == 3 else values[0])
+        eye = SparseMatrix.eye(n, dtype=values_dtype, device=device)
+        A = eye.with_values(values) if len(size) == 3 else eye
         return A.requires_grad_(requires_grad)
     index = torch.arange(n, device=device).expand(batch, n)
     return assemble(index, index, values, size, layout, indices_dtype).requires_grad_(requires_grad)
