@@ -8,6 +8,7 @@ from typing import Any, Literal, overload
 from torch import Tensor
 
 from tsgu_func.legacy import OpFunction
+from tsgu_func.linear_operator import LinearOperator, check_takes_operators, minimize_operator
 from tsgu_func.matrix import arguments
 from tsgu_func.matrix.batches import over_system
 from tsgu_func.matrix.pattern import SparsityPattern
@@ -130,7 +131,7 @@ def _minimized_by(key: str, adjoint: str) -> Any:
 
 @overload
 def sparse_lstsq(
-    A: SparseMatrix | Tensor,
+    A: SparseMatrix | LinearOperator | Tensor,
     B: Tensor,
     *,
     solver: Solver | None = None,
@@ -141,7 +142,7 @@ def sparse_lstsq(
 
 @overload
 def sparse_lstsq(
-    A: SparseMatrix | Tensor,
+    A: SparseMatrix | LinearOperator | Tensor,
     B: Tensor,
     *,
     solver: Solver | None = None,
@@ -151,7 +152,7 @@ def sparse_lstsq(
 
 
 def sparse_lstsq(
-    A: SparseMatrix | Tensor,
+    A: SparseMatrix | LinearOperator | Tensor,
     B: Tensor,
     *,
     solver: Solver | None = None,
@@ -163,12 +164,15 @@ def sparse_lstsq(
     Parameters
     ----------
     A : SparseMatrix ``(*batch, m, n)``, or sparse COO or CSR Tensor (m, n) or (b, m, n)
-        Of full column rank, m >= n; float32, float64, complex64 or complex128.
+        Of full column rank, m >= n; float32, float64, complex64 or complex128.  Or a
+        `LinearOperator` with a shape.
     B : Tensor, dense, shape (m,), ``(*batch, m, p)``, or that of ``A.shape[:-1]``
         Of the dtype and on the device of `A`.  The last is a vector for each member of a batch.
+        For a `LinearOperator` (m,) or (m, p).
     solver : Solver, optional
         One for least squares, such as ``LSQR()``.  Default: ``LSMR()``, to the last digits but a
-        few, with the columns of A scaled to norm one.
+        few, with the columns of A scaled to norm one; those of a `LinearOperator`, which shows
+        none, are taken as they are.
     return_info : bool
         Also return an `Info`: how it ended, iterations, an estimate of the condition number of
         the scaled A, and the residual ``|B - A X| / |B|``, which need not be small.
@@ -208,6 +212,9 @@ def sparse_lstsq(
     Cost: one least-squares solve for the value; one more and one of least norm for each first
     derivative.  Each takes O(nnz p) time an iteration and O(nnz + m p) memory.
 
+    A `LinearOperator` is preconditioned by composition: ``P @ sparse_lstsq(A @ P, B)``, for a P
+    (n, n) such that the columns of A P are close to orthonormal.
+
     Examples
     --------
     >>> import torch
@@ -219,11 +226,17 @@ def sparse_lstsq(
     >>> info.solver, info.result.name, float(info.residual) < 0.2
     ('LSMR()', 'SOLVED', True)
     """
-    arguments.check_least_squares(A, B)
+    if not isinstance(A, LinearOperator):
+        arguments.check_least_squares(A, B)
     chosen = _LSMR if solver is None else solver
+    if isinstance(A, LinearOperator):
+        check_takes_operators(chosen)
     key, _held = keys.key_of(handle_of_solver, chosen, on_failure)
-    outputs = over_system(_minimized_by(key, key), A, B)
-    vectors = arguments.are_vectors(A, B)
+    if isinstance(A, LinearOperator):
+        vectors, outputs = B.ndim == 1, minimize_operator(A, B, key)
+    else:
+        vectors = arguments.are_vectors(A, B)
+        outputs = over_system(_minimized_by(key, key), A, B)
     return (outputs[0], unpacked(outputs, vectors)) if return_info else outputs[0]
 
 

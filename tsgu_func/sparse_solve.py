@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.legacy import OpFunction
-from tsgu_func.linear_operator import LinearOperator, solve_operator
+from tsgu_func.linear_operator import LinearOperator, check_takes_operators, solve_operator
 from tsgu_func.matrix import arguments
 from tsgu_func.matrix.batches import over_system
 from tsgu_func.matrix.pattern import SparsityPattern
@@ -311,14 +311,12 @@ def sparse_solve(
     tensor([[-0.0255, -0.2551],
             [-0.0153, -0.1531]])
     """
-    if isinstance(A, LinearOperator):
-        arguments.check_operator(B)
-    else:
+    if not isinstance(A, LinearOperator):
         arguments.check_solve(A, B)
         arguments.check_dtypes(A, B)
     chosen = _AUTO if solver is None else solver
-    if isinstance(A, LinearOperator) and not getattr(chosen, "takes_operators", False):
-        raise TypeError(f"{chosen!r} needs the entries of A, and a LinearOperator shows none")
+    if isinstance(A, LinearOperator):
+        check_takes_operators(chosen)
     vectors = B.ndim == 1 if isinstance(A, LinearOperator) else arguments.are_vectors(A, B)
     key, _held = keys.key_of(_judged_handle, chosen, on_failure, vectors)
     if isinstance(A, LinearOperator):

@@ -288,8 +288,8 @@ def check_solvable(A: MatrixBase | Tensor, B: Tensor) -> None:
         raise ValueError(f"B is {B.dtype} but A is {A.dtype}: convert A with .to({B.dtype})")
 
 
-def check_operator(B: Any) -> None:
-    """Check the right-hand side of a system that is known by products alone."""
+def check_operator(shape: tuple[int, int] | None, B: Any) -> None:
+    """Check the right-hand side of a system that is known by products, perhaps without a shape."""
     check_dense("B", B, TypeError)
     if B.ndim not in (1, 2):
         raise ValueError(
@@ -298,6 +298,8 @@ def check_operator(B: Any) -> None:
         )
     if B.dtype not in _SOLVABLE:
         raise ValueError(f"B is float32, float64 or complex to be solved for; got {B.dtype}")
+    if shape is not None and B.shape[0] != shape[0]:
+        raise ValueError(f"A and B have as many rows; got A {shape} and B {tuple(B.shape)}")
 
 
 def check_square(A: MatrixBase | Tensor) -> None:

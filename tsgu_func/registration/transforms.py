@@ -20,11 +20,15 @@ __all__ = [
     "as_outside",
     "below_autograd",
     "constant_when_traced",
+    "depth",
     "destroy",
+    "first_member",
+    "has_tangent",
     "is_batched",
     "is_in_graph",
     "is_recorded",
     "is_tracing",
+    "levels",
     "mark_static",
     "only_traced",
     "outer_levels_recording",
@@ -76,7 +80,13 @@ _autograd = _private(
     "_top_saved_tensors_default_hooks",
 )
 _functorch = _private(
-    "torch._C._functorch", "get_unwrapped", "is_batchedtensor", "is_functorch_wrapped_tensor"
+    "torch._C._functorch",
+    "get_dynamic_layer_stack_depth",
+    "get_unwrapped",
+    "is_batchedtensor",
+    "is_functorch_wrapped_tensor",
+    "maybe_get_bdim",
+    "maybe_get_level",
 )
 _functions = _private("torch._functorch.autograd_function", "enable_single_level_autograd_function")
 _interpreters = _private("torch._functorch.pyfunctorch", "temporarily_clear_interpreter_stack")
@@ -241,3 +251,37 @@ def unwrapped(x: Tensor) -> Tensor:
     while _functorch.is_functorch_wrapped_tensor(x):
         x = _functorch.get_unwrapped(x)
     return x
+
+
+def depth() -> int:
+    """Return how many transforms are active."""
+    return _functorch.get_dynamic_layer_stack_depth()
+
+
+def levels(x: Tensor) -> Iterator[int]:
+    """Go through the levels at which a tensor is wrapped; one that has ended is negative."""
+    while _functorch.is_functorch_wrapped_tensor(x):
+        yield _functorch.maybe_get_level(x)
+        x = _functorch.get_unwrapped(x)
+
+
+def first_member(x: Any) -> Any:
+    """Return a tensor without wrappers and derivatives: of what `vmap` maps over, the first one."""
+    if not isinstance(x, Tensor):
+        return x
+    axes = []
+    while _functorch.is_functorch_wrapped_tensor(x):
+        if _functorch.is_batchedtensor(x):
+            axes.append(_functorch.maybe_get_bdim(x))
+        x = _functorch.get_unwrapped(x)
+    with outside_transforms():
+        for axis in reversed(axes):
+            x = x.select(axis, 0)
+        return x.detach()
+
+
+def has_tangent(x: Tensor | None) -> bool:
+    """Whether eager forward mode moves x; for None, whether it is active."""
+    if _forward._current_level < 0 or x is None:
+        return _forward._current_level >= 0
+    return _forward.unpack_dual(x, level=0).tangent is not None

@@ -13,7 +13,17 @@ from tsgu_func.solvers.krylov.iccg import ICCG
 from tsgu_func.solvers.krylov.minres import MINRES
 from tsgu_func.solvers.lstsq.lsmr import LSMR
 from tsgu_func.solvers.lstsq.lsqr import LSQR
-from tsgu_func.solvers.preconditioners import AMG, DIC, IC0, ILU0, ILUT, SSOR, BlockJacobi, Jacobi
+from tsgu_func.solvers.preconditioners import (
+    AMG,
+    DIC,
+    IC0,
+    ILU0,
+    ILUT,
+    SSOR,
+    BlockJacobi,
+    Custom,
+    Jacobi,
+)
 from tsgu_func.solvers.protocol import (
     ConvergenceError,
     Info,
@@ -43,6 +53,7 @@ __all__ = [
     "BlockJacobi",
     "Cholesky",
     "ConvergenceError",
+    "Custom",
     "DenseLU",
     "Info",
     "Jacobi",

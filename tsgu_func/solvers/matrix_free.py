@@ -27,9 +27,9 @@ class MatrixFree:
     values : Tensor
         Parameters of S, one vector for each member of a batch.
     forward, adjoint : callable
-        ``(values, X) -> S X`` and ``Sᴴ X``, for X (n, p) or (b, n, p).
-    size : int
-        Rows and columns.
+        ``(values, X) -> S X`` and ``Sᴴ X``, for X (m, p) or (b, m, p).
+    size : (int, int)
+        Rows and columns of S.
     dtype : torch.dtype
     """
 
@@ -37,7 +37,7 @@ class MatrixFree:
     values: Tensor
     forward: Product
     adjoint: Product
-    size: int
+    size: tuple[int, int]
     dtype: torch.dtype
     transpose: bool = False
     conjugate: bool = False
@@ -45,19 +45,25 @@ class MatrixFree:
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns."""
-        return self.size, self.size
+        rows, cols = self.size
+        return (cols, rows) if self.transpose else (rows, cols)
 
     @property
     def T(self) -> MatrixFree:
         """The transpose."""
         return replace(self, transpose=not self.transpose)
 
+    @property
+    def mH(self) -> MatrixFree:
+        """The conjugate transpose."""
+        return replace(self, transpose=not self.transpose, conjugate=not self.conjugate)
+
     def conj(self) -> MatrixFree:
         """Return the conjugate."""
         return replace(self, conjugate=not self.conjugate)
 
     def __matmul__(self, X: Tensor) -> Tensor:
-        """Multiply with X (n, p) or (b, n, p)."""
+        """Multiply with X (m, p) or (b, m, p)."""
         product = self.adjoint if self.transpose else self.forward
         # Sᵀ X is conj(Sᴴ conj(X)), and conj(S) X is conj(S conj(X)).
         if self.transpose == self.conjugate:

@@ -304,7 +304,9 @@ class Preconditioner(Protocol):
     """A cheap approximation M of one matrix: an immutable object, that prints with its settings.
 
     A state may say how many `bytes` it takes, and by which `shift` of the diagonal, relative to
-    it, a factorization was completed.
+    it, a factorization was completed.  One with ``stateless = True`` looks at no matrix when it is
+    prepared, for all members of a batch at once; with ``takes_operators = True`` as well, it serves
+    a matrix that is known by its products.
     """
 
     def init(self, A: StoredMatrix) -> Any:

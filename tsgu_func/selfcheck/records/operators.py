@@ -7,7 +7,8 @@ from torch import Tensor
 
 from tsgu_func import LinearOperator, sparse_solve
 from tsgu_func.ops.callback import Callback, callback
-from tsgu_func.ops.operators import Form, form_of, operator_solve
+from tsgu_func.ops.forms import Form, Products, form_of
+from tsgu_func.ops.operators import operator_solve
 from tsgu_func.selfcheck.records.base import (
     Nodes,
     Record,
@@ -45,8 +46,8 @@ def product_of_neighbours(x: Tensor) -> Tensor:
 
 
 # Held here, because a graph names them by keys.
-FORM = Form(multiply, *form_of(torch.zeros(3, dtype=torch.float64)))
-FORM_COMPLEX = Form(multiply, *form_of(torch.zeros(3, dtype=torch.complex128)))
+FORM = Form(Products(multiply), True, *form_of(torch.zeros(3, dtype=torch.float64)))
+FORM_COMPLEX = Form(Products(multiply), True, *form_of(torch.zeros(3, dtype=torch.complex128)))
 NEIGHBOURS = Callback(product_of_neighbours, 4, 3)
 
 

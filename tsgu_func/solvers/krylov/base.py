@@ -27,6 +27,7 @@ from tsgu_func.solvers.factors import prepared
 from tsgu_func.solvers.iteration import System, column_norms
 from tsgu_func.solvers.krylov.block import Block, Equations, Place, Problem
 from tsgu_func.solvers.krylov.progress import Watch
+from tsgu_func.solvers.matrix_free import MatrixFree
 from tsgu_func.solvers.protocol import Preconditioner, Result, Settings, Solution, solution
 from tsgu_func.solvers.stored import StoredMatrix
 
@@ -73,7 +74,6 @@ class Krylov(Settings):
 
     takes_batches: ClassVar[bool] = True
     stateless: ClassVar[bool] = True
-    takes_operators: ClassVar[bool] = True
     passes: ClassVar[int] = 5
     retries: ClassVar[tuple[Result, ...]] = ()  # what another pass may mend
 
@@ -84,19 +84,29 @@ class Krylov(Settings):
         M = self.preconditioner
         if not (M is None or isinstance(M, Preconditioner)) or isinstance(M, type):
             raise TypeError(
-                f"preconditioner is a Preconditioner, such as Jacobi(); got {M!r}"
-                + ("; call it" if isinstance(M, type) else "")
+                f"preconditioner is a Preconditioner, such as Jacobi(); got {M!r}; "
+                + ("call it" if isinstance(M, type) else "Custom(f) makes one of a function")
             )
         if not (self.callback is None or callable(self.callback)):
             raise TypeError(f"callback is a function; got {type(self.callback).__name__}")
 
     # ------------------------------------------------------------------------- the protocol
 
-    def init(self, A: StoredMatrix) -> Equations:
+    @property
+    def takes_operators(self) -> bool:
+        """Whether a matrix that is known by its products alone will do."""
+        M = self.preconditioner
+        return M is None or getattr(M, "takes_operators", False)
+
+    def init(self, A: StoredMatrix | MatrixFree) -> Equations:
         """Precondition."""
         M = self.preconditioner
         if M is None:
             return Equations(A)
+        if getattr(M, "stateless", False):
+            count = len(A.values) if A.values.ndim == 2 else 1
+            given: Any = A
+            return Equations(A, M, (M.init(given),) * count)
         if not isinstance(A, StoredMatrix):
             raise TypeError(f"{M!r} is made from entries, and a LinearOperator shows none")
         members = A.members() if A.values.ndim == 2 else [A]

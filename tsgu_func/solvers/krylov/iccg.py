@@ -58,8 +58,6 @@ class ICCG(Krylov):
 
     preconditioner: Preconditioner | None = field(default=DIC())
 
-    takes_operators = False
-
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.preconditioner, DIC):

@@ -3,7 +3,8 @@
 Columns are scaled to norm one, which changes no solution and is, among diagonal scalings, within a
 factor of sqrt(n) of the best condition number: van der Sluis, *Condition Numbers and Equilibration
 of Matrices*, Numer. Math. 14, 1969.  A wide matrix, for which the least norm is meant, has its rows
-scaled, and the right-hand side with them.
+scaled, and the right-hand side with them.  A matrix that is known by its products shows no columns,
+and is taken as it is.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 from tsgu_func.solvers import iteration
 from tsgu_func.solvers.lstsq import bidiagonal
 from tsgu_func.solvers.lstsq.bidiagonal import Process
+from tsgu_func.solvers.matrix_free import MatrixFree
 from tsgu_func.solvers.protocol import (
     Result,
     Settings,
@@ -28,6 +30,8 @@ from tsgu_func.solvers.protocol import (
 from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["LeastSquares"]
+
+Matrix = StoredMatrix | MatrixFree
 
 # A wide system whose residual stays above this has no solution.
 _INCONSISTENT = 1e-3
@@ -61,25 +65,26 @@ class LeastSquares(Settings):
     process: ClassVar[type[Process]]
     takes_batches: ClassVar[bool] = True
     stateless: ClassVar[bool] = True
+    takes_operators: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("rtol", "max_iterations"):
             if (value := getattr(self, name)) is not None:
                 iteration.check_number(name, value)
 
-    def init(self, A: StoredMatrix) -> StoredMatrix:
+    def init(self, A: Matrix) -> Matrix:
         """Take the matrix as it is."""
         return A
 
-    def transpose(self, state: StoredMatrix) -> StoredMatrix:
+    def transpose(self, state: Matrix) -> Matrix:
         """Return the transpose."""
         return state.T
 
-    def conj(self, state: StoredMatrix) -> StoredMatrix:
+    def conj(self, state: Matrix) -> Matrix:
         """Return the conjugate."""
         return state.conj()
 
-    def compute(self, state: StoredMatrix, B: Tensor, X0: Tensor | None = None) -> Solution:
+    def compute(self, state: Matrix, B: Tensor, X0: Tensor | None = None) -> Solution:
         """Solve for the columns of B (m, p) or, for a batch, (b, m, p), starting at X0."""
         rows, cols = state.shape
         if rows < cols:  # the rows of A are the columns of its adjoint
@@ -90,7 +95,7 @@ class LeastSquares(Settings):
         return self._judged(state, B, self._solved(A, B, X0, B), scale)
 
     def _solved(
-        self, A: StoredMatrix, right: Tensor, X0: Tensor | None, B: Tensor
+        self, A: Matrix, right: Tensor, X0: Tensor | None, B: Tensor
     ) -> tuple[Tensor, bidiagonal.Outcome]:
         cols = A.shape[1]
         system = iteration.read_system(A, right, X0, cols=cols, names=("A", "B", "X0"))
@@ -100,7 +105,7 @@ class LeastSquares(Settings):
         X = outcome.state.change * system.peak
         return X if system.start is None else system.start + X, outcome
 
-    def _rules(self, A: StoredMatrix) -> bidiagonal.Rules:
+    def _rules(self, A: Matrix) -> bidiagonal.Rules:
         eps, square = torch.finfo(A.dtype).eps, A.shape[0] == A.shape[1]
         rtol = self._rtol(A)
         limit = self.max_iterations
@@ -109,7 +114,7 @@ class LeastSquares(Settings):
         # A square system has a solution, so nothing but its residual counts, to the last digit.
         return rules._replace(roundings=0.0) if square else rules
 
-    def _rtol(self, A: StoredMatrix) -> float:
+    def _rtol(self, A: Matrix) -> float:
         if self.rtol is not None:
             return self.rtol
         square = A.shape[0] == A.shape[1]
@@ -117,7 +122,7 @@ class LeastSquares(Settings):
 
     def _judged(
         self,
-        A: StoredMatrix,
+        A: Matrix,
         B: Tensor,
         solved: tuple[Tensor, bidiagonal.Outcome],
         scale: Tensor | None,
@@ -149,8 +154,10 @@ class LeastSquares(Settings):
         )
 
 
-def _scaled(A: StoredMatrix) -> tuple[StoredMatrix, Tensor]:
+def _scaled(A: Matrix) -> tuple[Matrix, Tensor]:
     """Return A with columns of norm one, and what they were multiplied with, ``(..., n, 1)``."""
+    if isinstance(A, MatrixFree):
+        return A, torch.ones(1, 1, dtype=A.dtype.to_real(), device=A.values.device)
     column = (A.structure.row if A.transpose else A.structure.col).long()
     size = A.values.abs()
     zeros = size.new_zeros(*size.shape[:-1], A.shape[1])

@@ -1,11 +1,12 @@
 """Preconditioners, one a file: cheap approximations M of a matrix, with their transposes.
 
 Each is handed to an iterative solver by name and settings, as in ``CG(preconditioner=IC0())``; the
-solver makes M from the matrix.
+solver makes M from the matrix; or, with `Custom`, is given it.
 """
 
 from tsgu_func.solvers.preconditioners.amg import AMG
 from tsgu_func.solvers.preconditioners.block_jacobi import BlockJacobi
+from tsgu_func.solvers.preconditioners.custom import Custom
 from tsgu_func.solvers.preconditioners.dic import DIC
 from tsgu_func.solvers.preconditioners.ic0 import IC0
 from tsgu_func.solvers.preconditioners.ilu0 import ILU0
@@ -13,4 +14,4 @@ from tsgu_func.solvers.preconditioners.ilut import ILUT
 from tsgu_func.solvers.preconditioners.jacobi import Jacobi
 from tsgu_func.solvers.preconditioners.ssor import SSOR
 
-__all__ = ["AMG", "DIC", "IC0", "ILU0", "ILUT", "SSOR", "BlockJacobi", "Jacobi"]
+__all__ = ["AMG", "DIC", "IC0", "ILU0", "ILUT", "SSOR", "BlockJacobi", "Custom", "Jacobi"]

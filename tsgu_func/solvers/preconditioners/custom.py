@@ -1,0 +1,142 @@
+"""An approximate inverse that the caller knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from tsgu_func.registration.transforms import (
+    is_batched,
+    levels,
+    outside_transforms,
+    pytree,
+    unwrapped,
+)
+from tsgu_func.solvers.protocol import Settings, SolveError
+
+__all__ = ["Custom"]
+
+
+@dataclass(frozen=True)
+class _State:
+    """What M⁻¹ is asked for: itself, its transpose, conjugate or adjoint."""
+
+    transpose: bool = False
+    conjugate: bool = False
+
+
+@dataclass(frozen=True, repr=False)
+class Custom(Settings):
+    """A function that comes close to ``A⁻¹``; of A no entries are asked, so it may be an operator.
+
+    Parameters
+    ----------
+    inverse : callable
+        ``inverse(R) -> M⁻¹ R`` for the columns of R (n, p), linear.  A `LinearOperator` is one; the
+        values of its parameters are taken, and neither derivatives nor levels of ``torch.func``:
+        it may be made of what is differentiated, because no solution depends on it.
+    adjoint : callable, optional
+        ``adjoint(R) -> M⁻ᴴ R``, which preconditions the adjoint systems of derivatives.  Default:
+        that of a `LinearOperator`; else `inverse`, which is right for a Hermitian M.
+
+    Raises
+    ------
+    TypeError
+        If it is not callable.
+    ValueError
+        If ``vmap`` maps over a parameter of a `LinearOperator`; or another function is closed over
+        a tensor that ``torch.func`` differentiates or maps over.
+
+    Notes
+    -----
+    A preconditioner that is not a good one costs iterations, and no accuracy: the residual decides.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tsgu_func import LinearOperator, sparse_solve
+    >>> from tsgu_func.solvers import CG, Custom
+    >>> d = torch.tensor([1.0, 10.0, 100.0])
+    >>> A = LinearOperator(lambda d, x: d * x, d)
+    >>> x, info = sparse_solve(A, torch.ones(3), solver=CG(Custom(lambda R: R / d[:, None])),
+    ...                        return_info=True)
+    >>> x, int(info.iterations)
+    (tensor([1.0000, 0.1000, 0.0100]), 1)
+    """
+
+    inverse: Callable[[Tensor], Tensor]
+    adjoint: Callable[[Tensor], Tensor] | None = None
+
+    takes_operators: ClassVar[bool] = True
+    stateless: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name in ("inverse", "adjoint"):
+            given = getattr(self, name)
+            if not (callable(given) or (given is None and name == "adjoint")):
+                raise TypeError(f"{name} is a function of R (n, p); got {type(given).__name__}")
+            _check_closure(given)
+            # An operator is a pytree; any other function is a leaf, and left as it is.
+            object.__setattr__(self, name, pytree.tree_map(_value, given))
+        if self.adjoint is None and hasattr(self.inverse, "mH"):
+            operator: Any = self.inverse
+            object.__setattr__(self, "adjoint", operator.mH)
+
+    def __repr__(self) -> str:
+        called = getattr(self.inverse, "__qualname__", type(self.inverse).__qualname__)
+        return f"Custom({called})"
+
+    def init(self, A: Any) -> _State:
+        """Look at nothing: M is given."""
+        return _State()
+
+    def apply(self, state: _State, R: Tensor) -> Tensor:
+        """Return ``M⁻¹ R`` for the columns of R (n, p)."""
+        adjoint = self.inverse if self.adjoint is None else self.adjoint
+        function = adjoint if state.transpose else self.inverse
+        # As for a matrix: the transpose is the conjugate of the adjoint.
+        lazily = state.transpose != state.conjugate
+        with torch.no_grad():
+            Z = function(R.conj().resolve_conj() if lazily else R)
+        if not isinstance(Z, Tensor) or Z.shape != R.shape or Z.dtype != R.dtype:
+            got = f"{tuple(Z.shape)}, {Z.dtype}" if isinstance(Z, Tensor) else type(Z).__name__
+            raise SolveError(
+                f"{self!r} returns a tensor of shape {tuple(R.shape)} and {R.dtype} for R of that "
+                f"shape; got {got}"
+            )
+        return Z.conj().resolve_conj() if lazily else Z
+
+    def transpose(self, state: _State) -> _State:
+        """Return the state of Mᵀ."""
+        return replace(state, transpose=not state.transpose)
+
+    def conj(self, state: _State) -> _State:
+        """Return the state of conj(M)."""
+        return replace(state, conjugate=not state.conjugate)
+
+
+def _value(x: Any) -> Any:
+    if not isinstance(x, Tensor):
+        return x
+    if is_batched(x):
+        raise ValueError(
+            "a preconditioner is one for all that vmap maps over; got a LinearOperator with a "
+            "parameter that is mapped over: make it outside"
+        )
+    with outside_transforms():
+        return unwrapped(x).detach()
+
+
+def _check_closure(function: Any) -> None:
+    for cell in getattr(function, "__closure__", None) or ():
+        held = cell.cell_contents
+        if isinstance(held, Tensor) and any(level > 0 for level in levels(held)):
+            raise ValueError(
+                "the function of a preconditioner is closed over a tensor that is being "
+                "differentiated or mapped over: pass Custom(LinearOperator(function, parameters)), "
+                "which takes the values of its parameters"
+            )
