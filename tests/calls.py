@@ -23,13 +23,21 @@ from tsgu_func import (
 )
 from tsgu_func.ops.callback import callback
 from tsgu_func.ops.least_squares import least_norm, least_squares
+from tsgu_func.ops.operator_least_squares import operator_least_norm, operator_least_squares
 from tsgu_func.ops.operators import operator_solve
 from tsgu_func.ops.products import sddmm, spmm
 from tsgu_func.ops.segments import segment_outer, segment_product
 from tsgu_func.ops.solve import linear_solve
 from tsgu_func.ops.sparse_products import spgemm
 from tsgu_func.ops.triangular import triangle, triangular_solve
-from tsgu_func.selfcheck.records.operators import FORM, FORM_COMPLEX, NEIGHBOURS, SOLVER
+from tsgu_func.selfcheck.records.operators import (
+    FORM,
+    FORM_COMPLEX,
+    NEIGHBOURS,
+    SOLVER,
+    TALL,
+    TALL_COMPLEX,
+)
 from tsgu_func.solvers import SuperLU
 from tsgu_func.testing.strategies import (
     DTYPES,
@@ -172,6 +180,22 @@ def operator_solve_call(draw, of_p: Batch, of_B: Batch):
     return (lambda p, B: operator_solve(p, B, *flags)[0]), (p.squeeze(-1), B), (1,)
 
 
+def operator_least_squares_call(draw, of_p: Batch, of_B: Batch):
+    p = dense(draw, 3, of_p, columns=1)
+    form = TALL_COMPLEX if p.is_complex() else TALL
+    B = dense(draw, 4, of_B, p.dtype)
+    flags = form.key, LSMR[0]
+    return (lambda p, B: operator_least_squares(p, B, *flags)[0]), (p.squeeze(-1), B), (1,)
+
+
+def operator_least_norm_call(draw, of_p: Batch, of_G: Batch):
+    p = dense(draw, 3, of_p, columns=1)
+    form = TALL_COMPLEX if p.is_complex() else TALL
+    G = dense(draw, 2, of_G, p.dtype)
+    flags = form.key, LSMR[0]
+    return (lambda p, G: operator_least_norm(p, G, *flags)), (p.squeeze(-1), G), (1,)
+
+
 def callback_call(draw, of_x: Batch, _: Batch):
     x = dense(draw, 4, of_x, columns=1).squeeze(-1)
     return (lambda x: callback(x, NEIGHBOURS.key)), (x,), ()
@@ -208,6 +232,8 @@ PRIMITIVES = {
     triangular_solve: triangular_solve_call,
     linear_solve: linear_solve_call,
     operator_solve: operator_solve_call,
+    operator_least_squares: operator_least_squares_call,
+    operator_least_norm: operator_least_norm_call,
     callback: callback_call,
     least_squares: least_squares_call,
     least_norm: least_norm_call,
