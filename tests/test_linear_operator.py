@@ -12,7 +12,16 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 from tests.systems import randn
 from tsgu_func import LinearOperator, SparseMatrix, sparse_solve
 from tsgu_func.ops.callback import Callback, callback
-from tsgu_func.solvers import CG, GMRES, Auto, BiCGStab, ConvergenceError, SolveError, SuperLU
+from tsgu_func.solvers import (
+    CG,
+    GMRES,
+    Auto,
+    BiCGStab,
+    ConvergenceError,
+    Jacobi,
+    SolveError,
+    SuperLU,
+)
 
 N = 5
 SOLVER = GMRES(rtol=1e-13)
@@ -205,6 +214,8 @@ def test_a_solution_that_is_not_reached_is_an_error():
         ([1.0] * N, {}, TypeError, "dense tensor"),
         (torch.ones(N).double() * torch.nan, {}, ValueError, "B holds a value"),
         (randn(N), {"solver": SuperLU()}, TypeError, "entries"),
+        (randn(N), {"solver": CG(Jacobi())}, TypeError, "entries"),
+        (randn(N + 1), {}, ValueError, r"as many rows; got A \(5, 5\) and B \(6,\)"),
         (randn(N), {"solver": Auto}, TypeError, "call it"),
         (randn(N), {"on_failure": "shrug"}, ValueError, "on_failure"),
         (torch.ones(N, dtype=torch.int64), {}, ValueError, "float32, float64 or complex"),
@@ -212,7 +223,7 @@ def test_a_solution_that_is_not_reached_is_an_error():
 )
 def test_bad_arguments(right, options, error, message):
     with pytest.raises(error, match=message):
-        sparse_solve(LinearOperator(multiply, parameters()), right, **options)
+        sparse_solve(LinearOperator(multiply, parameters(), (N, N)), right, **options)
 
 
 def test_bad_parameters_and_functions():

@@ -50,7 +50,7 @@ class LinearOperator:
         Rows and columns.  Default: square, of whatever size it is multiplied with.
     adjoint : callable, optional
         ``adjoint(parameters, y) -> Aᴴ y``, as differentiable as `function`.  It is tried on a pair
-        of vectors before a solve.  Default: derived from `function`, for the price of two products.
+        of vectors before a solve.  Default: derived from `function`, by its vjp.
     dtype : torch.dtype, optional
         Default: that of the parameters, promoted.  To be given where `function` makes more of
         them, as complex numbers of real parameters.
@@ -72,8 +72,9 @@ class LinearOperator:
     With operators, `SparseMatrix` and dense matrices, there are ``A + B``, ``A - B`` and the
     composition ``A @ B``; ``2 * A``, ``A / 2`` and ``-A``, where the factor may be a tensor without
     axes; ``A.T``, ``A.mH`` and ``A.conj()``.  Each is an operator whose parameters are its parts.
-    ``A @ x`` multiplies with a vector (m,) or the columns of x (m, p), ``x @ A`` from the left; in
-    compiled functions, call the method `matmul`.
+    ``A @ x`` multiplies with a vector (m,) or the columns of x (m, p), ``x @ A`` from the left.  In
+    compiled functions the methods `matmul` and `mul` take the places of ``@``, and of ``*`` with a
+    tensor.
 
     Examples
     --------
@@ -88,7 +89,7 @@ class LinearOperator:
     >>> torch.func.grad(loss)(A).parameters
     tensor([-0.3600, -0.2800, -0.1600])
     >>> (A.T @ A + 2 * A) @ torch.ones(3)
-    tensor([13., 25., 33.])
+    tensor([16., 25., 33.])
     """
 
     # Binary operators of NumPy arrays leave the operation to this class.
@@ -203,8 +204,15 @@ class LinearOperator:
 
     # -------------------------------------------------------------------------------- products
 
-    def matmul(self, x: Tensor) -> Tensor:
-        """Multiply with a vector (m,), or with the columns of a matrix (m, p)."""
+    def matmul(self, x: Any) -> Any:
+        """Return ``A @ x``, also inside of ``torch.compile``.
+
+        Parameters
+        ----------
+        x : Tensor, shape (m,) or (m, p); or LinearOperator or SparseMatrix, to compose with
+        """
+        if not isinstance(x, Tensor) and (part := _as_operator(x)) is not None:
+            return _composed(self, part)
         _check_factor(x, self.static.shape)
         if x.ndim > 1:
             return columns(self.function, self.parameters, x)
@@ -222,10 +230,8 @@ class LinearOperator:
         return adjoint_product(lambda x: function(self.parameters, x), y, size)
 
     def __matmul__(self, other: Any) -> Any:
-        if isinstance(other, Tensor):
-            return self.matmul(other)
-        part = _as_operator(other)
-        return NotImplemented if part is None else _composed(self, part)
+        known = isinstance(other, (Tensor, LinearOperator, SparseMatrix))
+        return self.matmul(other) if known else NotImplemented
 
     def __rmatmul__(self, other: Any) -> Any:
         if isinstance(other, Tensor):
@@ -239,6 +245,8 @@ class LinearOperator:
     def T(self) -> LinearOperator:
         """The transpose."""
         return self._turned(of.transpose_of, of.conjugate_of, True)
+
+    mT = T  # noqa: N815 - torch's name for it
 
     @property
     def mH(self) -> LinearOperator:
@@ -276,6 +284,18 @@ class LinearOperator:
         return NotImplemented if part is None else _added(part, -self)
 
     def __mul__(self, factor: complex | Tensor) -> LinearOperator:
+        known = isinstance(factor, (int, float, complex, Tensor))
+        return self.mul(factor) if known else NotImplemented
+
+    __rmul__ = __mul__
+
+    def mul(self, factor: complex | Tensor) -> LinearOperator:
+        """Return ``A * factor``, also inside of ``torch.compile``.
+
+        Parameters
+        ----------
+        factor : number, which is constant, or Tensor without axes, which is a parameter
+        """
         shape = self.static.shape
         if isinstance(factor, Tensor):
             if factor.ndim:
@@ -284,14 +304,10 @@ class LinearOperator:
                     f"{tuple(factor.shape)}: compose it with a diagonal matrix"
                 )
             return self._of((factor, self), _Static(of.scaled, of.adjoint_of_scaled, shape))
-        if not isinstance(factor, (int, float, complex)):
-            return NotImplemented
         # Of a real operator, which parameters may not show, it makes a complex one.
         dtype = self.dtype.to_complex() if isinstance(factor, complex) else None
-        both = of.Scaled(factor), of.Scaled(factor, adjoint=True)
-        return self._of(self, _Static(*both, shape, dtype))
-
-    __rmul__ = __mul__
+        both = of.multiple, of.adjoint_of_multiple
+        return self._of(of.Multiple(self, factor), _Static(*both, shape, dtype))
 
     def __truediv__(self, divisor: complex | Tensor) -> LinearOperator:
         if not isinstance(divisor, (int, float, complex, Tensor)):

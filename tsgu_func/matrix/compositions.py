@@ -12,16 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tsgu_func.matrix.pytree import register
+
 __all__ = [
-    "Scaled",
+    "Multiple",
     "adjoint_of",
     "adjoint_of_composition",
     "adjoint_of_matrix",
+    "adjoint_of_multiple",
     "adjoint_of_scaled",
     "adjoint_of_sum",
     "composition",
     "conjugate_of",
     "matrix",
+    "multiple",
     "original",
     "scaled",
     "sum_of",
@@ -98,14 +102,21 @@ def adjoint_of_scaled(parts: Any, y: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Scaled:
-    """Multiply with a number times A, or with the conjugate transpose of that."""
+class Multiple:
+    """A number, which is no parameter, and what it multiplies."""
 
+    operator: Any
     factor: complex
-    adjoint: bool = False
 
-    def __call__(self, A: Any, x: Tensor) -> Tensor:
-        """Multiply with a vector."""
-        if self.adjoint:
-            return self.factor.conjugate() * A.adjoint_matmul(x)
-        return self.factor * A.matmul(x)
+
+register(Multiple, "operator", "factor", Multiple)
+
+
+def multiple(parts: Any, x: Tensor) -> Tensor:
+    """Multiply with a number times A."""
+    return parts.factor * parts.operator.matmul(x)
+
+
+def adjoint_of_multiple(parts: Any, y: Tensor) -> Tensor:
+    """Multiply with the conjugate transpose of a number times A."""
+    return parts.factor.conjugate() * parts.operator.adjoint_matmul(y)

@@ -51,8 +51,18 @@ def columns(function: Any, parameters: Any, X: Tensor) -> Tensor:
 
 def adjoint_product(multiply: Callable[[Tensor], Tensor], Y: Tensor, size: int) -> Tensor:
     """Return ``Aᴴ Y``, for a linear function of X with `size` rows, that has the rows of Y."""
-    zero = Y.new_zeros(size, *Y.shape[1:])
-    return torch.func.vjp(multiply, zero)[1](Y)[0]
+    return _vjp_at_zero(multiply, Y, Y.new_zeros(size, *Y.shape[1:]))(Y)[0]
+
+
+def _vjp_at_zero(multiply: Callable[[Tensor], Tensor], Y: Tensor, zero: Tensor) -> Any:
+    product, pull = torch.func.vjp(multiply, zero)
+    if product.shape != Y.shape:
+        raise ValueError(
+            f"the product with A has shape {tuple(product.shape)} for an argument of shape "
+            f"{tuple(zero.shape)}; {tuple(Y.shape)} is expected: a matrix that is not square needs "
+            f"shape=(n, m)"
+        )
+    return pull
 
 
 # ------------------------------------------------------------------------------- the parameters
@@ -173,6 +183,8 @@ class Form:
         """Return ``(flat, X) -> A X``, or Aᴴ X, as a kernel may call it."""
         # Closed over its parts, and not over this: a cycle would outlive its use.
         products, layout, recorded = self.products, self.layout, self.recorded
+        if adjoint and products.adjoint is None:
+            return _derived(products, layout, batched)
         function = partial(products.backward if adjoint else products.forward, layout)
         function = torch.func.vmap(function) if batched else function
 
@@ -199,6 +211,28 @@ class Form:
         return self._callbacks[adjoint, n, p]
 
 
+def _derived(
+    products: Products, layout: _Layout, batched: bool
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return ``(flat, Y) -> Aᴴ Y``, which multiplies with A once, for all that follow."""
+    last: list[Any] = [None, None, None]
+
+    def pull(flat: Tensor, Y: Tensor) -> Any:
+        forward = partial(products.forward, layout)
+        forward = torch.func.vmap(forward) if batched else forward
+        size = Y.shape[-2] if products.shape is None else products.shape[1]
+        zero = Y.new_zeros(*Y.shape[:-2], size, Y.shape[-1])
+        return _vjp_at_zero(partial(forward, flat), Y, zero)
+
+    def product(flat: Tensor, Y: Tensor) -> Tensor:
+        with torch.no_grad():
+            if last[0] is not flat or last[1] != Y.shape:
+                last[:] = flat, Y.shape, pull(flat, Y)
+            return last[2](Y)[0].detach()
+
+    return product
+
+
 # -------------------------------------------------------------------------------- for the kernels
 
 
@@ -220,8 +254,8 @@ def matrix_of(form: Form, parameters: Tensor, B: Tensor, name: str = "B") -> Mat
 
 def _check_adjoint(A: MatrixFree) -> None:
     """Raise if <y, A x> is not <Aᴴ y, x>."""
-    kind = {"dtype": A.dtype, "device": A.values.device}
-    rows, cols = (torch.arange(1.0, 1 + size, **kind).unsqueeze(-1) for size in A.shape)
+    sizes = (torch.arange(1.0, 1 + size, device=A.values.device) for size in A.shape)
+    rows, cols = (x.unsqueeze(-1).to(A.dtype) for x in sizes)
     batch = A.values.shape[:-1]
     x, y = cols.cos().expand(*batch, -1, -1), rows.sin().expand(*batch, -1, -1)
     Ax, Ahy = A @ x, A.mH @ y

@@ -133,6 +133,7 @@ def operator_records(dtype: torch.dtype) -> list[Record]:
             norm,
             (p, G),
             operator_least_norm,
+            compiles=False,
             nodes=NORM,
         ),
         operator(False),
