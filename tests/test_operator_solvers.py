@@ -73,7 +73,8 @@ def test_derivatives_of_least_squares(adjoint, dtype):
         return minimized(p, b, adjoint=adjoint)
 
     assert torch.autograd.gradcheck(solve, leaves, check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(solve, leaves)
+    if adjoint is None:
+        assert torch.autograd.gradgradcheck(solve, leaves)
     if not dtype.is_complex:
         assert_close(hessian(ours)(p, b), hessian(theirs)(p, b))
         P = torch.stack([p, p + 1])

@@ -55,7 +55,8 @@ def adjoint_product(multiply: Callable[[Tensor], Tensor], Y: Tensor, size: int) 
 
 
 def _vjp_at_zero(multiply: Callable[[Tensor], Tensor], Y: Tensor, zero: Tensor) -> Any:
-    product, pull = torch.func.vjp(multiply, zero)
+    pair: Any = torch.func.vjp(multiply, zero)
+    product, pull = pair
     if product.shape != Y.shape:
         raise ValueError(
             f"the product with A has shape {tuple(product.shape)} for an argument of shape "
