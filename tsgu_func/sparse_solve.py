@@ -311,13 +311,15 @@ def sparse_solve(
     tensor([[-0.0255, -0.2551],
             [-0.0153, -0.1531]])
     """
-    if not isinstance(A, LinearOperator):
-        arguments.check_solve(A, B)
-        arguments.check_dtypes(A, B)
     chosen = _AUTO if solver is None else solver
     if isinstance(A, LinearOperator):
         check_takes_operators(chosen)
-    vectors = B.ndim == 1 if isinstance(A, LinearOperator) else arguments.are_vectors(A, B)
+        arguments.check_operator(A.static.shape, B)
+        vectors = B.ndim == 1
+    else:
+        arguments.check_solve(A, B)
+        arguments.check_dtypes(A, B)
+        vectors = arguments.are_vectors(A, B)
     key, _held = keys.key_of(_judged_handle, chosen, on_failure, vectors)
     if isinstance(A, LinearOperator):
         outputs = solve_operator(A, B, key)
