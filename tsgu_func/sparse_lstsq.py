@@ -233,7 +233,8 @@ def sparse_lstsq(
         check_takes_operators(chosen)
     key, _held = keys.key_of(handle_of_solver, chosen, on_failure)
     if isinstance(A, LinearOperator):
-        vectors, outputs = B.ndim == 1, minimize_operator(A, B, key)
+        outputs = minimize_operator(A, B, key)
+        vectors = B.ndim == 1
     else:
         vectors = arguments.are_vectors(A, B)
         outputs = over_system(_minimized_by(key, key), A, B)
