@@ -10,7 +10,9 @@ from torch.func import grad, jacfwd, jacrev, vmap
 from torch.testing import assert_close
 
 from tsgu_func import SparseMatrix, SparsityPattern, sparse_solve
+from tsgu_func.cache import clear_cache
 from tsgu_func.testing import check_rules
+from tsgu_func.utils import block_diag
 
 CASES = {
     "unsorted": ([2, 0, 1, 0, 2, 1], [2, 0, 1, 1, 0, 2]),
@@ -121,19 +123,92 @@ def test_entries_that_do_not_fit_are_refused():
 @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")
 def test_what_cannot_be_compiled_says_what_to_do():
     A = SparseMatrix.from_dense(torch.eye(2))
+    index = torch.tensor([0, 1])
     inside = {
-        "from_coo": lambda v: SparseMatrix.from_coo([0, 1], [1, 0], v, (2, 2)).values,
-        "from_csr": lambda v: SparseMatrix.from_csr([0, 1, 2], [1, 0], v, (2, 2)).values,
+        "from_coo": lambda v: SparseMatrix.from_coo(index, [1, 0], v, (2, 2)).values,
+        "from_csr": lambda v: SparseMatrix.from_csr([0, 1, 2], index, v, (2, 2)).values,
         "from_dense": lambda v: SparseMatrix.from_dense(v.diag()).values,
+        "a pattern": lambda v: SparsityPattern.from_coo(index, index, (2, 2))[1](v),
+        "block_diag": lambda v: block_diag([A, A.with_values(v)]).values,
     }
+    v, said = torch.ones(2), r"SparsityPattern\.from_coo\(row, col, shape\)"
     for function in inside.values():
-        compiled = torch.compile(function, backend="eager", fullgraph=True)
-        with pytest.raises(Exception, match=r"SparsityPattern\.from_coo\(row, col, shape\)"):
-            compiled(torch.ones(2))
+        with pytest.raises(Exception, match=said):
+            torch.compile(function, backend="eager", fullgraph=True)(v)
+        for strict in (True, False):
+            with pytest.raises(Exception, match=said):
+                torch.export.export(Calls(function), (v,), strict=strict)
     for name in ("to_coo", "to_csr", "to_scipy"):
         convert = lambda v, name=name: getattr(A.with_values(v), name)()
         with pytest.raises(Exception, match=f"{name} cannot be called in a compiled function"):
             torch.compile(convert, backend="eager", fullgraph=True)(torch.ones(2))
+
+
+class Calls(torch.nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args):
+        return self.function(*args)
+
+
+CONSTANT = ([2, 0, 2, 0], (2, 1, 2, 0))
+WIDE = SparseMatrix.diag(torch.ones(2, dtype=torch.float64), 1)
+OTHER = SparseMatrix.from_coo([2, 0, 1], [0, 2, 1], torch.tensor([3.0, 1, 2]).double(), SHAPE)
+
+
+def with_slope(function):
+    return lambda v: (function(v), grad(lambda v: function(v).square().sum())(v))
+
+
+MADE_INSIDE = {
+    "from_coo": lambda v: SparseMatrix.from_coo(*CONSTANT, v, SHAPE).to_dense(),
+    "from_csr": lambda v: SparseMatrix.from_csr([0, 2, 2, 4], [2, 0, 1, 1], v, SHAPE).to_dense(),
+    "a sum": lambda v: (OTHER.with_values(v[1:]) + WIDE).to_dense(),
+    "a product": lambda v: OTHER.with_values(v[1:]).matmul(WIDE.T).to_dense(),
+    "a product by entries": lambda v: OTHER.with_values(v[1:]).mul(OTHER.T + WIDE).to_dense(),
+}
+
+
+@pytest.mark.parametrize("name", MADE_INSIDE)
+def test_patterns_known_to_the_compiler_are_made_inside(name):
+    function = MADE_INSIDE[name]
+    v = torch.tensor([1.0, 2, 3, 4], dtype=torch.float64)
+    dense_one = {
+        "from_coo": dense(*CONSTANT, v),
+        "from_csr": dense([0, 0, 2, 2], [2, 0, 1, 1], v),
+        "a sum": OTHER.with_values(v[1:]).to_dense() + WIDE.to_dense(),
+        "a product": OTHER.with_values(v[1:]).to_dense() @ WIDE.to_dense().mT,
+        "a product by entries": OTHER.with_values(v[1:]).to_dense()
+        * (OTHER.to_dense().mT + WIDE.to_dense()),
+    }
+    clear_cache()  # nothing that was found before: not in eager mode, not by another way to compile
+    for strict in (False, True):
+        program = torch.export.export(Calls(function), (v,), strict=strict)
+        assert_close(program.module()(v), dense_one[name])
+        clear_cache()
+    compiled = torch.compile(with_slope(function), backend="aot_eager", fullgraph=True)
+    assert_close(compiled(v), with_slope(function)(v))
+    assert_close(vmap(function)(torch.stack([v, 2 * v]))[0], dense_one[name])
+
+
+def test_the_compiler_notices_other_places():
+    rows = [0, 1]
+
+    def function(v, n):
+        return SparseMatrix.from_coo(rows, [n, 0], v, SHAPE).to_dense()
+
+    compiled, v = torch.compile(function, backend="eager", fullgraph=True), torch.ones(2)
+    for n in range(3):
+        rows[0] = 2 - n
+        assert_close(compiled(v, n), dense(rows, [n, 0], v))
+    rows[0] = 7
+    with pytest.raises(Exception, match=r"row\[0\] = 7 is out of range"):
+        compiled(v, 0)
+    rows[:] = [0, 1, 2]
+    with pytest.raises(Exception, match="same length"):
+        compiled(v, 0)
 
 
 def test_methods_for_the_compiler(dtype):

@@ -57,7 +57,7 @@ NAMES = [
 def test_private_name(name):
     import torch._functorch.autograd_function
     import torch._functorch.pyfunctorch
-    import torch.fx.experimental.proxy_tensor
+    import torch.utils._python_dispatch
     import torch.utils._pytree
 
     found = torch
@@ -81,7 +81,7 @@ def test_private_names_are_looked_for_at_import():
     from tsgu_func.registration import transforms
 
     source = pathlib.Path(transforms.__file__).read_text()
-    modules = "_C|_autograd|_functorch|_functions|_interpreters|_forward|_function|proxies"
+    modules = "_C|_autograd|_functorch|_functions|_interpreters|_forward|_function|_dispatch"
     used = set(re.findall(rf"(?<!torch\.)\b(?:{modules})\.(_?\w+)", source)) - {"unpack_dual"}
     assert "_any_requires_grad" in used
     assert {name for name in used if f'"{name}' not in source} == set()

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tsgu_func.matrix import arguments, torch_sparse
 from tsgu_func.matrix.arguments import describe
-from tsgu_func.matrix.assembly import check_shape, compressed_coo
+from tsgu_func.matrix.assembly import (
+    Assembly,
+    check_shape,
+    compressed,
+    compressed_coo,
+    refuse_while_compiling,
+)
 from tsgu_func.matrix.base import MatrixBase
 from tsgu_func.matrix.derived import derived
-from tsgu_func.matrix.pattern import SparsityPattern, assemble_coo, assemble_csr
+from tsgu_func.matrix.pattern import SparsityPattern, assemble_coo, assemble_csr, assembled
 
 __all__ = ["Construction"]
 
@@ -35,8 +42,11 @@ class Construction(MatrixBase):
         values : Tensor, shape ``(*batch, entries)``
         shape : (int, int)
         """
-        row, col = arguments.as_entries(values, row=row, col=col)
-        assembly = assemble_coo(row, col, shape)
+        if torch.compiler.is_compiling():
+            assembly = _of_constants(_by_coo, values, shape, row, col)
+        else:
+            row, col = arguments.as_entries(values, row=row, col=col)
+            assembly = assemble_coo(row, col, shape)
         return cls(assembly.pattern, assembly(values))
 
     @classmethod
@@ -53,8 +63,11 @@ class Construction(MatrixBase):
         values : Tensor, shape ``(*batch, entries)``
         shape : (int, int)
         """
-        crow, col = arguments.as_entries(values, crow=crow, col=col)
-        assembly = assemble_csr(crow, col, shape)
+        if torch.compiler.is_compiling():
+            assembly = _of_constants(_by_csr, values, shape, crow, col)
+        else:
+            crow, col = arguments.as_entries(values, crow=crow, col=col)
+            assembly = assemble_csr(crow, col, shape)
         return cls(assembly.pattern, assembly(values))
 
     @classmethod
@@ -82,10 +95,9 @@ class Construction(MatrixBase):
         import scipy.sparse
 
         if not scipy.sparse.issparse(A):
-            dense = "; from_dense(torch.from_numpy(A)) takes a dense one"
             raise TypeError(
-                f"from_scipy takes a SciPy sparse matrix; got {describe(A)}"
-                + (dense if isinstance(A, np.ndarray) else "")
+                f"from_scipy takes a SciPy sparse matrix; got {type(A).__name__}: "
+                f"from_dense(torch.from_numpy(A)) takes an array, from_torch(A) a sparse tensor"
             )
         coo = A.tocoo()
         row, col = (torch.from_numpy(x.astype("int64")) for x in (coo.row, coo.col))
@@ -97,6 +109,7 @@ class Construction(MatrixBase):
 
         A batch shares one pattern: the places that are non-zero in any member.
         """
+        refuse_while_compiling()
         if not isinstance(A, Tensor) or A.layout != torch.strided:
             raise TypeError(f"from_dense takes a dense tensor; got {describe(A)}")
         if A.ndim < 2:
@@ -172,6 +185,28 @@ class Construction(MatrixBase):
         n, m = check_shape((n, n if m is None else m))
         values = torch.zeros(0, dtype=dtype, device=device)
         return cls(derived(_diagonal, n, m, 0, 0, str(values.device)), values)
+
+
+def _of_constants(
+    make: Callable[..., Assembly], values: Tensor, shape: tuple[int, int], *indices: Any
+) -> Assembly:
+    """Assemble at places that the compiler knows, which holds of lists and tuples of numbers."""
+    arguments.check_dense("values", values, TypeError)
+    for index in indices:
+        if not (isinstance(index, (list, tuple)) and all(isinstance(i, int) for i in index)):
+            refuse_while_compiling()
+    places = (tuple([operator.index(i) for i in index]) for index in indices)
+    return derived(make, *places, tuple(shape), str(values.device))
+
+
+def _by_coo(row: Any, col: Any, shape: tuple[int, int], device: str) -> Assembly:
+    row, col = (torch.tensor(index, dtype=torch.long, device=device) for index in (row, col))
+    return assembled(compressed_coo(row, col, shape), len(col))
+
+
+def _by_csr(crow: Any, col: Any, shape: tuple[int, int], device: str) -> Assembly:
+    crow, col = (torch.tensor(index, dtype=torch.long, device=device) for index in (crow, col))
+    return assembled(compressed(crow, col, shape), len(col))
 
 
 def _diagonal(n: int, m: int, k: int, length: int, device: str) -> SparsityPattern:
