@@ -9,6 +9,7 @@ from tsgu_func.matrix.stacking import block, block_diag, hstack, kron, stack, vs
 from tsgu_func.registration.primitive import Primitive
 from tsgu_func.sparse_lstsq import sparse_generic_lstsq, sparse_lstsq
 from tsgu_func.sparse_matmul import sparse_mm
+from tsgu_func.sparse_parameter import SparseParameter
 from tsgu_func.sparse_solve import sparse_generic_solve, sparse_solve, sparse_triangular_solve
 
 __version__ = "0.1.0"
@@ -18,6 +19,7 @@ __all__ = [
     "LinearOperator",
     "Primitive",
     "SparseMatrix",
+    "SparseParameter",
     "SparsityPattern",
     "__version__",
     "block",

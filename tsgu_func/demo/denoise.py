@@ -66,7 +66,7 @@ def make_grid(height: int, width: int, classes: int = 1) -> Grid:
     Examples
     --------
     >>> make_grid(2, 3).pattern
-    SparsityPattern(shape=(6, 6), nnz=20)
+    SparsityPattern(shape=(6, 6), nnz=20, id=...)
     """
     n = height * width
     pixel = torch.arange(n).view(height, width)

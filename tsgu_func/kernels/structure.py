@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.cache import Store
-from tsgu_func.registration.transforms import mark_static, outside_transforms
+from tsgu_func.registration.transforms import mark_static, outside_transforms, storage_number
 
 __all__ = [
     "Structure",
@@ -113,6 +113,14 @@ class Structure:
         return rows_of(self) if torch.compiler.is_compiling() else self.derive("row", rows_of)
 
     @property
+    def label(self) -> str:
+        """A few hexadecimal digits: the same for the same indices, in any process."""
+        content = self.content
+        known = isinstance(content, tuple) and isinstance(content[0], (bytes, tuple))
+        said = repr(content if known else self.serial).encode()
+        return hashlib.blake2b(said, digest_size=3).hexdigest()
+
+    @property
     def transpose(self) -> Transpose:
         """Compressed rows of the transpose.  O(nnz) time on the CPU, O(nnz log nnz) elsewhere."""
         return self.derive("transpose", _transpose)
@@ -157,8 +165,8 @@ def _transpose_cpu(s: Structure) -> tuple[Tensor, ...]:
 
 # ------------------------------------------------------------------------ one for given indices
 
-# Structures that somebody holds, by their content, and by the address of their index tensors.  A
-# structure owns these, so an address that is found here has not been reused.
+# Structures that somebody holds, by their content, and by the storage of their index tensors.  A
+# structure owns these, so one that is found here has not been reused.
 _by_content: weakref.WeakValueDictionary[Hashable, Structure] = weakref.WeakValueDictionary()
 _by_address: weakref.WeakValueDictionary[Hashable, Structure] = weakref.WeakValueDictionary()
 # The same for a while after nobody does: torch sparse tensors bring their indices along each time.
@@ -229,7 +237,12 @@ def _mixed(index: Tensor) -> Tensor:
 
 def _address(crow: Tensor, col: Tensor, cols: int) -> tuple[Any, ...]:
     version = () if crow.is_inference() else (crow._version, col._version)
-    return crow.data_ptr(), col.data_ptr(), *crow.shape, *col.shape, crow.dtype, cols, *version
+    return *_place(crow), *_place(col), *crow.shape, *col.shape, crow.dtype, cols, *version
+
+
+def _place(index: Tensor) -> tuple[Any, ...]:
+    # Not the address of the numbers: `share_memory_`, or a queue to another process, moves them.
+    return storage_number(index), index.storage_offset()
 
 
 def structure_of(crow: Tensor, col: Tensor, cols: int) -> Structure:

@@ -38,7 +38,7 @@ class Algebra(Conversion):
 
     def __matmul__(self, B: Any) -> Any:
         if not isinstance(B, (Tensor, Algebra)):
-            return NotImplemented
+            return arguments.unless_foreign(B)
         return self.matmul(B)
 
     @overload
@@ -95,7 +95,7 @@ class Algebra(Conversion):
 
     def __rmatmul__(self, B: Tensor) -> Tensor:
         if not isinstance(B, Tensor):
-            return NotImplemented
+            return arguments.unless_foreign(B)
         return self.T @ B if B.ndim == 1 else (self.T @ B.mT).mT
 
     @overload
@@ -105,7 +105,7 @@ class Algebra(Conversion):
     def __add__(self, other: Algebra | int) -> Self: ...
 
     def __add__(self, other: Any) -> Any:
-        return self.add(other) if _is_term(other) else NotImplemented
+        return self.add(other) if _is_term(other) else arguments.unless_foreign(other)
 
     __radd__ = __add__
 
@@ -119,10 +119,10 @@ class Algebra(Conversion):
     def __sub__(self, other: Algebra | int) -> Self: ...
 
     def __sub__(self, other: Any) -> Any:
-        return self.add(-other) if _is_term(other) else NotImplemented
+        return self.add(-other) if _is_term(other) else arguments.unless_foreign(other)
 
     def __rsub__(self, other: Any) -> Any:
-        return (-self).add(other) if _is_term(other) else NotImplemented
+        return (-self).add(other) if _is_term(other) else arguments.unless_foreign(other)
 
     @overload
     def add(self, other: Tensor) -> Tensor: ...
@@ -167,7 +167,7 @@ class Algebra(Conversion):
 
     def __mul__(self, factor: Algebra | complex | Tensor) -> Self:
         if not (isinstance(factor, Algebra) or is_factor(factor)):
-            return NotImplemented
+            return arguments.unless_foreign(factor)
         return self.mul(factor)
 
     __rmul__ = __mul__
@@ -180,7 +180,7 @@ class Algebra(Conversion):
                 "solves with B"
             )
         if not is_factor(divisor):
-            return NotImplemented
+            return arguments.unless_foreign(divisor)
         return self.div(divisor)
 
     def mul(self, factor: Algebra | complex | Tensor) -> Self:

@@ -28,13 +28,39 @@ def is_sparse_matrix(x: Any) -> bool:
     return isinstance(getattr(x, "pattern", None), SparsityPattern)
 
 
+def is_scipy(x: Any) -> bool:
+    """Say whether x is a sparse matrix of SciPy, without importing it."""
+    return type(x).__module__.startswith("scipy.sparse.")
+
+
 def describe(x: Any) -> str:
-    """Name what was given."""
+    """Name what was given, and the way to a tensor or a matrix where there is one."""
+    if isinstance(x, np.ndarray):
+        return f"{type(x).__name__}, which torch.from_numpy converts"
+    if is_scipy(x):
+        return f"{type(x).__name__}, which SparseMatrix.from_scipy converts"
     if isinstance(x, Tensor):
         return f"a {str(x.layout).removeprefix('torch.')} tensor of shape {tuple(x.shape)}"
     if is_sparse_matrix(x):
         return f"a SparseMatrix of shape {tuple(x.shape)}"
     return f"{type(x).__name__}"
+
+
+def unless_foreign(x: Any) -> Any:
+    """Return what an operator returns for an operand that it does not know.
+
+    Arrays of NumPy and SciPy do not know the matrix either, and their messages name no way out.
+    """
+    if isinstance(x, np.ndarray) or is_scipy(x):
+        raise TypeError(f"what a SparseMatrix is combined with is a tensor; got {describe(x)}")
+    return NotImplemented
+
+
+def axis_of(dim: int, ndim: int) -> int:
+    """Return an axis counted from the front."""
+    if not -ndim <= dim < ndim:
+        raise IndexError(f"a matrix of {ndim} axes has axes {-ndim} to {ndim - 1}; got {dim}")
+    return dim % ndim
 
 
 def as_entries(values: Any, **indices: Any) -> list[Tensor]:
@@ -63,7 +89,9 @@ def as_entries(values: Any, **indices: Any) -> list[Tensor]:
 def check_dense(name: str, x: Any, error: type[Exception] = ValueError) -> None:
     """Check that x is a dense tensor."""
     if not isinstance(x, Tensor) or x.layout != torch.strided:
-        raise error(f"{name} is a dense tensor; got {describe(x)}")
+        sparse = isinstance(x, Tensor) or is_sparse_matrix(x)
+        cure = f": {name}.to_dense() is one" if sparse else ""
+        raise error(f"{name} is a dense tensor; got {describe(x)}{cure}")
 
 
 def check_sparse(name: str, x: Any, error: type[Exception] = ValueError) -> None:
@@ -85,7 +113,7 @@ def check_dtypes(
     """Check that both are of one floating or complex dtype, up to what autocast will cast."""
     for name, x in zip(names, (A.dtype, B.dtype), strict=True):
         if x not in (torch.float16, torch.bfloat16, *_SOLVABLE):
-            raise ValueError(f"{name} is floating-point or complex; got {x}: convert it first")
+            raise ValueError(f"{name} is floating-point or complex; got {x}: {_converted(name, x)}")
     if A.dtype == B.dtype:
         return
     casts = torch.is_autocast_enabled(A.device.type)
@@ -102,6 +130,8 @@ def check_whole(A: MatrixBase) -> None:
 
     ``tree_map`` applies one to the values alone.
     """
+    if not isinstance(A.values, Tensor):
+        raise TypeError(_not_values(A.values))
     if A.values.ndim == 0 or A.values.shape[-1] != A.pattern.nnz:
         raise ValueError(
             f"a matrix has one value for each of the {A.pattern.nnz} entries of its pattern, along "
@@ -112,6 +142,16 @@ def check_whole(A: MatrixBase) -> None:
             f"the pattern of a matrix and its values are on one device; got {A.pattern.device} and "
             f"{A.values.device}: A.to(device) moves both, tree_map the values alone"
         )
+
+
+def _not_values(values: Any) -> str:
+    if not is_sparse_matrix(values):
+        return f"the values of this matrix are a tensor; got {describe(values)}: they were replaced"
+    return (
+        "this is no matrix, but a matrix of matrices, as torch.func.hessian(f)(A) is: one for each "
+        "entry of the gradient; H.values[k] is that of entry k, and H.values.values, of shape "
+        "(nnz, nnz), the Hessian of lambda v: f(A.with_values(v))"
+    )
 
 
 def check_devices(
@@ -283,9 +323,17 @@ def check_solvable(A: MatrixBase | Tensor, B: Tensor) -> None:
     """Check that the dtypes are ones that systems are solved in."""
     for name, x in (("A", A.dtype), ("B", B.dtype)):
         if x not in _SOLVABLE and not torch.is_autocast_enabled(A.device.type):
-            raise ValueError(f"{name} is float32, float64 or complex to be solved with; got {x}")
+            raise ValueError(
+                f"{name} is float32, float64 or complex to be solved with; got {x}: "
+                f"{_converted(name, x)}"
+            )
     if B.dtype.is_complex and not A.dtype.is_complex:
         raise ValueError(f"B is {B.dtype} but A is {A.dtype}: convert A with .to({B.dtype})")
+
+
+def _converted(name: str, dtype: torch.dtype) -> str:
+    """Say how what is of a dtype that is not computed with is brought to one that is."""
+    return f"{name}.to({torch.float32 if dtype.is_floating_point else torch.float64}) converts it"
 
 
 def check_operator(shape: tuple[int, int] | None, B: Any) -> None:
@@ -297,7 +345,10 @@ def check_operator(shape: tuple[int, int] | None, B: Any) -> None:
             f"batch with torch.func.vmap"
         )
     if B.dtype not in _SOLVABLE:
-        raise ValueError(f"B is float32, float64 or complex to be solved for; got {B.dtype}")
+        raise ValueError(
+            f"B is float32, float64 or complex to be solved for; got {B.dtype}: "
+            f"{_converted('B', B.dtype)}"
+        )
     if shape is not None and B.shape[0] != shape[0]:
         raise ValueError(f"A and B have as many rows; got A {shape} and B {tuple(B.shape)}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import torch
 from torch import Tensor
@@ -105,16 +105,48 @@ class MatrixBase:
         """Return the same matrix, cut off the graph."""
         return self._of(self.pattern, self.values.detach())
 
+    @overload
+    def to(self, dtype: torch.dtype, non_blocking: bool = False, copy: bool = False) -> Self: ...
+
+    @overload
     def to(
         self,
-        device: torch.device | str | torch.dtype | None = None,
+        device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
-    ) -> Self:
-        """Move to a device, convert to a dtype, or both."""
-        if isinstance(device, torch.dtype):
-            device, dtype = None, device
-        pattern = self.pattern if device is None else self.pattern.to(device)
-        return self._of(pattern, self.values.to(device=pattern.device, dtype=dtype))
+        non_blocking: bool = False,
+        copy: bool = False,
+    ) -> Self: ...
+
+    @overload
+    def to(
+        self, other: Tensor | MatrixBase, non_blocking: bool = False, copy: bool = False
+    ) -> Self: ...
+
+    def to(self, *args: Any, **options: Any) -> Self:
+        """Move to a device, convert to a dtype, or both: in all forms of ``torch.Tensor.to``.
+
+        Returns
+        -------
+        SparseMatrix
+            The matrix itself where nothing changes, unless ``copy=True``.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from tsgu_func import SparseMatrix
+        >>> A = SparseMatrix.eye(2)
+        >>> A.to("cpu", torch.float64).dtype, A.to(torch.ones(1, dtype=torch.complex64)).dtype
+        (torch.float64, torch.complex64)
+        >>> A.to("cpu") is A
+        True
+        """
+        values = self.values.to(
+            *map(_tensor, args), **{name: _tensor(x) for name, x in options.items()}
+        )
+        pattern = self.pattern.to(values.device)
+        if values is self.values and pattern is self.pattern:
+            return self
+        return self._of(pattern, values)
 
     @property
     def T(self) -> Self:
@@ -131,3 +163,7 @@ class MatrixBase:
     def conj(self) -> Self:
         """Conjugate the values."""
         return self._of(self.pattern, self.values.conj())
+
+
+def _tensor(x: Any) -> Any:
+    return x.values if isinstance(x, MatrixBase) else x

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from tsgu_func.kernels.structure import Structure, shared
+from tsgu_func.matrix import pictures
 from tsgu_func.matrix.assembly import (
     Assembly,
     Compressed,
@@ -19,6 +20,9 @@ from tsgu_func.matrix.assembly import (
     refuse_while_compiling,
 )
 from tsgu_func.registration.transforms import outside_transforms
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["SAVED", "Assembly", "SparsityPattern", "assemble_coo", "assemble_csr", "assembled"]
 
@@ -55,8 +59,8 @@ class SparsityPattern:
     >>> import torch
     >>> from tsgu_func import SparsityPattern
     >>> pattern = SparsityPattern(torch.tensor([0, 2, 3]), torch.tensor([0, 2, 1]), (2, 3))
-    >>> pattern
-    SparsityPattern(shape=(2, 3), nnz=3)
+    >>> pattern  # with an id that equal patterns have in common
+    SparsityPattern(shape=(2, 3), nnz=3, id=...)
     >>> pattern.row, pattern.col
     (tensor([0, 0, 1], dtype=torch.int32), tensor([0, 2, 1], dtype=torch.int32))
     """
@@ -243,7 +247,36 @@ class SparsityPattern:
 
     def __repr__(self) -> str:
         by = ", by columns" if self.transposed else ""
-        return f"SparsityPattern(shape={self.shape}, nnz={self.nnz}{by})"
+        return f"SparsityPattern(shape={self.shape}, nnz={self.nnz}, id={self.structure.label}{by})"
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "shape": " × ".join(map(str, self.shape)),
+            "stored entries": self.nnz,
+            "density": pictures.density(self),
+            "device": self.device,
+            "id": self.structure.label + (", by columns" if self.transposed else ""),
+        }
+        return pictures.card("SparsityPattern", self, facts)
+
+    def spy(self, ax: Axes | None = None, **options: Any) -> Axes:
+        """Draw where entries are stored, with matplotlib (``pip install "tsgu_func[demo]"``).
+
+        A pixel is an entry, or for a pattern with more than 512 rows or columns a rectangle of
+        them, as dark as entries in it are frequent.  O(nnz) time.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+            Where to draw.  Default: the current ones of ``matplotlib.pyplot``.
+        **options
+            For ``Axes.imshow``, such as ``cmap="Blues"``.
+
+        Returns
+        -------
+        Axes
+        """
+        return pictures.spy(self, ax, options)
 
     # --------------------------------------------------------------------------------- copies
 
@@ -253,6 +286,15 @@ class SparsityPattern:
         if device == self.device:
             return self
         return SparsityPattern.of_structure(_moved(self.structure, device), self.transposed)
+
+    def share_memory_(self) -> SparsityPattern:
+        """Move the indices to memory that processes share.
+
+        As for a tensor, no other thread may compute with the pattern meanwhile.
+        """
+        for index in (self.structure.crow, self.structure.col):
+            index.share_memory_()
+        return self
 
     def __copy__(self) -> SparsityPattern:
         return self
@@ -266,11 +308,17 @@ class SparsityPattern:
 
 
 def _unpickle(crow: Tensor, col: Tensor, cols: int, transposed: bool) -> SparsityPattern:
-    return SparsityPattern.of_structure(Structure(crow, col, cols), transposed)
+    """Make a pattern of what a file says, which anybody may have written."""
+    structure = Structure(crow, col, cols)
+    if not crow.is_meta:
+        structure = checked(crow, col, (len(crow) - 1, cols))
+        if first_disorder(structure) is not None:
+            raise ValueError("the file holds no sparsity pattern: columns do not increase in a row")
+    return SparsityPattern.of_structure(structure, transposed)
 
 
-# What `torch.load` meets in a file with a pattern.
-SAVED = (SparsityPattern, _unpickle)
+# What `torch.load` meets in a file with a pattern, or with what brings entries into its order.
+SAVED = (SparsityPattern, Assembly, _unpickle)
 
 
 def _device(device: torch.device | str) -> torch.device:

@@ -108,11 +108,7 @@ def _axes(dim: int | Sequence[int] | None, ndim: int) -> list[int]:
     """Return axes counted from the front, each once."""
     if dim is None:
         return list(range(ndim))
-    axes = []
-    for axis in (dim,) if isinstance(dim, int) else dim:
-        if not -ndim <= axis < ndim:
-            raise IndexError(f"a matrix of {ndim} axes has axes {-ndim} to {ndim - 1}; got {axis}")
-        axes.append(axis % ndim)
+    axes = [arguments.axis_of(axis, ndim) for axis in ((dim,) if isinstance(dim, int) else dim)]
     if len(set(axes)) < len(axes):
         raise ValueError(f"each axis is summed over once; got {dim}")
     return axes

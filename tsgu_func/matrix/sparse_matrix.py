@@ -17,11 +17,12 @@ from tsgu_func.matrix.construction import Construction
 from tsgu_func.matrix.pattern import SAVED, SparsityPattern
 from tsgu_func.matrix.reductions import Reductions
 from tsgu_func.matrix.shaping import Shaping
+from tsgu_func.matrix.tensor_like import TensorLike
 
 __all__ = ["SparseMatrix", "SparsityPattern"]
 
 
-class SparseMatrix(Construction, Algebra, Reductions, Shaping):
+class SparseMatrix(Construction, Algebra, Reductions, Shaping, TensorLike):
     """A sparse matrix, or a batch of them that store entries at the same places.
 
     Parameters

@@ -47,7 +47,7 @@ class Places(NamedTuple):
     tensor([[False, False,  True],
             [ True, False, False]])
     >>> places.pattern()
-    SparsityPattern(shape=(2, 3), nnz=2)
+    SparsityPattern(shape=(2, 3), nnz=2, id=...)
     """
 
     row: Tensor
