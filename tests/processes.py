@@ -124,6 +124,14 @@ def check(name: str, result: Tensor) -> None:
     torch.testing.assert_close(result, expected(name), rtol=1e-8, atol=1e-8)
 
 
+def double_in_place(M: SparseMatrix, reports: Any) -> None:
+    """Change a matrix in shared memory, in a process that was spawned."""
+    before = M @ torch.ones(3, dtype=M.dtype)
+    M.values.mul_(2)
+    ratio = M @ torch.ones(3, dtype=M.dtype) / before
+    reports.put((repr(M.pattern), M.is_shared(), ratio.tolist()))
+
+
 def export(folder: Path) -> None:
     for name, function in (FUNCTIONS | OF_USERS).items():
         program = torch.export.export(Module(function), (A.values, B))

@@ -119,7 +119,7 @@ class MatrixBase:
 
     @overload
     def to(
-        self, other: Tensor | MatrixBase, non_blocking: bool = False, copy: bool = False
+        self, other: Tensor | MatrixBase, /, non_blocking: bool = False, copy: bool = False
     ) -> Self: ...
 
     def to(self, *args: Any, **options: Any) -> Self:

@@ -262,7 +262,7 @@ class SparsityPattern:
     def spy(self, ax: Axes | None = None, **options: Any) -> Axes:
         """Draw where entries are stored, with matplotlib (``pip install "tsgu_func[demo]"``).
 
-        A pixel is an entry, or for a pattern with more than 512 rows or columns a rectangle of
+        A cell is an entry, or for a pattern with more than 256 rows or columns a rectangle of
         them, as dark as entries in it are frequent.  O(nnz) time.
 
         Parameters

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["card", "density", "spy", "text"]
 
 _CELLS = 64  # of a picture in a notebook, each way
-_PIXELS = 512  # of one for matplotlib
+_FINE = 256  # of one for matplotlib
 _SIDE = 140  # of a picture in a notebook, in pixels
 _SHADES = 8
 _LONG = 4  # how many times longer than wide a picture may be
@@ -51,7 +51,7 @@ def density(pattern: SparsityPattern) -> str:
 def spy(pattern: SparsityPattern, ax: Axes | None, options: dict[str, Any]) -> Axes:
     """Draw where entries are stored."""
     try:
-        from matplotlib import pyplot
+        from matplotlib import pyplot, ticker
     except ImportError as error:
         raise ImportError(
             'spy draws with matplotlib, which is not installed: pip install "tsgu_func[demo]"'
@@ -64,13 +64,14 @@ def spy(pattern: SparsityPattern, ax: Axes | None, options: dict[str, Any]) -> A
         "cmap": "Greys",
         "vmin": 0,
         "vmax": 1,
-        "interpolation": "nearest",
         "aspect": "equal" if max(n, m) <= _LONG * min(n, m) else "auto",
         "extent": (-0.5, m - 0.5, n - 0.5, -0.5),
     }
     if n and m:
-        ax.imshow(_shades(pattern, _PIXELS), **usual | options)
+        ax.imshow(_shades(pattern, _FINE), **usual | options)
     ax.xaxis.tick_top()
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(ticker.MaxNLocator(nbins=6, integer=True))
     return ax
 
 

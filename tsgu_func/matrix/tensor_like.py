@@ -89,6 +89,8 @@ class TensorLike(MatrixBase):
 
     def cuda(self, device: torch.device | str | int | None = None) -> Self:
         """Move to a CUDA device, by default the current one."""
+        if isinstance(device, int):
+            device = torch.device("cuda", device)
         return self.to("cuda" if device is None else device)
 
     def float(self) -> Self:
@@ -201,8 +203,8 @@ class TensorLike(MatrixBase):
 
     if not TYPE_CHECKING:  # to a type checker, an attribute that is not there stays an error
 
-        def __getattr__(self, name: str) -> NoReturn:
-            said = f"{type(self).__name__!r} object has no attribute {name!r}"
+        def __getattr__(self, name: str) -> Any:
             if name in _INSTEAD:
-                said += f": {_INSTEAD[name]}"
-            raise AttributeError(said, name=name, obj=self)
+                kind = type(self).__name__
+                raise AttributeError(f"{kind!r} object has no attribute {name!r}: {_INSTEAD[name]}")
+            return object.__getattribute__(self, name)  # raises what Python raises
