@@ -31,10 +31,9 @@ class SparseParameter(torch.nn.Module):
     Attributes
     ----------
     values : torch.nn.Parameter, shape ``(*batch, nnz)``
-        For optimizers, ``torch.nn.init``, ``torch.nn.utils.parametrize``; in the order of the
-        pattern.
+        In the order of the pattern.
     pattern : SparsityPattern
-        On the device of the values.
+        It follows the values to their device, but for the meta device.
 
     Notes
     -----
@@ -75,7 +74,7 @@ class SparseParameter(torch.nn.Module):
 
     def forward(self) -> SparseMatrix:
         """Return the matrix."""
-        return SparseMatrix(self.pattern, self.values)
+        return SparseMatrix(self.pattern.to(self.values.device), self.values)
 
     def extra_repr(self) -> str:
         """Say what the matrix is like."""
@@ -88,12 +87,13 @@ class SparseParameter(torch.nn.Module):
 
     def set_extra_state(self, state: SparsityPattern) -> None:
         """Take the pattern that was saved, which has been compared, to where the values are."""
-        self.pattern = state.to(self.values.device)
+        self.pattern = state if self.values.is_meta else state.to(self.values.device)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # What `to`, `cuda`, `double` and their like call.
         super()._apply(fn, recurse)
-        self.pattern = self.pattern.to(self.values.device)
+        if not self.values.is_meta:  # where a pattern would be forgotten
+            self.pattern = self.pattern.to(self.values.device)
         return self
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kw: Any) -> None:
