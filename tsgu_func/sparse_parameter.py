@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -75,6 +75,12 @@ class SparseParameter(torch.nn.Module):
     def forward(self) -> SparseMatrix:
         """Return the matrix."""
         return SparseMatrix(self.pattern.to(self.values.device), self.values)
+
+    if TYPE_CHECKING:
+
+        def __call__(self) -> SparseMatrix:
+            """Return the matrix."""
+            ...
 
     def extra_repr(self) -> str:
         """Say what the matrix is like."""

@@ -58,12 +58,18 @@ class Structure:
         Number of columns.
     """
 
+    crow: Tensor
+    col: Tensor
+    rows: int
+    cols: int
+    serial: int  # unlike an id, never given twice
+
     def __init__(self, crow: Tensor, col: Tensor, cols: int) -> None:
         self.crow, self.col = crow, col
         self.rows, self.cols = crow.shape[0] - 1, cols
         # What this structure is found by; None for one that is not shared.
         self.content: Hashable = None
-        self.serial = next(_serials)  # unlike an id, never given twice
+        self.serial = next(_serials)
         self._lock = threading.RLock()
         self._derived: dict[Any, Any] = {}
         self._bytes = crow.nbytes + col.nbytes

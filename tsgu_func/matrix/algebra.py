@@ -88,6 +88,7 @@ class Algebra(Conversion):
         """
         if isinstance(B, Algebra):
             return _sparse_product(self, B)
+        arguments.check_factor(B)
         arguments.check_matmul(self, B)
         return over_batches(_product, self.pattern, self.values, B)
 

@@ -166,6 +166,15 @@ def check_devices(
         raise ValueError(f"{both} are on one device; got {A.device} and {B.device}: move one")
 
 
+def check_factor(B: Any) -> None:
+    """Check that a factor is no torch sparse tensor."""
+    if isinstance(B, Tensor) and B.layout != torch.strided:
+        raise TypeError(
+            f"B is a dense tensor or a SparseMatrix; got {describe(B)}: "
+            f"SparseMatrix.from_torch(B) is one"
+        )
+
+
 def check_matmul(A: Any, B: Any) -> None:
     """Check the factors of ``A @ B``."""
     if not is_sparse_matrix(A):

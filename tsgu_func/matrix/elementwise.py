@@ -68,7 +68,10 @@ def check_scales(d: Any, size: int, what: str) -> None:
 def check_dense(A: MatrixBase, x: Tensor, what: str) -> None:
     """Check that what meets a matrix entry by entry is dense, and on its device."""
     if x.layout != torch.strided:
-        raise TypeError(f"{what} is a number, a SparseMatrix or a dense tensor; got {describe(x)}")
+        raise TypeError(
+            f"{what} is a number, a SparseMatrix or a dense tensor; got {describe(x)}: "
+            f"SparseMatrix.from_torch converts it"
+        )
     if x.device != A.device:
         raise ValueError(f"a matrix and {what} are on one device; got {A.device} and {x.device}")
 
