@@ -49,11 +49,17 @@ class SparseMatrix(Construction, Algebra, Reductions, Shaping, TensorLike):
     ``A + B``, ``A - B``, ``-A``, ``A @ B`` and ``B @ A`` mean what they mean for dense matrices.
     ``A * d`` and ``A / d`` do at the stored entries, for a number or a dense d that broadcasts with
     A: d of shape (m,) scales columns, (n, 1) rows, and ``t[:, None, None]`` each member of a batch.
-    Where one side is a tensor, a compiled function does not ask this class for its operators: call
-    the methods `matmul`, `mul` and `div` there.
-
     ``A[i]`` is a member of a batch, and a row of one matrix; ``A[rows]``, ``A[rows][:, cols]`` and
-    ``A[mask]`` are matrices of some rows and columns, whose pattern is found once.
+    ``A[mask]`` are matrices of some rows and columns, whose pattern is found once.  A compiled
+    function does not ask this class for ``@``, nor for other operators with a tensor: call the
+    methods `matmul`, `mul`, `div` and `add` there.
+
+    In a ``torch.nn.Module`` a matrix is a constant: a plain attribute is not trained, moved or
+    saved.  ``self.A = SparseParameter(A)`` is a module with the values for a parameter.  Elsewhere
+    ``A.values`` is what autograd and optimizers take: the gradient of a leaf is ``A.values.grad``.
+
+    A tangent, and whatever else is to be a tree like A, has the pattern of A: ``A.with_values(v)``.
+    ``A == B`` asks whether both are one object; `allclose` compares entries.
 
     Examples
     --------
