@@ -39,6 +39,7 @@ class Construction(MatrixBase):
         Parameters
         ----------
         row, col : Tensor or sequence of int, shape (entries,)
+            Inside of a compiled function, lists or tuples of numbers.
         values : Tensor, shape ``(*batch, entries)``
         shape : (int, int)
         """
