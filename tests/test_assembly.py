@@ -129,7 +129,6 @@ def test_what_cannot_be_compiled_says_what_to_do():
         "from_csr": lambda v: SparseMatrix.from_csr([0, 1, 2], index, v, (2, 2)).values,
         "from_dense": lambda v: SparseMatrix.from_dense(v.diag()).values,
         "a pattern": lambda v: SparsityPattern.from_coo(index, index, (2, 2))[1](v),
-        "block_diag": lambda v: block_diag([A, A.with_values(v)]).values,
     }
     v, said = torch.ones(2), r"SparsityPattern\.from_coo\(row, col, shape\)"
     for function in inside.values():
@@ -168,6 +167,7 @@ MADE_INSIDE = {
     "a sum": lambda v: (OTHER.with_values(v[1:]) + WIDE).to_dense(),
     "a product": lambda v: OTHER.with_values(v[1:]).matmul(WIDE.T).to_dense(),
     "a product by entries": lambda v: OTHER.with_values(v[1:]).mul(OTHER.T + WIDE).to_dense(),
+    "block_diag": lambda v: block_diag([OTHER.with_values(v[1:]), WIDE]).to_dense(),
 }
 
 
@@ -182,6 +182,7 @@ def test_patterns_known_to_the_compiler_are_made_inside(name):
         "a product": OTHER.with_values(v[1:]).to_dense() @ WIDE.to_dense().mT,
         "a product by entries": OTHER.with_values(v[1:]).to_dense()
         * (OTHER.to_dense().mT + WIDE.to_dense()),
+        "block_diag": torch.block_diag(OTHER.with_values(v[1:]).to_dense(), WIDE.to_dense()),
     }
     clear_cache()  # nothing that was found before: not in eager mode, not by another way to compile
     for strict in (False, True):

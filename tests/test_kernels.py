@@ -55,7 +55,7 @@ def test_shared_member_is_not_copied(large):
     s, B = large.pattern.structure, randn(901, 3, dtype=torch.float64)
     values = randn(4, large.nnz, dtype=torch.float64)
     shared = B.expand(4, 901, 3)
-    assert products._batched(shared, 2).shape == (1, 901, 3)
+    assert products.batched(shared, 2).shape == (1, 901, 3)
     assert_close(products.spmm(s, values, shared), large.with_values(values).to_dense() @ B)
 
 

@@ -215,7 +215,7 @@ TYPES = [
     *("SparseMatrix", "SparseMatrix", "Tensor", "Tensor"),
     *["SparseMatrix"] * 7,
     *("Size", "int", "Tensor", "Tensor", "SparsityPattern"),
-    *("SparseMatrix", "Tensor", "Tensor", "tuple[Tensor, Solution]"),
+    *("SparseMatrix", "Tensor", "Tensor", "tuple[Tensor, Info]"),
     *["Tensor"] * 4,
 ]
 
