@@ -3,8 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call, grad, vmap
 from torch.testing import assert_close
 
+from tests.systems import randn
 from tsgu_func import SparseMatrix, SparsityPattern, sparse_solve
 
 
@@ -150,3 +152,124 @@ def test_diffusion_assembled_anew_at_each_step():
     expected = training(diffusion_dense(grid), torch.linalg.solve, grid)
     losses = training(diffusion_by_from_coo(grid), sparse_solve, grid)
     assert_close(losses, expected, rtol=1e-9, atol=0)
+
+
+def random_graph(nodes=30, seed=0):
+    """Return two communities as an adjacency matrix, labels and features that hardly tell."""
+    labels = torch.arange(nodes) % 2
+    chance = torch.where(labels[:, None] == labels, 0.3, 0.05)
+    above = (torch.rand(nodes, nodes, generator=torch.Generator().manual_seed(seed)) < chance).triu(
+        1
+    )
+    A = SparseMatrix.from_dense((above + above.T).double())
+    features = randn(nodes, 4, seed=1)
+    features[:, 0] += labels - 0.5
+    return A, labels, features
+
+
+class GraphConvolution(nn.Module):
+    """Two layers; the edges have weights of their own, which are trained."""
+
+    def __init__(self, A):
+        super().__init__()
+        self.A, self.weights = A, nn.Parameter(A.values.clone())
+        self.first = nn.Linear(4, 8, dtype=torch.float64)
+        self.second = nn.Linear(8, 2, dtype=torch.float64)
+
+    def propagation(self):
+        A = self.A.to(self.weights.device).with_values(self.weights.abs())
+        A = A + SparseMatrix.eye(A.shape[-1], dtype=self.weights.dtype)
+        return A.scale_rows(1 / A.sum(-1))
+
+    def forward(self, x):
+        P = self.propagation()
+        return P.matmul(self.second(P.matmul(self.first(x)).relu()))
+
+
+class DenseGraphConvolution(GraphConvolution):
+    """The same, with everything between nodes that are not connected multiplied by zero."""
+
+    def propagation(self):
+        places = self.A.pattern.row, self.A.pattern.col
+        n = self.A.shape[-1]
+        A = torch.eye(n, dtype=torch.float64).index_put(places, self.weights.abs(), accumulate=True)
+        return A / A.sum(-1, keepdim=True)
+
+
+def network(A, kind=GraphConvolution):
+    torch.manual_seed(0)
+    return kind(A)
+
+
+def fitted(net, features, labels, loss, steps=30):
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.03)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss(net(features), labels).backward()
+        optimizer.step()
+    return net
+
+
+def test_graph_convolution_learns_and_its_edges_are_trained():
+    A, labels, features = random_graph()
+    loss = nn.functional.cross_entropy
+    net = fitted(network(A), features, labels, loss)
+    assert (net(features).argmax(-1) == labels).double().mean() > 0.9
+    assert set(net.state_dict()) >= {"weights"}
+    assert ((net.weights - A.values).abs() > 1e-3).all() and (A.values == 1).all()
+    dense = fitted(network(A, DenseGraphConvolution), features, labels, loss)
+    for name, parameter in net.named_parameters():
+        assert_close(parameter, dense.get_parameter(name))
+
+
+def test_graph_convolution_is_moved_to_single_precision_with_its_edges():
+    A, _, features = random_graph()
+    net = network(A)
+    expected = net(features)
+    assert_close(net.float()(features.float()), expected.float())
+
+
+def per_sample(net, labels):
+    """Return the gradients for each of many graphs of features."""
+    parameters = {name: p.detach() for name, p in net.named_parameters()}
+
+    def loss(parameters, features):
+        return nn.functional.cross_entropy(functional_call(net, parameters, (features,)), labels)
+
+    return parameters, grad(loss)
+
+
+def test_graph_convolution_has_gradients_for_each_sample():
+    A, labels, features = random_graph()
+    samples = features + randn(5, *features.shape, seed=2)
+    parameters, gradient = per_sample(network(A), labels)
+    all_at_once = vmap(gradient, in_dims=(None, 0))(parameters, samples)
+    _, dense = per_sample(network(A, DenseGraphConvolution), labels)
+    for gradient_of in (gradient, dense):
+        one_by_one = [gradient_of(parameters, sample) for sample in samples]
+        for name, value in all_at_once.items():
+            assert_close(value, torch.stack([g[name] for g in one_by_one]))
+
+
+def test_graph_convolution_has_gradients_for_each_node():
+    A, labels, features = random_graph()
+
+    def gradients(net):
+        def loss(parameters, node):
+            out = functional_call(net, parameters, (features,))
+            return nn.functional.cross_entropy(out[node[None]], labels[node[None]])
+
+        parameters = {name: p.detach() for name, p in net.named_parameters()}
+        return vmap(grad(loss), in_dims=(None, 0))(parameters, torch.arange(len(labels)))
+
+    assert_close(gradients(network(A)), gradients(network(A, DenseGraphConvolution)))
+
+
+def test_graph_convolution_is_compiled():
+    A, labels, features = random_graph()
+    net = network(A)
+    step = torch.compile(nn.functional.cross_entropy, fullgraph=True, backend="aot_eager")
+    forward = torch.compile(net, fullgraph=True, backend="aot_eager")
+    compiled = fitted(forward, features, labels, step, steps=5)
+    expected = fitted(network(A), features, labels, nn.functional.cross_entropy, steps=5)
+    assert_close(compiled(features), expected(features))
