@@ -158,9 +158,7 @@ def random_graph(nodes=30):
     """Return two communities as an adjacency matrix, labels and features that hardly tell."""
     labels = torch.arange(nodes) % 2
     chance = torch.where(labels[:, None] == labels, 0.3, 0.05)
-    above = (torch.rand(nodes, nodes, generator=torch.Generator().manual_seed(seed)) < chance).triu(
-        1
-    )
+    above = (torch.rand(nodes, nodes) < chance).triu(1)
     A = SparseMatrix.from_dense((above + above.T).double())
     features = randn(nodes, 4, seed=1)
     features[:, 0] += labels - 0.5
