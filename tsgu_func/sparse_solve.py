@@ -293,7 +293,7 @@ def sparse_solve(
     systems.  A derivative is as accurate as the solver.
 
     Cost: one solve for the value, one for each first derivative.  A factor or preconditioner is
-    made once for given values and kept as long as they live, see `tsgu_func.solvers.factors_info`.
+    made once for given values and kept as long as they live, see `tsgu_func.solvers.cache_info`.
     Under ``vmap`` over B there are more columns, not more solves.
 
     Examples
