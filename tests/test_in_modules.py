@@ -39,10 +39,9 @@ class Structure(Sparse):
         A, B = self.A(), self.B()
         K = kron(A, B[[2, 0]])[1:5][:, ::2]
         M = vstack([hstack([A.tril(), B]), hstack([B.triu(1), A[:, [1, 0, 2]]])])
-        N = block_diag([A, K]).matmul(
-            torch.cat([self.d, self.d[:2], self.d]).sin()[: 3 + K.shape[1]]
-        )
-        return torch.cat([M.matmul(torch.cat([self.d, self.d])), N, K.sum(-1)])
+        twice = torch.cat([self.d, self.d])
+        N = block_diag([A, K]).matmul(torch.cat([twice, self.d]).sin()[: 3 + K.shape[1]])
+        return torch.cat([M.matmul(twice), N, K.sum(-1)])
 
 
 class Solves(Sparse):

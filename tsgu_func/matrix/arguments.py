@@ -257,7 +257,10 @@ def check_factorable(A: Any) -> None:
         check_whole(A)
     check_square(A)
     if A.dtype not in _SOLVABLE:
-        raise ValueError(f"A is float32, float64 or complex to be factored; got {A.dtype}")
+        raise ValueError(
+            f"A is float32, float64 or complex to be factored; got {A.dtype}: "
+            f"{_converted('A', A.dtype)}"
+        )
 
 
 def check_solve(A: Any, B: Any) -> None:

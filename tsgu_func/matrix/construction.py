@@ -98,7 +98,8 @@ class Construction(MatrixBase):
         if not scipy.sparse.issparse(A):
             raise TypeError(
                 f"from_scipy takes a SciPy sparse matrix; got {type(A).__name__}: "
-                f"from_dense(torch.from_numpy(A)) takes an array, from_torch(A) a sparse tensor"
+                f"from_dense(torch.from_numpy(A)) takes an array, from_torch(A) a sparse tensor, "
+                f"scipy.io.mmread reads a file"
             )
         coo = A.tocoo()
         row, col = (torch.from_numpy(x.astype("int64")) for x in (coo.row, coo.col))

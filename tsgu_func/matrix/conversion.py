@@ -48,7 +48,7 @@ class Conversion(MatrixBase):
         return csr_tensor(Structure(s.crow.clone(), s.col.clone(), s.cols), values)
 
     def to_scipy(self) -> csr_array:
-        """Return a SciPy CSR array (not batched): a copy."""
+        """Return a SciPy CSR array (not batched): a copy, of which autograd knows nothing."""
         from scipy.sparse import csr_array
 
         s, values = self.detach()._by_rows("to_scipy")

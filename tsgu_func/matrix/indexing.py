@@ -105,7 +105,9 @@ class Indexing(MatrixBase):
 
     def __len__(self) -> int:
         if self.values.ndim == 1:
-            raise TypeError("this matrix has no batch, so no length; see shape")
+            raise TypeError(
+                "this matrix has no batch, so no length; A.shape[0] is the number of rows"
+            )
         return self.values.shape[0]
 
     def __iter__(self) -> Iterator[Self]:
