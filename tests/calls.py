@@ -22,6 +22,7 @@ from tsgu_func import (
     sparse_triangular_solve,
 )
 from tsgu_func.ops.callback import callback
+from tsgu_func.ops.determinants import logabsdet
 from tsgu_func.ops.least_squares import least_norm, least_squares
 from tsgu_func.ops.operator_least_squares import operator_least_norm, operator_least_squares
 from tsgu_func.ops.operators import operator_solve
@@ -158,6 +159,11 @@ def linear_solve_call(draw, of_values: Batch, of_B: Batch):
     return (lambda v, B: linear_solve(v, B, *indices(A), *flags)[0]), (A.values, B), (1,)
 
 
+def logabsdet_call(draw, of_values: Batch, _: Batch):
+    A = draw(entries("dominant", batch=of_values, **SIZES)).matrix()
+    return (lambda v: logabsdet(v, *indices(A), repr(SUPERLU))), (A.values,), ()
+
+
 def least_squares_call(draw, of_values: Batch, of_B: Batch):
     e, transpose = draw(entries("tall", batch=of_values, **SIZES)), draw(FLAG)
     S, B = (flipped(e) if transpose else e).matrix(), dense(draw, e.shape[0], of_B, e.values.dtype)
@@ -231,6 +237,7 @@ PRIMITIVES = {
     triangle: triangle_call,
     triangular_solve: triangular_solve_call,
     linear_solve: linear_solve_call,
+    logabsdet: logabsdet_call,
     operator_solve: operator_solve_call,
     operator_least_squares: operator_least_squares_call,
     operator_least_norm: operator_least_norm_call,
