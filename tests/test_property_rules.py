@@ -5,15 +5,20 @@ import pkgutil
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tsgu_func
 from tests.calls import PRIMITIVES, PUBLIC, calls
 from tests.derivatives import assert_derivatives
 from tsgu_func import Primitive
+from tsgu_func.ops.least_squares import least_norm, least_squares
+from tsgu_func.ops.operator_least_squares import operator_least_norm, operator_least_squares
+from tsgu_func.ops.operators import operator_solve
 
 SEEDS = st.integers(0, 999)
+ITERATIVE = least_squares, least_norm, operator_solve, operator_least_squares, operator_least_norm
+DIRECT = [primitive for primitive in PRIMITIVES if primitive not in ITERATIVE]
 
 
 def bent(function):
@@ -40,9 +45,17 @@ def test_every_rule_is_reached(primitive, data):
     assert varied == set(primitive._vjps) == set(primitive._jvps)
 
 
-@pytest.mark.parametrize("primitive", PRIMITIVES, ids=lambda p: p.name.partition("::")[2])
+@pytest.mark.parametrize("primitive", DIRECT, ids=lambda p: p.name.partition("::")[2])
 @given(data=st.data(), seed=SEEDS)
 def test_rules(primitive, data, seed):
+    call = data.draw(calls(PRIMITIVES[primitive]))
+    assert_derivatives(bent(call.whole), call.args, seed)
+
+
+@pytest.mark.parametrize("primitive", ITERATIVE, ids=lambda p: p.name.partition("::")[2])
+@settings(max_examples=settings().max_examples // 5)  # each of them is hundreds of iterations
+@given(data=st.data(), seed=SEEDS)
+def test_rules_of_what_iterates(primitive, data, seed):
     call = data.draw(calls(PRIMITIVES[primitive]))
     assert_derivatives(bent(call.whole), call.args, seed)
 
