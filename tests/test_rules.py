@@ -39,7 +39,7 @@ def test_group(name, group, dtype):
     check_rules(
         record.function,
         record.args,
-        order=3,
+        order=3 if record.primitive else 2,  # a public function has no rules of its own
         transforms=(group,),
         dtypes=(dtype,),
         reference=record.reference,
