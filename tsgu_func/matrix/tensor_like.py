@@ -33,7 +33,6 @@ _INSTEAD = {
     "item": "A.values is the tensor of the stored entries, A.to_dense() the matrix",
     "numpy": "A.to_scipy() makes a SciPy array, A.to_dense().numpy() a dense one",
     "register_hook": "A.values.register_hook sees the gradient of the values",
-    "reshape": "the pattern has two axes; A.with_values(A.values.reshape(...)) has another batch",
     "retain_grad": "A.values.retain_grad() lets A.values.grad be filled",
     "solve": "tsgu_func.sparse_solve(A, B) solves with A",
     "tolist": "A.to_dense().tolist()",
