@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch.func import grad, hessian, jvp, vmap
 from torch.testing import assert_close
 
+from tests.functions import Calls
 from tsgu_func import SparseMatrix
 from tsgu_func.kernels import sparse_products
 from tsgu_func.selfcheck.records.base import matrix, randn
@@ -273,15 +274,6 @@ def test_a_chain_is_exported(strict):
     clear_cache()  # so that patterns are found while the graph is made
     program = torch.export.export(Calls(chain), ARGS, strict=strict)
     assert_close(program.module()(*ARGS), chain_dense(*ARGS), rtol=1e-9, atol=1e-9)
-
-
-class Calls(torch.nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args):
-        return self.function(*args)
 
 
 def test_a_compiled_product_follows_the_patterns():

@@ -9,6 +9,7 @@ import torch
 from torch.func import grad, jacfwd, jacrev, vmap
 from torch.testing import assert_close
 
+from tests.functions import Calls
 from tsgu_func import SparseMatrix, SparsityPattern, sparse_solve
 from tsgu_func.cache import clear_cache
 from tsgu_func.testing import check_rules
@@ -141,15 +142,6 @@ def test_what_cannot_be_compiled_says_what_to_do():
         convert = lambda v, name=name: getattr(A.with_values(v), name)()
         with pytest.raises(Exception, match=f"{name} cannot be called in a compiled function"):
             torch.compile(convert, backend="eager", fullgraph=True)(torch.ones(2))
-
-
-class Calls(torch.nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args):
-        return self.function(*args)
 
 
 CONSTANT = ([2, 0, 2, 0], (2, 1, 2, 0))

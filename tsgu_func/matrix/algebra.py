@@ -14,7 +14,7 @@ from tsgu_func.matrix.arguments import describe
 from tsgu_func.matrix.batches import over_batches
 from tsgu_func.matrix.conversion import Conversion
 from tsgu_func.matrix.derived import derived
-from tsgu_func.matrix.elementwise import at_entries, check_dense, check_scales, is_factor
+from tsgu_func.matrix.elementwise import at_entries, check_operand, check_scales, is_factor
 from tsgu_func.matrix.pattern import SparsityPattern
 from tsgu_func.ops.products import spmm
 from tsgu_func.ops.sparse_products import spgemm
@@ -356,7 +356,7 @@ def _check_zero(x: Any) -> None:
 
 
 def _dense_sum(A: Algebra, other: Tensor) -> Tensor:
-    check_dense(A, other, "what is added")
+    check_operand(A, other, "what is added")
     return A.to_dense() + other
 
 

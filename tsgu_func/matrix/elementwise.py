@@ -13,7 +13,7 @@ from tsgu_func.matrix.arguments import check_whole, describe
 if TYPE_CHECKING:
     from tsgu_func.matrix.base import MatrixBase
 
-__all__ = ["at_entries", "check_dense", "check_scales", "is_factor"]
+__all__ = ["at_entries", "check_operand", "check_scales", "is_factor"]
 
 
 def is_factor(x: Any) -> bool:
@@ -65,7 +65,7 @@ def check_scales(d: Any, size: int, what: str) -> None:
         )
 
 
-def check_dense(A: MatrixBase, x: Tensor, what: str) -> None:
+def check_operand(A: MatrixBase, x: Tensor, what: str) -> None:
     """Check that what meets a matrix entry by entry is dense, and on its device."""
     if x.layout != torch.strided:
         raise TypeError(
@@ -77,7 +77,7 @@ def check_dense(A: MatrixBase, x: Tensor, what: str) -> None:
 
 
 def _check(A: MatrixBase, factor: Tensor) -> None:
-    check_dense(A, factor, "its factor")
+    check_operand(A, factor, "its factor")
     try:
         shape = torch.broadcast_shapes(A.shape, factor.shape)
     except RuntimeError:
