@@ -16,14 +16,14 @@ from tsgu_func.cache import Store
 from tsgu_func.ops import keys
 from tsgu_func.solvers import warm
 from tsgu_func.solvers.factors import prepared
-from tsgu_func.solvers.iteration import check_policy, fail
+from tsgu_func.solvers.iteration import check_policy
+from tsgu_func.solvers.judgement import checked, report
 from tsgu_func.solvers.protocol import (
-    ConvergenceError,
     Result,
+    SingularError,
     Solution,
     SolveError,
     Solver,
-    relative_residual,
     solution,
     stacked,
 )
@@ -55,18 +55,49 @@ class SolverHandle:
     def solve(self, A: StoredMatrix, B: Tensor, *, condition: bool) -> Solution:
         """Solve ``A X = B`` for B (n, p) or (b, n, p); the condition number takes more solves."""
         compute = self._compute_in_full if condition else self._compute
-        solved = _in_members(compute, self.solver, A, B)
-        if solved.result.failed:
-            steps = int(solved.iterations.max())
-            fail(self.on_failure, ConvergenceError(solved.message, steps, solved.residual))
+        solved = self._in_members(compute, A, B)
+        report(self.on_failure, solved)
         return solved
 
+    def _in_members(
+        self, compute: Callable[[StoredMatrix, Tensor], Solution], A: StoredMatrix, B: Tensor
+    ) -> Solution:
+        """Hand a batch over whole to a solver that takes it, and else member by member.
+
+        So is a batch with a singular member, for the others to come back right.
+        """
+        if B.ndim == 2:
+            return self._or_singular(compute, A, B)
+        if getattr(self.solver, "takes_batches", False):
+            try:
+                return compute(A, B)
+            except SingularError:
+                pass
+        members = enumerate(zip(A.members(), B, strict=True))
+        return stacked([self._or_singular(compute, *pair, f" of member {i}") for i, pair in members])
+
+    def _or_singular(
+        self,
+        compute: Callable[[StoredMatrix, Tensor], Solution],
+        A: StoredMatrix,
+        B: Tensor,
+        member: str = "",
+    ) -> Solution:
+        """Solve; where the matrix turns out to be singular, say so, as the caller wants it."""
+        try:
+            return compute(A, B)
+        except SingularError as error:
+            if self.on_failure in ("raise", "strict"):
+                raise SingularError(f"{error}{member}") from error
+        X = torch.full_like(B, torch.nan)
+        return solution(self.solver, X, X[..., 0, :].abs(), code=Result.SINGULAR)
+
     def _compute(self, A: StoredMatrix, B: Tensor) -> Solution:
-        return self._compute_with(self._state(A), A, B)
+        return checked(A, B, self._compute_with(self._state(A), A, B))
 
     def _compute_in_full(self, A: StoredMatrix, B: Tensor) -> Solution:
         state = self._state(A)
-        solution = self._compute_with(state, A, B)
+        solution = checked(A, B, self._compute_with(state, A, B))
         if (estimate := getattr(self.solver, "condition", None)) is None:
             return solution
         kind = {"dtype": solution.condition.dtype, "device": solution.condition.device}
@@ -113,16 +144,6 @@ class SolverHandle:
         return self
 
 
-def _in_members(
-    compute: Callable[[StoredMatrix, Tensor], Solution], solver: Solver, A: StoredMatrix, B: Tensor
-) -> Solution:
-    """Hand a batch over whole to a solver that takes it, and else member by member."""
-    if B.ndim == 2 or getattr(solver, "takes_batches", False):
-        return compute(A, B)
-    pairs = zip(A.members(), B, strict=True)
-    return stacked([compute(member, b) for member, b in pairs])
-
-
 @dataclass(frozen=True, eq=False)
 class FunctionHandle:
     """A user's ``solve(A, B, **options)``, and what he gave for the transposed system.
@@ -141,15 +162,12 @@ class FunctionHandle:
     adjoints: bool = False
 
     def solve(self, A: StoredMatrix, B: Tensor, *, condition: bool = False) -> Solution:
-        """Solve, and compute the true residual; a function has no condition number to tell."""
+        """Solve, and judge what comes back; a function has no condition number to tell."""
         X = self._called(A, B)
-        residual = relative_residual(B - A @ X, B)
-        solved = solution(keys.name_of(self.function), X, residual)
-        if self.on_failure is None or bool((residual <= _CREDIBLE).all()):
-            return solved
-        code = torch.where(residual <= _CREDIBLE, solved.code, int(Result.INACCURATE))
-        solved = solved._replace(code=code)
-        fail(self.on_failure, ConvergenceError(solved.message, 0, residual))
+        unknown = torch.full_like(X[..., 0, :].abs(), torch.nan)
+        solved = checked(A, B, solution(keys.name_of(self.function), X, unknown))
+        if self.on_failure is not None or solved.result is Result.OVERFLOW:
+            report(self.on_failure or "raise", solved)
         return solved
 
     def _called(self, A: StoredMatrix, B: Tensor) -> Tensor:
@@ -196,9 +214,7 @@ def _solution_shape(A: StoredMatrix, B: Tensor) -> tuple[int, ...]:
 
 _ADJOINT = "*"  # ends the key of an adjoint
 _VECTOR = "|vector"
-_POLICIES = ("raise", "warn", "ignore")
-# A relative residual above which a function that is judged has not solved.
-_CREDIBLE = 1e-3
+_POLICIES = ("raise", "warn", "ignore", "strict")
 # Handles of objects of this library, by description.
 _described = Store("solvers", most=256)
 # Handles by their objects: an object that is held by a handle keeps its address.

@@ -19,7 +19,8 @@ __all__ = ["OUTPUTS", "beside", "empty", "packed", "solve_stored", "unpacked"]
 
 OUTPUTS = "(Tensor value, Tensor report)"
 _ROWS = len(Info._fields)
-# A condition number that was not estimated: no NaN, which would make two equal runs differ.
+_WHOLE = ("code", "iterations", "method")  # what is a whole number
+# A number that is not known: no NaN, which would make two equal runs differ.
 _NONE = -1.0
 
 
@@ -39,9 +40,9 @@ def solve_stored(
 
 def packed(solved: Solution) -> tuple[Tensor, Tensor]:
     """Return what an op returns."""
-    condition = torch.where(solved.condition.isnan(), _NONE, solved.condition)
-    value, *numbers = solved._replace(condition=condition)
+    value, *numbers = solved
     report = torch.stack([x.double() for x in numbers], -2)
+    report = torch.where(report.isnan(), _NONE, report)
     return value.clone(memory_format=torch.contiguous_format), report
 
 
@@ -58,14 +59,12 @@ def beside(dX: Tensor, report: Tensor) -> tuple[Tensor, Tensor]:
 def unpacked(outputs: tuple[Tensor, Tensor], vectors: bool) -> Info:
     """Return what is told, with a number for each column of the solution, or for each vector."""
     value, report = outputs
-    rows = report.detach().unbind(-1 if vectors else -2)
-    code, iterations, residual, condition, shift, method = rows
     real = value.real.dtype  # the compiler does not know `to_real`
+    rows = report.detach().unbind(-1 if vectors else -2)
+    whole = [name in _WHOLE for name in Info._fields]
     return Info(
-        code.long(),
-        iterations.long(),
-        residual.to(real),
-        torch.where(condition == _NONE, torch.nan, condition).to(real),
-        shift.to(real),
-        method.long(),
+        *(
+            x.long() if counts else torch.where(x == _NONE, torch.nan, x).to(real)
+            for x, counts in zip(rows, whole, strict=True)
+        )
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -17,10 +18,12 @@ from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = [
     "ConvergenceError",
+    "IllConditionedWarning",
     "Info",
     "Preconditioner",
     "Result",
     "Settings",
+    "SingularError",
     "Solution",
     "SolveError",
     "Solver",
@@ -33,6 +36,10 @@ __all__ = [
 
 class SolveError(torch.linalg.LinAlgError):
     """A linear system could not be solved: it is singular, or the solver did not converge."""
+
+
+class SingularError(SolveError):
+    """A matrix is singular, which its solver noticed before it had any solution."""
 
 
 class ConvergenceError(SolveError):
@@ -54,6 +61,10 @@ class ConvergenceError(SolveError):
         return type(self), (str(self), self.iterations, self.residual)
 
 
+class IllConditionedWarning(UserWarning):
+    """A solution is as good as rounding allows, which is not good: A is close to singular."""
+
+
 class Result(enum.IntEnum):
     """How a solve ended; `message` says it in full, with what can be done about it."""
 
@@ -65,6 +76,11 @@ class Result(enum.IntEnum):
     PRECONDITIONER = 5
     ILL_CONDITIONED = 6
     INACCURATE = 7
+    DIVERGED = 8
+    SINGULAR = 9
+    LEAST_SQUARES = 10
+    NOT_HERMITIAN = 11
+    OVERFLOW = 12
 
     @property
     def message(self) -> str:
@@ -98,12 +114,31 @@ _MESSAGES = {
         "the preconditioner is not Hermitian positive definite: take another, or GMRES or BiCGStab"
     ),
     Result.ILL_CONDITIONED: (
-        "as far as rounding allows, which is not far: A is close to singular; scale it, or use a "
-        "wider dtype"
+        "as far as rounding allows, which is not far: A is close to singular; scale it, use a "
+        "wider dtype or, if it is known what A maps to zero, give that as nullspace"
     ),
     Result.INACCURATE: (
-        "the function returned something else than a solution: it did not converge, A is singular, "
-        "or it solves another system"
+        "what was returned is no solution: the solver did not converge, A is singular, or it "
+        "solves another system"
+    ),
+    Result.DIVERGED: (
+        "the residual grew instead of falling: the solver, or the preconditioner, does not suit A; "
+        "GMRES and the direct solvers ask for less"
+    ),
+    Result.SINGULAR: (
+        "A is singular, or so close to it that no digit of X is certain: if it is known what A "
+        "maps to zero, give that as nullspace; sparse_lstsq with damp solves what is nearby"
+    ),
+    Result.LEAST_SQUARES: (
+        "the residual is as small as it can be, and not small: A is singular, and B is not in its "
+        "range"
+    ),
+    Result.NOT_HERMITIAN: (
+        "A is not Hermitian, which this solver asks for: GMRES, BiCGStab and SuperLU ask for "
+        "nothing"
+    ),
+    Result.OVERFLOW: (
+        "X is beyond the range of its dtype, or A is singular: scale A or B, or use a wider dtype"
     ),
 }
 
@@ -161,6 +196,10 @@ class Info(NamedTuple):
         Iterations while the column had not converged; 0 for a direct solver.
     residual : Tensor, shape ``(*batch, p)``
         True residual of each column, relative to its right-hand side.
+    normwise, componentwise : Tensor, shape ``(*batch, p)``
+        Backward errors of each column: by how much A and B have to be changed for X to be exact,
+        relative to the largest of their entries, and relative to each of them.  NaN for a matrix
+        that is known by its products, and for least squares.
     condition : Tensor, shape ``(*batch, p)``
         Estimate of the condition number of A in the 1-norm, where a solver makes one; else NaN.
     shift : Tensor, shape ``(*batch, p)``
@@ -172,6 +211,8 @@ class Info(NamedTuple):
     code: Tensor
     iterations: Tensor
     residual: Tensor
+    normwise: Tensor
+    componentwise: Tensor
     condition: Tensor
     shift: Tensor
     method: Tensor
@@ -190,6 +231,8 @@ class Solution(NamedTuple):
     code: Tensor
     iterations: Tensor
     residual: Tensor
+    normwise: Tensor
+    componentwise: Tensor
     condition: Tensor
     shift: Tensor
     method: Tensor
@@ -230,7 +273,9 @@ def solution(
     *,
     code: Tensor | Result = Result.SOLVED,
     iterations: Tensor | int = 0,
-    condition: float | Tensor = float("nan"),
+    normwise: float | Tensor = math.nan,
+    componentwise: float | Tensor = math.nan,
+    condition: float | Tensor = math.nan,
     shift: float = 0.0,
 ) -> Solution:
     """Return the `Solution` of a solver for X (..., n, p), the residual given per column."""
@@ -243,6 +288,8 @@ def solution(
         column(code, torch.int64),
         column(iterations, torch.int64),
         residual,
+        column(normwise, residual.dtype),
+        column(componentwise, residual.dtype),
         column(condition, residual.dtype),
         column(shift, residual.dtype),
         column(_number_of(solver if isinstance(solver, str) else repr(solver)), torch.int64),
