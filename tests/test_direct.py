@@ -142,7 +142,7 @@ def test_a_dependent_row_is_an_error(solver, row):
     needs(solver)
     D, _ = dependent(row)
     with pytest.raises(SolveError, match="singular"):
-        solver.compute(prepared(solver, D), randn(12, 1))
+        sparse_solve(SparseMatrix.from_dense(D), randn(12), solver=solver)
 
 
 @pytest.mark.parametrize("solver", [SuperLU(), DenseLU()], ids=repr)
@@ -199,7 +199,7 @@ def test_what_rounding_leaves_is_said(solver):
 
 def test_an_inaccurate_factor_is_made_again_with_pivoting(monkeypatch):
     """Along the diagonal, a tiny pivot grows beyond all bounds; it is seen, and mended once."""
-    rows = [[1e-18, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0, 1.0, 2.0]]
+    rows = [[1e-40, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0, 1.0, 2.0]]
     D = torch.tensor(rows, dtype=torch.float64)
     calls = []
     factored = superlu._factored
@@ -235,7 +235,7 @@ def test_mixed_precision_reaches_double(cls, dtype):
     lower = solver.compute(state, B)
     assert state.bytes < prepared(cls(), D).bytes or cls is SuperLU
     assert float(lower.residual.max()) < 1e-14
-    torch.testing.assert_close(lower.value, numpy_solve(D, B), rtol=1e-12, atol=0)
+    torch.testing.assert_close(lower.value, numpy_solve(D, B), rtol=1e-11, atol=0)
     adjoint = solver.compute(solver.transpose(solver.conj(state)), B)
     torch.testing.assert_close(adjoint.value, numpy_solve(D.mH, B), rtol=1e-12, atol=0)
 

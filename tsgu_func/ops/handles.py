@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.cache import Store
+from tsgu_func.kernels.checks import all_finite
 from tsgu_func.ops import keys
 from tsgu_func.solvers import warm
 from tsgu_func.solvers.factors import prepared
@@ -166,7 +167,7 @@ class FunctionHandle:
         X = self._called(A, B)
         unknown = torch.full_like(X[..., 0, :].abs(), torch.nan)
         solved = checked(A, B, solution(keys.name_of(self.function), X, unknown))
-        if self.on_failure is not None or solved.result is Result.OVERFLOW:
+        if self.on_failure is not None or not all_finite(X):
             report(self.on_failure or "raise", solved)
         return solved
 

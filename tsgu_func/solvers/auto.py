@@ -18,6 +18,7 @@ from tsgu_func.solvers.direct.dense import DenseLU
 from tsgu_func.solvers.direct.pardiso import Pardiso
 from tsgu_func.solvers.direct.superlu import SuperLU
 from tsgu_func.solvers.factors import prepared
+from tsgu_func.solvers.judgement import acceptable
 from tsgu_func.solvers.krylov.bicgstab import BiCGStab
 from tsgu_func.solvers.krylov.cg import CG
 from tsgu_func.solvers.krylov.gmres import GMRES
@@ -160,7 +161,7 @@ class _Choice:
                 continue
             try:
                 solution = solver.compute(self.state(solver), B, X0)
-                if not solution.result.failed:
+                if acceptable(solution):
                     return solution
             except SolveError:  # no preconditioner for this matrix, or the recurrence overflowed
                 pass

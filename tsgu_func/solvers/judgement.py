@@ -158,12 +158,12 @@ def checked(A: Any, B: Tensor, solved: Solution) -> Solution:
     """Look at a solution that nobody has judged: one of a user's solver or function."""
     if not bool(solved.normwise.isnan().all()):
         return solved
-    told, X = measured(A, solved.value, B), solved.value
-    code = torch.where(_finite(X), solved.code, _unless_failed(solved.code, Result.OVERFLOW))
+    told = measured(A, solved.value, B)
+    wrong = ~_finite(solved.value)
     if A.shape[0] == A.shape[1]:
         nearby = told.normwise <= torch.finfo(B.dtype).eps ** 0.5
-        wrong = ~((told.residual <= _CREDIBLE) | nearby)
-        code = torch.where(wrong, _unless_failed(code, Result.INACCURATE), code)
+        wrong = wrong | ~((told.residual <= _CREDIBLE) | nearby)
+    code = torch.where(wrong, _unless_failed(solved.code, Result.INACCURATE), solved.code)
     return solved._replace(code=code, **told.numbers)
 
 

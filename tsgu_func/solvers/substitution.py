@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from tsgu_func.kernels.triangular import diagonal_of, sides, solve
-from tsgu_func.solvers.protocol import Solution, SolveError, relative_residual, solution
+from tsgu_func.solvers.judgement import judged
+from tsgu_func.solvers.protocol import SingularError, Solution, SolveError
 from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["Substitution"]
@@ -57,7 +58,7 @@ class Substitution:
         diagonal = diagonal_of(s, A.values)
         if bool((diagonal == 0).any()):
             row = int((diagonal == 0).nonzero()[0, -1])
-            raise SolveError(f"the matrix is singular: the diagonal of row {row} is zero")
+            raise SingularError(f"the matrix is singular: the diagonal of row {row} is zero")
         return _Triangle(A, upper, diagonal)
 
     def compute(self, state: _Triangle, B: Tensor, X0: Tensor | None = None) -> Solution:
@@ -65,7 +66,7 @@ class Substitution:
         A, diagonal = state.A, state.diagonal
         diagonal = diagonal.conj().resolve_conj() if A.conjugate else diagonal
         X = solve(A.structure, A.entries, diagonal, B, upper=state.upper, transpose=A.transpose)
-        return solution(self, X, relative_residual(B - A @ X, B))
+        return judged(self, A, X, B)
 
     def logabsdet(self, state: _Triangle) -> Tensor:
         """Return log|det A|, from the diagonal."""

@@ -1,14 +1,23 @@
-"""What the direct solvers share: residuals, refinement, and what is said of matrices near singular.
+"""What the direct solvers share: refinement, and what is said of matrices near singular.
 
 A direct solver factors the stored matrix S once; the factor solves with S, Sᵀ, conj(S) and Sᴴ.  The
-solution is judged by its residual, which is computed with the matrix itself:
+solution is judged by its backward errors, see `tsgu_func.solvers.judgement`:
 
-*Backward error* (Rigal and Gaches, 1967): ``|B - A X| / (|A| |X| + |B|)`` tells by how little A and
-B would have to change for X to be exact.  A stable factorization leaves a few roundings.
+*Refinement* solves for the residual and adds the correction.  One step makes the componentwise
+backward error as small as rounding allows (Skeel, *Iterative Refinement Implies Numerical Stability
+for Gaussian Elimination*, Math. Comp. 35, 1980).  With a factor of lower precision it gains a fixed
+number of digits a step, as long as the condition number leaves the factor any (Higham, *Accuracy
+and Stability of Numerical Algorithms*, 2002, chapter 12).  Where it does not help, the matrix is
+factored once more, with more care.
 
-*Refinement* solves for the residual and adds the correction.  With a factor of lower precision it
-gains a fixed number of digits a step, as long as the condition number leaves the factor any
-(Higham, *Accuracy and Stability of Numerical Algorithms*, 2002, chapter 12).
+*Error bound.*  A small backward error is no small error where A is close to singular, and that
+shows where the residual is not small beside B.  Then the error is bounded, as in LAPACK, by
+
+    |X - A⁻¹ B| <= |A⁻¹| f,   f = |R| + γ (|A| |X| + |B|),
+
+for a few roundings γ: an estimate of the 1-norm of ``diag(f) A⁻ᴴ``, by a few solves for each column
+(Higham, *FORTRAN Codes for Estimating the One-Norm of a Real or Complex Matrix*, ACM TOMS 14,
+1988).  Scales of rows do not enter.  A bound that leaves no digit means singular.
 
 *Condition number*: ``|A| |A⁻¹|`` in the 1-norm, the second factor estimated by a few solves (Higham
 and Tisseur, *A Block Algorithm for Matrix 1-Norm Estimation*, SIAM J. Matrix Anal. Appl. 21, 2000).
@@ -24,26 +33,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tsgu_func.solvers.judgement import Measured, judged, measured, small
 from tsgu_func.solvers.protocol import (
     Result,
     Settings,
+    SingularError,
     Solution,
     SolveError,
-    relative_residual,
-    solution,
 )
 from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import sums_of_magnitudes
 
 __all__ = ["Direct", "DirectWithPivots", "Factor", "Factored", "on_host"]
 
-# A solution as accurate as rounding allows leaves about eps |A| |X|, relative to |B|: where that is
-# no small part of B, the condition number has reached 1 / eps.
+# An error bound, relative to the solution, that leaves no digit.
 _USELESS = 0.1
 # Backward error, in units of rounding, that a stable factorization stays below.
 _STABLE = 100
 # Refinement that does not gain this factor a step has reached what it can.
 _GAIN, _STEPS = 0.5, 30
+# Roundings in an entry of a residual; steps of the estimate of a norm, which takes two as a rule.
+_ROUNDINGS, _ESTIMATES = 8, 5
 _LOWER = {torch.float64: torch.float32, torch.complex128: torch.complex64}
 
 
@@ -66,7 +76,6 @@ class Factored:
 
     A: StoredMatrix
     factor: Factor
-    norm: Tensor  # the largest column or row sum of |A|, (*batch, 1)
     # What was found later, for all views of the state: a better factor, the condition number.
     later: dict[str, Any] = field(default_factory=dict)
 
@@ -108,28 +117,28 @@ class Direct(Settings):
         """Factor a matrix that is neither transposed nor conjugated."""
         raise NotImplementedError
 
-    def again(self, A: StoredMatrix) -> Factor | None:
-        """Factor once more, with more care, where a solution was not accurate; None: cannot."""
+    def again(self, A: StoredMatrix, factor: Any) -> Factor | None:
+        """Factor with more care than a `factor` that was not accurate; None: cannot."""
         return None
 
     # ------------------------------------------------------------------------- the protocol
 
     def init(self, A: StoredMatrix) -> Factored:
         """Factor."""
-        rows, columns = sums_of_magnitudes(A)
+        rows, _ = sums_of_magnitudes(A)
         if bool((empty := rows == 0).any()):
             row = int(empty.nonzero()[0, -1])
-            raise SolveError(f"the matrix is singular: nothing but zeros in row {row}")
-        norm = torch.cat([rows, columns], -1).amax(-1, keepdim=True)
-        return Factored(A, self.factor(self._narrowed(A)), norm)
+            raise SingularError(f"the matrix is singular: nothing but zeros in row {row}")
+        return Factored(A, self.factor(self._narrowed(A)))
 
     def compute(self, state: Factored, B: Tensor, X0: Tensor | None = None) -> Solution:
         """Solve for the columns of B (n, p); a start X0 is of no use here."""
-        X, R = self._refined(state, B)
-        if self.precision is None and not _stable(state, X, B, R):
+        X, told = self._refined(state, B)
+        perturbed = getattr(state.factor, "perturbed", 0) > 0 and _is_large(told)
+        if self.precision is None and (perturbed or not _stable(told)):
             self._factor_again(state)
-            X, R = self._refined(state, B)
-        return self._judged(state, X, B, R)
+            X, told = self._refined(state, B)
+        return self._judged(state, X, B, told)
 
     def transpose(self, state: Factored) -> Factored:
         """Return the same factor, for the transpose."""
@@ -148,61 +157,89 @@ class Direct(Settings):
     # ----------------------------------------------------------------------------- its parts
 
     def _narrowed(self, A: StoredMatrix) -> StoredMatrix:
-        if self.precision is None or A.dtype not in _LOWER:
+        if (narrow := self._narrow(A.dtype)) is None:
             return A
-        narrow = A.values.to(_LOWER[A.dtype])
-        if not bool(torch.isfinite(narrow).all()):
+        values = A.values.to(narrow)
+        if not bool(torch.isfinite(values).all()):
             raise SolveError("A overflows in single precision: scale it, or leave precision=None")
-        return replace(A, values=narrow)
+        return replace(A, values=values)
 
-    def _refined(self, state: Factored, B: Tensor) -> tuple[Tensor, Tensor]:
-        """Return X and the residual B - A X."""
-        narrow = B.dtype if self.precision is None else _LOWER.get(B.dtype, B.dtype)
-
-        def solve(R: Tensor) -> Tensor:
-            # Scaled, because the range of single precision is narrow.
-            peak = R.abs().amax(-2, keepdim=True)
-            peak = torch.where(peak == 0, 1, peak)
-            return state.solve((R / peak).to(narrow)).to(B.dtype) * peak
-
-        X = state.solve(B) if narrow == B.dtype else solve(B)
-        R = B - state.A @ X
-        steps = self.refine if narrow == B.dtype else max(self.refine, _STEPS)
-        for _ in range(steps):
-            refined = X + solve(R)
-            left = B - state.A @ refined
-            gained = relative_residual(left, B) < relative_residual(R, B)
+    def _refined(self, state: Factored, B: Tensor) -> tuple[Tensor, Measured]:
+        """Return X, and what it leaves."""
+        X = self._solved(state, B)
+        told = measured(state.A, X, B)
+        steps = self.refine if self._narrow(B.dtype) is None else max(self.refine, _STEPS)
+        for _ in range(steps if _accurate(told) else max(steps, 1)):
+            refined = X + self._solved(state, told.R)
+            after = measured(state.A, refined, B)
+            gained = after.componentwise < told.componentwise
             if not bool(gained.any()):
                 break
-            slow = bool((relative_residual(left, B) > _GAIN * relative_residual(R, B)).all())
+            slow = bool((after.componentwise > _GAIN * told.componentwise).all())
             mask = gained.unsqueeze(-2)
-            X, R = torch.where(mask, refined, X), torch.where(mask, left, R)
+            X, told = torch.where(mask, refined, X), _where(gained, after, told)
             if slow:
                 break
-        return X, R
+        return X, told
+
+    def _narrow(self, dtype: torch.dtype) -> torch.dtype | None:
+        """Return the lower precision of the factor, if it has one."""
+        return None if self.precision is None else _LOWER.get(dtype)
+
+    def _solved(self, state: Factored, B: Tensor) -> Tensor:
+        """Solve with the factor, once."""
+        narrow = self._narrow(B.dtype)
+        if narrow is None:
+            return state.solve(B)
+        # Scaled, because the range of single precision is narrow.
+        peak = B.abs().amax(-2, keepdim=True)
+        peak = torch.where(peak == 0, 1, peak)
+        return state.solve((B / peak).to(narrow)).to(B.dtype) * peak
 
     def _factor_again(self, state: Factored) -> None:
         if "factor" not in state.later:
             A = StoredMatrix(state.A.structure, state.A.values)
-            if (better := self.again(A)) is not None:
+            if (better := self.again(A, state.factor)) is not None:
                 state.later["factor"] = better
+                state.later.pop("condition", None)  # that of the other
 
-    def _judged(self, state: Factored, X: Tensor, B: Tensor, R: Tensor) -> Solution:
-        residual = relative_residual(R, B)
-        worst = float(residual.max()) if residual.numel() else 0.0
-        if self.precision is not None and not _stable(state, X, B, R):
-            return solution(self, X, residual, code=Result.STAGNATED)
-        if not worst <= _USELESS:
-            raise SolveError(_singular(worst))
-        low = residual > torch.finfo(residual.dtype).eps ** 0.5
-        if not bool(low.any()):
-            return solution(self, X, residual)
-        condition = self.condition(state)
-        known = torch.as_tensor(condition, dtype=residual.dtype, device=residual.device)
-        if not bool((known < 1 / torch.finfo(residual.dtype).eps).all()):
-            raise SolveError(_singular(worst))
-        code = torch.where(low, int(Result.ILL_CONDITIONED), int(Result.SOLVED))
-        return solution(self, X, residual, code=code, condition=condition)
+    def _judged(self, state: Factored, X: Tensor, B: Tensor, told: Measured) -> Solution:
+        large = told.componentwise > small(B.dtype)
+        code = torch.where(large, int(Result.INACCURATE), int(Result.SOLVED))
+        if self.precision is not None and not _stable(told):
+            code = torch.full_like(code, int(Result.STAGNATED))
+        elif _is_large(told) or bool(large.any()):
+            bound = self._error_bound(state, X, told)
+            rounding = torch.finfo(B.dtype).eps
+            close = (bound > rounding**0.5) & ~large
+            code = torch.where(close, int(Result.ILL_CONDITIONED), code)
+            # Of NaN too.
+            code = torch.where(bound < _USELESS, code, int(Result.SINGULAR))
+        elif getattr(state.factor, "perturbed", 0) > 0:
+            code = torch.full_like(code, int(Result.ILL_CONDITIONED))
+        X = torch.where((code == Result.SINGULAR).unsqueeze(-2), torch.nan, X)
+        return judged(self, state.A, X, B, code=code, told=told)
+
+    def _error_bound(self, state: Factored, X: Tensor, told: Measured) -> Tensor:
+        """Estimate the largest error in each column of X, relative to the largest entry."""
+        assert told.sizes is not None
+        dtype, A = X.dtype, state.A
+        adjoint = replace(state, A=A.mH)
+        rounding = _ROUNDINGS * torch.finfo(dtype).eps
+        size = X.abs().amax(-2, keepdim=True)
+        # Relative to X from the start, so that the numbers are of moderate size.
+        f = (told.R.abs() + rounding * told.sizes).to(size.dtype) / torch.where(size == 0, 1, size)
+        V, largest = torch.full_like(X, 1 / X.shape[-2]), torch.zeros_like(size)
+        for _ in range(_ESTIMATES):
+            Y = f * self._solved(adjoint, V)
+            norm = Y.abs().sum(-2, keepdim=True)
+            if not bool((norm > largest).any()):  # of NaN too
+                return torch.maximum(largest, norm).squeeze(-2)
+            largest = torch.maximum(largest, norm)
+            Z = self._solved(state, f * torch.where(Y == 0, 1, Y.sgn()))
+            most = Z.abs().argmax(-2, keepdim=True)
+            V = torch.zeros_like(X).scatter(-2, most, 1)
+        return largest.squeeze(-2)
 
     def _condition(self, state: Factored) -> float | Tensor:
         import scipy.sparse.linalg
@@ -240,30 +277,42 @@ class DirectWithPivots(Direct):
                 f"precision=None"
             )
         ones = state.A.values.new_ones(*state.A.values.shape[:-1], state.A.shape[0], 1)
-        X, R = self._refined(state, ones)
-        if not _stable(state, X, ones, R):
+        _, told = self._refined(state, ones)
+        if not _stable(told):
             self._factor_again(state)
         factor: Any = state.later.get("factor", state.factor)
         return factor.logabsdet()
 
 
-def _stable(state: Factored, X: Tensor, B: Tensor, R: Tensor) -> bool:
+def _stable(told: Measured) -> bool:
     """Say whether the backward error is no more than rounding, in the maximum norm."""
-    if not B.numel():
-        return True
-    residual, x, b = (y.abs().amax(-2) for y in (R, X, B))
-    # Below this scale, rounding is absolute: numbers that small have no digits to lose.
-    finfo = torch.finfo(residual.dtype)
-    size = (state.norm * x + b).clamp_min(finfo.tiny / finfo.eps)
-    rounding = finfo.eps * max(B.shape[-2], 1) ** 0.5
-    return bool((residual <= _STABLE * rounding * size).all())
+    return bool((told.normwise <= _rounding(told)).all())
 
 
-def _singular(residual: float) -> str:
-    return (
-        f"the matrix is singular to working precision: the best solution leaves a relative "
-        f"residual of {residual:.1e}"
-    )
+def _accurate(told: Measured) -> bool:
+    """Say whether the backward error is no more than rounding, in each row."""
+    return bool((told.componentwise <= _rounding(told)).all())
+
+
+def _rounding(told: Measured) -> float:
+    return _STABLE * torch.finfo(told.R.dtype).eps * max(told.R.shape[-2], 1) ** 0.5
+
+
+def _is_large(told: Measured) -> bool:
+    """Say whether a residual shows that A may be close to singular; so does NaN."""
+    return not bool((told.residual <= torch.finfo(told.R.dtype).eps ** 0.5).all())
+
+
+def _where(gained: Tensor, after: Measured, before: Measured) -> Measured:
+    """Return what is told of the columns that have gained, and of the others."""
+
+    def choose(x: Any, y: Any) -> Any:
+        if x is None:
+            return None
+        mask = gained.unsqueeze(-2) if x.ndim > gained.ndim or x.shape != gained.shape else gained
+        return torch.where(mask, x, y)
+
+    return Measured(*map(choose, after[:-1], before[:-1]), after.constants)
 
 
 def on_host(solve: Callable[[np.ndarray], np.ndarray], B: Tensor) -> Tensor:

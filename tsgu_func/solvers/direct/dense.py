@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.solvers.direct.base import DirectWithPivots, Factored
-from tsgu_func.solvers.protocol import SolveError
+from tsgu_func.solvers.protocol import SingularError
 from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["DenseLU"]
@@ -51,7 +51,7 @@ class DenseLU(DirectWithPivots):
     ------
     ValueError
         If the matrix has more rows.
-    SolveError
+    SingularError
         If the matrix is singular; the row is named that depends on those eliminated before it.
 
     Notes
@@ -88,7 +88,7 @@ class DenseLU(DirectWithPivots):
             member = tuple(int(i) for i in (info > 0).nonzero()[0])
             where = f" of member {member[0]}" if member else ""
             row = _row_at(int(info[member]) - 1, pivots[member])
-            raise SolveError(
+            raise SingularError(
                 f"the matrix is singular: the pivot of row {row}{where} is zero, so it is a "
                 f"combination of other rows"
             )

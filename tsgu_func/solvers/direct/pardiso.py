@@ -139,7 +139,7 @@ class Pardiso(Direct):
                 pass
         return _factored(A, _SYMMETRIC)
 
-    def again(self, A: StoredMatrix) -> _Factor:
+    def again(self, A: StoredMatrix, factor: Any) -> _Factor:
         """Factor as a general matrix, which has more pivoting, led by these values alone."""
         matrix = _matrix(A, _GENERAL)
         return _kept(A, _Analysis(_GENERAL, matrix), matrix)

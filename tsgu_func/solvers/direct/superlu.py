@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.solvers.direct.base import DirectWithPivots, on_host
-from tsgu_func.solvers.protocol import SolveError
+from tsgu_func.solvers.protocol import SingularError
 from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import symmetric_pattern
 
@@ -68,7 +68,7 @@ class SuperLU(DirectWithPivots):
 
     Raises
     ------
-    SolveError
+    SingularError
         If the matrix is singular to working precision; a row is named that depends on the others.
 
     Examples
@@ -85,7 +85,7 @@ class SuperLU(DirectWithPivots):
         """Factor, along the diagonal where the pattern is symmetric."""
         return _factored(A, SYMMETRIC if symmetric_pattern(A.structure) else GENERAL)
 
-    def again(self, A: StoredMatrix) -> _Factor:
+    def again(self, A: StoredMatrix, factor: Any) -> _Factor:
         """Factor with full row pivoting."""
         return _factored(A, GENERAL)
 
@@ -99,7 +99,7 @@ def _factored(A: StoredMatrix, settings: dict[str, Any]) -> _Factor:
     except RuntimeError as error:
         if "singular" not in str(error):
             raise
-    raise SolveError(
+    raise SingularError(
         f"the matrix is exactly singular: SuperLU met a zero pivot in row {_dependent(columns)}, "
         f"which is a combination of other rows"
     )
