@@ -27,6 +27,7 @@ a right-hand side that is sparse: entries of X so small are nobody's aim.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -86,14 +87,17 @@ class Measured(NamedTuple):
         return {name: getattr(self, name).to(real) for name in names}
 
 
-def measured(A: Any, X: Tensor, B: Tensor) -> Measured:
-    """Compute what X leaves of ``A X = B``; O(nnz p) time, one pass over A."""
+def measured(
+    A: Any, X: Tensor, B: Tensor, project: Callable[[Tensor], Tensor] | None = None
+) -> Measured:
+    """Compute what X leaves of ``A X = B``, or of a projection of it, in one pass over A."""
     rows, cols = A.shape
     if not isinstance(A, StoredMatrix) or rows != cols:
         R = B - A @ X
         unknown = torch.full_like(R[..., 0, :].abs(), torch.nan)
         return Measured(R, _relative(R, B), unknown, unknown)
     R, sizes, sums, totals = residuals(A.structure, A.entries, X, B, transpose=A.transpose)
+    R = R.to(B.dtype) if project is None else project(R.to(B.dtype))
     left, x, b = R.abs(), *(y.abs().amax(-2, keepdim=True) for y in (X, B))
     row = sums.unsqueeze(-1)
     normwise = _over(left.amax(-2), (row.amax(-2, keepdim=True) * x + b).squeeze(-2))
@@ -101,7 +105,7 @@ def measured(A: Any, X: Tensor, B: Tensor) -> Measured:
     componentwise = _over(left, torch.maximum(sizes, floor)).amax(-2)
     rounding = _ROUNDINGS * torch.finfo(A.dtype).eps
     constants = (totals.abs() <= rounding * sums).all(-1, keepdim=True)
-    return Measured(R.to(B.dtype), _relative(R, B), normwise, componentwise, sizes, constants)
+    return Measured(R, _relative(R, B), normwise, componentwise, sizes, constants)
 
 
 def small(dtype: torch.dtype) -> float:
