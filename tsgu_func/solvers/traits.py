@@ -14,6 +14,7 @@ from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = [
     "Traits",
+    "asymmetry",
     "hermitian",
     "rounding",
     "sums_of_magnitudes",
@@ -71,6 +72,12 @@ def triangular(s: Structure) -> bool:
 def hermitian(A: StoredMatrix) -> bool:
     """Say whether A equals its adjoint."""
     return A.shape[0] == A.shape[1] and traits_of(A).hermitian
+
+
+def asymmetry(A: StoredMatrix) -> float:
+    """Return the largest magnitude in A - Aᴴ, relative to that in A.  O(nnz) time."""
+    most, largest = compiled.inspection.asymmetry(*_on_host(A.structure), _plain(A.values))
+    return float(most) / float(largest or 1)
 
 
 def symmetric_pattern(s: Structure) -> bool:

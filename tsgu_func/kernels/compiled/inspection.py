@@ -58,6 +58,37 @@ def traits(crow, col, values, slack):
 
 
 @compiled_as_written
+def asymmetry(crow, col, values):
+    """Return the largest magnitude in A - Aᴴ, and that in A.
+
+    As in `traits`, entries of a row below the diagonal are met in the order of its columns, each
+    when its mirror image is; what is passed over has none.
+    """
+    following = crow[:-1].copy()
+    most = largest = abs(values[0]) * 0 if values.shape[0] else 0.0
+    for i in range(crow.shape[0] - 1):
+        for k in range(crow[i], crow[i + 1]):
+            j, a = col[k], values[k]
+            largest = max(largest, abs(a))
+            if j == i:
+                most = max(most, 2 * abs(a.imag))
+            elif j > i:
+                q = following[j]
+                while q < crow[j + 1] and col[q] < i:
+                    most = max(most, abs(values[q]))
+                    q += ONE
+                if q < crow[j + 1] and col[q] == i:
+                    most = max(most, abs(values[q] - np.conj(a)))
+                    q += ONE
+                else:
+                    most = max(most, abs(a))
+                following[j] = q
+            elif k >= following[i]:
+                most = max(most, abs(a))
+    return most, largest
+
+
+@compiled_as_written
 def magnitudes(crow, col, values, rows, columns):
     """Add the magnitudes of the entries of each matrix of a batch up, by rows and by columns."""
     for batch in range(values.shape[0]):
