@@ -46,12 +46,13 @@ def residuals(s: Structure, values: Tensor, X: Tensor, B: Tensor, *, transpose: 
     sizes = B.new_empty(B.shape, dtype=wide.to_real())
     totals, sums = (x.new_empty(x.shape[:-1]) for x in (R, sizes))
     outputs = batched(R, 2), batched(sizes, 2), batched(sums, 1), batched(totals, 1)
-    loop = compiled.residuals.residuals
     arguments = unsigned(s.crow), unsigned(s.col), batched(values, 1), batched(X, 2), batched(B, 2)
+
+    def loop(first: int, last: int) -> None:
+        compiled.residuals.residuals(*arguments, *outputs, first, last)
+
     if R.numel():
-        run_over_rows(
-            s, len(outputs[0]), R.shape[-1], lambda first, last: loop(*arguments, *outputs, first, last)
-        )
+        run_over_rows(s, len(outputs[0]), R.shape[-1], loop)
     return Residuals(R, sizes, sums, totals)
 
 

@@ -75,7 +75,9 @@ class SolverHandle:
             except SingularError:
                 pass
         members = enumerate(zip(A.members(), B, strict=True))
-        return stacked([self._or_singular(compute, *pair, f" of member {i}") for i, pair in members])
+        return stacked(
+            [self._or_singular(compute, *pair, f" of member {i}") for i, pair in members]
+        )
 
     def _or_singular(
         self,

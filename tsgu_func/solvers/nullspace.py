@@ -12,8 +12,8 @@ rules of a plain solve are those of this one.
 
 A solver for matrices that are not singular is handed :math:`A' = A + σ E E^H`, with unit vectors E
 at as many places of the diagonal: the pattern is that of A, and A' is definite where A is
-semidefinite.  From :math:`A' X' = P_Y B` follows :math:`σ Y^H E E^H X' = 0`, if A maps Z to zero and
-its adjoint Y, so :math:`E^H X'` vanishes, and :math:`X = P_Z X'`.  Where A does so but
+semidefinite.  If A maps Z to zero and its adjoint Y, :math:`σ Y^H E E^H X' = 0` follows from
+:math:`A' X' = P_Y B`, so :math:`E^H X'` vanishes, and :math:`X = P_Z X'`.  Where A does so but
 approximately, repeating that for the residual converges like the powers of what is missing.
 """
 

@@ -204,17 +204,17 @@ class Direct(Settings):
                 state.later.pop("condition", None)  # that of the other
 
     def _judged(self, state: Factored, X: Tensor, B: Tensor, told: Measured) -> Solution:
+        rounding = torch.finfo(B.dtype).eps ** 0.5
         large = told.componentwise > small(B.dtype)
         code = torch.where(large, int(Result.INACCURATE), int(Result.SOLVED))
+        suspicious = ~(told.residual <= rounding) | large  # NaN too
         if self.precision is not None and not _stable(told):
             code = torch.full_like(code, int(Result.STAGNATED))
-        elif _is_large(told) or bool(large.any()):
+        elif bool(suspicious.any()):
             bound = self._error_bound(state, X, told)
-            rounding = torch.finfo(B.dtype).eps
-            close = (bound > rounding**0.5) & ~large
+            close = suspicious & (bound > rounding) & ~large
             code = torch.where(close, int(Result.ILL_CONDITIONED), code)
-            # Of NaN too.
-            code = torch.where(bound < _USELESS, code, int(Result.SINGULAR))
+            code = torch.where(suspicious & ~(bound < _USELESS), int(Result.SINGULAR), code)
         elif getattr(state.factor, "perturbed", 0) > 0:
             code = torch.full_like(code, int(Result.ILL_CONDITIONED))
         X = torch.where((code == Result.SINGULAR).unsqueeze(-2), torch.nan, X)
