@@ -246,7 +246,7 @@ def test_a_singular_member_leaves_the_others(solver, dtype):
     torch.testing.assert_close(mapped, x, equal_nan=True)
 
 
-@pytest.mark.parametrize("solver", DIRECT, ids=repr)
+@pytest.mark.parametrize("solver", [DenseLU(), Pardiso()], ids=repr)
 def test_a_column_without_a_solution_leaves_the_others(solver):
     """By rounding, so that the factorization ends: B is in the range in the first column alone."""
     A, b = dependent(torch.float64)
