@@ -120,7 +120,8 @@ class Factorization:
 
         def solved(pattern: SparsityPattern, values: Tensor, B: Tensor) -> Any:
             s, transpose = pattern.structure, pattern.transposed != adjoint
-            return linear_solve(values, B, s.crow, s.col, s.cols, transpose, adjoint, key, False)
+            stored = values, B, s.crow, s.col, s.cols
+            return linear_solve(*stored, transpose, adjoint, key, False, "B")
 
         return over_system(solved, self.matrix, B)[0]
 

@@ -392,7 +392,7 @@ def solve_operator(A: LinearOperator, B: Tensor, solver: str) -> tuple[Tensor, T
     if (shape := A.static.shape) is not None and shape[0] != shape[1]:
         raise ValueError(f"A is square; got shape {shape}: sparse_lstsq takes a tall one")
     return _called(
-        lambda flat, X, key: operator_solve(flat, X, key, solver, False), A, B, A.static.shape
+        lambda flat, X, key: operator_solve(flat, X, key, solver, False, "B"), A, B, A.static.shape
     )
 
 
@@ -405,7 +405,9 @@ def minimize_operator(A: LinearOperator, B: Tensor, solver: str) -> tuple[Tensor
             f"A has at least as many rows as columns; got shape {shape}: a wide system has no "
             f"unique least-squares solution"
         )
-    return _called(lambda flat, X, key: operator_least_squares(flat, X, key, solver), A, B, shape)
+    return _called(
+        lambda flat, X, key: operator_least_squares(flat, X, key, solver, "B"), A, B, shape
+    )
 
 
 def _called(

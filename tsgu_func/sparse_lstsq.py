@@ -124,7 +124,8 @@ def _check_callable(name: str, function: Any) -> None:
 def _minimized_by(key: str, adjoint: str) -> Any:
     def minimized(pattern: SparsityPattern, values: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
         s = pattern.structure
-        return least_squares(values, B, s.crow, s.col, s.cols, pattern.transposed, key, adjoint)
+        stored = values, B, s.crow, s.col, s.cols
+        return least_squares(*stored, pattern.transposed, key, adjoint, "B")
 
     return minimized
 

@@ -290,7 +290,8 @@ def sparse_solve(
         \quad\text{where } A \text{ stores an entry,}
 
     to any order, by the implicit function theorem; the same factor or preconditioner serves both
-    systems.  A derivative is as accurate as the solver.
+    systems.  A derivative is as accurate as the solver.  A column of a cotangent or tangent that is
+    not finite gives NaN, as in PyTorch, and the others are right.
 
     Cost: one solve for the value, one for each first derivative.  A factor or preconditioner is
     made once for given values and kept as long as they live, see `tsgu_func.solvers.cache_info`.
@@ -339,7 +340,7 @@ def _solved_by(key: str, condition: bool = False) -> Any:
     def solved(pattern: SparsityPattern, values: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
         s = pattern.structure
         stored = values, B, s.crow, s.col, s.cols
-        return linear_solve(*stored, pattern.transposed, False, key, condition)
+        return linear_solve(*stored, pattern.transposed, False, key, condition, "B")
 
     return solved
 

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tsgu_func.kernels.checks import check_computable, check_finite
 from tsgu_func.ops import keys
 from tsgu_func.ops.callback import Callback, callback
 from tsgu_func.registration.transforms import is_batched, pytree, unwrapped
@@ -237,14 +236,11 @@ def _derived(
 # -------------------------------------------------------------------------------- for the kernels
 
 
-def matrix_of(form: Form, parameters: Tensor, B: Tensor, name: str = "B") -> MatrixFree:
+def matrix_of(form: Form, parameters: Tensor, B: Tensor) -> MatrixFree:
     """Return the matrix that a solver is handed, for B with its rows; call it outside transforms.
 
     An adjoint that was given is tried on a pair of vectors.
     """
-    check_computable(B)
-    check_finite("a parameter of A", parameters)
-    check_finite(name, B)
     shape = form.products.shape or (B.shape[-2], B.shape[-2])
     forward, adjoint = (form.product(which, parameters.ndim == 2) for which in (False, True))
     A = MatrixFree(form, parameters, forward, adjoint, shape, B.dtype)

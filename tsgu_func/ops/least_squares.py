@@ -31,7 +31,7 @@ import torch
 from tsgu_func.kernels.structure import structure_of
 from tsgu_func.ops.handles import root_of
 from tsgu_func.ops.products import STORED, sddmm, spmm
-from tsgu_func.ops.reporting import OUTPUTS, beside, empty, solve_stored
+from tsgu_func.ops.reporting import OUTPUTS, beside, empty, solve_by
 from tsgu_func.registration.primitive import Primitive
 from tsgu_func.solvers.stored import StoredMatrix
 
@@ -44,19 +44,20 @@ _GROUPS = {**STORED, "by": ("solver", "adjoint")}
 
 least_squares = Primitive(
     "tsgu_func::least_squares(Tensor values, Tensor B, Tensor crow, Tensor col, SymInt cols,"
-    f" bool transpose, str solver, str adjoint) -> {OUTPUTS}",
+    f" bool transpose, str solver, str adjoint,"
+    f' str argument="") -> {OUTPUTS}',
     groups=_GROUPS,
 )
 
 
 @least_squares.kernel
-def _(values, B, S, transpose, by):
+def _(values, B, S, transpose, by, argument):
     A = StoredMatrix(structure_of(*S), values, transpose)
-    return solve_stored(A, B, by[0], condition=False)
+    return solve_by(by[0], A, B, argument)
 
 
 @least_squares.fake
-def _(values, B, S, transpose, by):
+def _(B, S, transpose):
     crow, _, cols = S
     unknowns = crow.shape[0] - 1 if transpose else cols
     return empty(B.new_empty(*B.shape[:-2], unknowns, B.shape[-1]), B)
@@ -109,7 +110,7 @@ least_norm = Primitive(
 @least_norm.kernel
 def _(values, G, S, transpose, by):
     A = StoredMatrix(structure_of(*S), values, transpose)
-    return solve_stored(A.mH, G, by[1], condition=False, name="G")[0]
+    return solve_by(by[1], A.mH, G)[0]
 
 
 @least_norm.fake

@@ -18,8 +18,8 @@ import torch
 
 from tsgu_func.ops import keys
 from tsgu_func.ops.forms import applied, matrix_of, pulled, pushed
-from tsgu_func.ops.handles import handle_of, root_of
-from tsgu_func.ops.reporting import OUTPUTS, beside, empty, packed
+from tsgu_func.ops.handles import root_of
+from tsgu_func.ops.reporting import OUTPUTS, beside, empty, solve_by
 from tsgu_func.registration.primitive import Primitive
 from tsgu_func.registration.transforms import outside_transforms
 
@@ -30,18 +30,17 @@ _GROUPS = {"by": ("function", "solver")}
 # ------------------------------------------------------------------------ operator_least_squares
 
 operator_least_squares = Primitive(
-    "tsgu_func::operator_least_squares(Tensor parameters, Tensor B, str function, str solver)"
-    f" -> {OUTPUTS}",
+    "tsgu_func::operator_least_squares(Tensor parameters, Tensor B, str function, str solver,"
+    f' str argument="") -> {OUTPUTS}',
     groups=_GROUPS,
 )
 
 
 @operator_least_squares.kernel
-def _(parameters, B, by):
+def _(parameters, B, by, argument):
     function, solver = by
     with outside_transforms():
-        A = matrix_of(keys.named(function), parameters, B)
-        return packed(handle_of(solver).solve(A, B, condition=False))
+        return solve_by(solver, matrix_of(keys.named(function), parameters, B), B, argument)
 
 
 @operator_least_squares.fake
@@ -96,8 +95,7 @@ operator_least_norm = Primitive(
 def _(parameters, G, by):
     function, solver = by
     with outside_transforms():
-        A = matrix_of(keys.named(function), parameters, G, "G")
-        return packed(handle_of(solver).solve(A.mH, G, condition=False))[0]
+        return solve_by(solver, matrix_of(keys.named(function), parameters, G).mH, G)[0]
 
 
 @operator_least_norm.fake

@@ -15,8 +15,8 @@ import torch
 
 from tsgu_func.ops import keys
 from tsgu_func.ops.forms import matrix_of, pulled, pushed
-from tsgu_func.ops.handles import handle_of, root_of
-from tsgu_func.ops.reporting import OUTPUTS, beside, empty, packed
+from tsgu_func.ops.handles import root_of
+from tsgu_func.ops.reporting import OUTPUTS, beside, empty, solve_by
 from tsgu_func.registration.primitive import Primitive
 from tsgu_func.registration.transforms import outside_transforms
 
@@ -24,21 +24,21 @@ __all__ = ["operator_solve"]
 
 operator_solve = Primitive(
     "tsgu_func::operator_solve(Tensor parameters, Tensor B, str function, str solver,"
-    f" bool adjoint) -> {OUTPUTS}",
+    f' bool adjoint, str argument="") -> {OUTPUTS}',
     groups={"by": ("function", "solver")},
 )
 
 
 @operator_solve.kernel
-def _(parameters, B, by, adjoint):
+def _(parameters, B, by, adjoint, argument):
     function, solver = by
     with outside_transforms():
         A = matrix_of(keys.named(function), parameters, B)
-        return packed(handle_of(solver).solve(A.mH if adjoint else A, B, condition=False))
+        return solve_by(solver, A.mH if adjoint else A, B, argument)
 
 
 @operator_solve.fake
-def _(parameters, B, by, adjoint):
+def _(B, by):
     return empty(torch.empty_like(B, memory_format=torch.contiguous_format), B)
 
 

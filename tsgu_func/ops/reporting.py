@@ -10,12 +10,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tsgu_func.kernels.checks import check_computable, check_finite
+from tsgu_func.kernels.checks import all_finite, check_computable, check_finite
 from tsgu_func.ops.handles import handle_of
+from tsgu_func.solvers.matrix_free import MatrixFree
 from tsgu_func.solvers.protocol import Info, Solution, solution
 from tsgu_func.solvers.stored import StoredMatrix
 
-__all__ = ["OUTPUTS", "beside", "empty", "packed", "solve_stored", "unpacked"]
+__all__ = ["OUTPUTS", "beside", "empty", "solve_by", "unpacked"]
 
 OUTPUTS = "(Tensor value, Tensor report)"
 _ROWS = len(Info._fields)
@@ -24,21 +25,46 @@ _WHOLE = ("code", "iterations", "method")  # what is a whole number
 _NONE = -1.0
 
 
-def solve_stored(
-    A: StoredMatrix, B: Tensor, solver: str, condition: bool, name: str = "B"
+def solve_by(
+    solver: str,
+    A: StoredMatrix | MatrixFree,
+    B: Tensor,
+    argument: str = "",
+    condition: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Solve with what a key stands for, which is asked only where there is something to solve."""
-    check_computable(A.values)
-    check_finite("A", A.values)
-    check_finite(name, B)
-    if B.numel() and A.shape[1]:
-        return packed(handle_of(solver).solve(A, B, condition=condition))
+    """Solve with what a key stands for, which is asked only where there is something to solve.
+
+    The front door names the `argument` that B is; there, what is not finite is an error.  The rules
+    name none: a column of a cotangent or tangent that is not finite gives NaN, as everywhere in
+    PyTorch, and the others are solved for.
+    """
+    check_computable(B)
+    check_finite("A" if isinstance(A, StoredMatrix) else "a parameter of A", A.values)
+    if argument:
+        check_finite(argument, B)
+    if argument or all_finite(B):
+        return _packed(_solved(solver, A, B, condition))
+    finite = torch.isfinite(B).all(-2, keepdim=True)
+    # What has overflowed as a whole, as a scaled loss does, is nothing to ask a solver for.
+    some = torch.where(finite, B, 0)
+    solved = _solved(solver, A, some, condition) if bool(finite.any()) else _nothing(A, some)
+    value, report = _packed(solved)
+    return torch.where(finite, value, torch.nan), report
+
+
+def _solved(solver: str, A: StoredMatrix | MatrixFree, B: Tensor, condition: bool) -> Solution:
+    if not (B.numel() and A.shape[1]):
+        return _nothing(A, B)
+    return handle_of(solver).solve(A, B, condition=condition)
+
+
+def _nothing(A: StoredMatrix | MatrixFree, B: Tensor) -> Solution:
     X = B.new_zeros(*B.shape[:-2], A.shape[1], B.shape[-1])
     residual = B.new_zeros(*B.shape[:-2], B.shape[-1], dtype=B.dtype.to_real())
-    return packed(solution("nothing to solve", X, residual))
+    return solution("nothing to solve", X, residual)
 
 
-def packed(solved: Solution) -> tuple[Tensor, Tensor]:
+def _packed(solved: Solution) -> tuple[Tensor, Tensor]:
     """Return what an op returns."""
     value, *numbers = solved
     report = torch.stack([x.double() for x in numbers], -2)

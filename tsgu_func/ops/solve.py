@@ -23,7 +23,7 @@ import torch
 from tsgu_func.kernels.structure import structure_of
 from tsgu_func.ops.handles import adjoint_key, root_of
 from tsgu_func.ops.products import STORED, sddmm, spmm
-from tsgu_func.ops.reporting import OUTPUTS, beside, empty, solve_stored
+from tsgu_func.ops.reporting import OUTPUTS, beside, empty, solve_by
 from tsgu_func.registration.primitive import Primitive
 from tsgu_func.solvers.stored import StoredMatrix
 
@@ -31,19 +31,20 @@ __all__ = ["linear_solve"]
 
 linear_solve = Primitive(
     "tsgu_func::linear_solve(Tensor values, Tensor B, Tensor crow, Tensor col, SymInt cols,"
-    f" bool transpose, bool conjugate, str solver, bool condition) -> {OUTPUTS}",
+    f" bool transpose, bool conjugate, str solver, bool condition,"
+    f' str argument="") -> {OUTPUTS}',
     groups=STORED,
 )
 
 
 @linear_solve.kernel
-def _(values, B, S, transpose, conjugate, solver, condition):
+def _(values, B, S, transpose, conjugate, solver, condition, argument):
     A = StoredMatrix(structure_of(*S), values, transpose, conjugate)
-    return solve_stored(A, B, solver, condition)
+    return solve_by(solver, A, B, argument, condition)
 
 
 @linear_solve.fake
-def _(values, B, S, transpose, conjugate, solver, condition):
+def _(B, S):
     return empty(torch.empty_like(B, memory_format=torch.contiguous_format), B)
 
 
