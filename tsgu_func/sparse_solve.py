@@ -31,6 +31,8 @@ __all__ = [
     "sparse_triangular_solve",
 ]
 
+Policy = Literal["raise", "warn", "ignore", "strict"]
+Null = Literal["constant"] | Tensor | tuple[Tensor, Tensor]
 _AUTO = Auto()
 
 
@@ -219,8 +221,9 @@ def sparse_solve(
     B: Tensor,
     *,
     solver: Solver | Callable[[Tensor, Tensor], Tensor] | None = None,
+    nullspace: Null | None = None,
     return_info: Literal[False] = False,
-    on_failure: Literal["raise", "warn", "ignore"] = "raise",
+    on_failure: Policy = "raise",
 ) -> Tensor: ...
 
 
@@ -230,8 +233,9 @@ def sparse_solve(
     B: Tensor,
     *,
     solver: Solver | Callable[[Tensor, Tensor], Tensor] | None = None,
+    nullspace: Null | None = None,
     return_info: Literal[True],
-    on_failure: Literal["raise", "warn", "ignore"] = "raise",
+    on_failure: Policy = "raise",
 ) -> tuple[Tensor, Info]: ...
 
 
@@ -240,8 +244,9 @@ def sparse_solve(
     B: Tensor,
     *,
     solver: Solver | Callable[[Tensor, Tensor], Tensor] | None = None,
+    nullspace: Null | None = None,
     return_info: bool = False,
-    on_failure: Literal["raise", "warn", "ignore"] = "raise",
+    on_failure: Policy = "raise",
 ) -> Tensor | tuple[Tensor, Info]:
     r"""Solve ``A X = B`` with a solver that suits A, or the one given.
 
@@ -259,10 +264,17 @@ def sparse_solve(
         `LinearOperator`, which shows nothing, GMRES.  A function is called as ``solver(A, B)``,
         with `A` as a ``torch.sparse_csr`` tensor, for derivatives with the (conjugate) transpose;
         it has failed if it leaves a relative residual above 1e-3.
+    nullspace : "constant", Tensor (n,) or (n, k), or a pair of such, optional
+        What a singular A maps to zero; with a second, what its adjoint does, which for a Hermitian
+        A is the same.  Then `B` is projected on the range of A, and X is the solution that is
+        orthogonal to the first: with the least norm.  It has no derivative.
     return_info : bool
         Also return an `Info`, which says what was chosen and how it ended.
-    on_failure : {"raise", "warn", "ignore"}
-        What to do if an iterative solver, or a function, has not converged.
+    on_failure : {"raise", "warn", "ignore", "strict"}
+        What to do if X is no solution: the solver has not converged, or A is singular.  With the
+        latter two columns and members without a solution are NaN, and the others come back.  Where
+        X is as good as rounding allows, and that is not good, there is an `IllConditionedWarning`;
+        "ignore" leaves it out, "strict" makes it an error.
 
     Returns
     -------
@@ -323,9 +335,12 @@ def sparse_solve(
         vectors = arguments.are_vectors(A, B)
     key, _held = keys.key_of(_judged_handle, chosen, on_failure, vectors)
     if isinstance(A, LinearOperator):
+        if nullspace is not None:
+            raise TypeError("nullspace goes with a stored matrix; got a LinearOperator")
         outputs = solve_operator(A, B, key)
     else:
-        outputs = over_system(_solved_by(key, return_info), A, B)
+        null = arguments.null_vectors(A, nullspace)
+        outputs = over_system(_solved_by(key, return_info, null), A, B)
     return (outputs[0], unpacked(outputs, vectors)) if return_info else outputs[0]
 
 
@@ -336,11 +351,12 @@ def _judged_handle(solver: Any, on_failure: str, vectors: bool) -> Any:
     return handle_of_function(function, None, {}, vectors, on_failure)
 
 
-def _solved_by(key: str, condition: bool = False) -> Any:
+def _solved_by(key: str, condition: bool = False, null: tuple[Tensor, Tensor] | None = None) -> Any:
     def solved(pattern: SparsityPattern, values: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
         s = pattern.structure
         stored = values, B, s.crow, s.col, s.cols
-        return linear_solve(*stored, pattern.transposed, False, key, condition, "B")
+        further = ("B",) if null is None else ("B", *null)
+        return linear_solve(*stored, pattern.transposed, False, key, condition, *further)
 
     return solved
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from tsgu_func.matrix.assembly import as_index
 from tsgu_func.matrix.pattern import SparsityPattern
 from tsgu_func.matrix.torch_sparse import dense_axes
+from tsgu_func.registration.transforms import levels
 
 if TYPE_CHECKING:
     from tsgu_func.matrix.base import MatrixBase
@@ -268,6 +269,48 @@ def check_solve(A: Any, B: Any) -> None:
     check_system(A, B)
     check_square(A)
     check_rows(A, B)
+
+
+def null_vectors(A: Any, nullspace: Any) -> tuple[Tensor, Tensor] | None:
+    """Return what A maps to zero, (n, k), and what its adjoint does; None if nothing is given."""
+    if nullspace is None:
+        return None
+    if isinstance(A, Tensor) and A.ndim > 2:
+        raise TypeError("nullspace goes with one matrix for torch tensors: take a SparseMatrix")
+    if isinstance(nullspace, str):
+        if nullspace != "constant":
+            raise ValueError(f"nullspace is 'constant' or vectors (n, k); got {nullspace!r}")
+        ones = torch.ones(A.shape[-1], 1, dtype=A.dtype, device=A.device)
+        return ones, ones
+    pair = nullspace if isinstance(nullspace, tuple) else (nullspace, nullspace)
+    if len(pair) != 2:
+        raise ValueError(f"nullspace is Z, or a pair (Z, Y); got a tuple of length {len(pair)}")
+    right, left = (_null_vectors(A, x) for x in pair)
+    if right.shape != left.shape:
+        raise ValueError(
+            f"nullspace has as many vectors for A as for its adjoint; got shapes "
+            f"{tuple(right.shape)} and {tuple(left.shape)}"
+        )
+    return right, left
+
+
+def _null_vectors(A: Any, Z: Any) -> Tensor:
+    if not isinstance(Z, Tensor):
+        raise TypeError(f"nullspace is 'constant' or a Tensor (n, k); got {type(Z).__name__}")
+    n, columns = A.shape[-1], Z.unsqueeze(-1) if Z.ndim == 1 else Z
+    if columns.ndim != 2 or columns.shape[0] != n or not 1 <= columns.shape[1] < n:
+        raise ValueError(
+            f"nullspace is a vector ({n},) or vectors ({n}, k), k < {n}; got shape {tuple(Z.shape)}"
+        )
+    if Z.dtype != A.dtype or Z.device != A.device:
+        raise ValueError(
+            f"nullspace and A have one dtype and device; got {Z.dtype} on {Z.device} and "
+            f"{A.dtype} on {A.device}"
+        )
+    watched = not torch.compiler.is_compiling() and any(True for _ in levels(Z))
+    if Z.requires_grad or watched:
+        raise ValueError("nullspace has no derivative, and is not mapped: give it detached")
+    return columns
 
 
 def check_least_squares(A: Any, B: Any) -> None:

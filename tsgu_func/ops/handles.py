@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import weakref
 from collections.abc import Callable, Iterable
@@ -19,6 +20,7 @@ from tsgu_func.solvers import warm
 from tsgu_func.solvers.factors import prepared
 from tsgu_func.solvers.iteration import check_policy
 from tsgu_func.solvers.judgement import checked, report
+from tsgu_func.solvers.nullspace import NullSpace, projected
 from tsgu_func.solvers.protocol import (
     Result,
     SingularError,
@@ -57,6 +59,12 @@ class SolverHandle:
         """Solve ``A X = B`` for B (n, p) or (b, n, p); the condition number takes more solves."""
         compute = self._compute_in_full if condition else self._compute
         solved = self._in_members(compute, A, B)
+        report(self.on_failure, solved)
+        return solved
+
+    def solve_projected(self, A: StoredMatrix, B: Tensor, null: NullSpace) -> Solution:
+        """Solve in the complement of what A maps to zero."""
+        solved = projected(functools.partial(self._in_members, self._compute), null, A, B)
         report(self.on_failure, solved)
         return solved
 
@@ -166,10 +174,19 @@ class FunctionHandle:
 
     def solve(self, A: StoredMatrix, B: Tensor, *, condition: bool = False) -> Solution:
         """Solve, and judge what comes back; a function has no condition number to tell."""
+        return self._reported(self._judged(A, B))
+
+    def solve_projected(self, A: StoredMatrix, B: Tensor, null: NullSpace) -> Solution:
+        """Solve in the complement of what A maps to zero."""
+        return self._reported(projected(self._judged, null, A, B))
+
+    def _judged(self, A: StoredMatrix, B: Tensor) -> Solution:
         X = self._called(A, B)
         unknown = torch.full_like(X[..., 0, :].abs(), torch.nan)
-        solved = checked(A, B, solution(keys.name_of(self.function), X, unknown))
-        if self.on_failure is not None or not all_finite(X):
+        return checked(A, B, solution(keys.name_of(self.function), X, unknown))
+
+    def _reported(self, solved: Solution) -> Solution:
+        if self.on_failure is not None or not all_finite(solved.value):
             report(self.on_failure or "raise", solved)
         return solved
 

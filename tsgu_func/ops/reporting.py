@@ -7,12 +7,15 @@ solution are.  It has no derivative.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from tsgu_func.kernels.checks import all_finite, check_computable, check_finite
 from tsgu_func.ops.handles import handle_of
 from tsgu_func.solvers.matrix_free import MatrixFree
+from tsgu_func.solvers.nullspace import NullSpace
 from tsgu_func.solvers.protocol import Info, Solution, solution
 from tsgu_func.solvers.stored import StoredMatrix
 
@@ -31,31 +34,38 @@ def solve_by(
     B: Tensor,
     argument: str = "",
     condition: bool = False,
+    null: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> tuple[Tensor, Tensor]:
     """Solve with what a key stands for, which is asked only where there is something to solve.
 
     The front door names the `argument` that B is; there, what is not finite is an error.  The rules
     name none: a column of a cotangent or tangent that is not finite gives NaN, as everywhere in
-    PyTorch, and the others are solved for.
+    PyTorch, and the others are solved for.  `null` is what A, and its adjoint, map to zero.
     """
     check_computable(B)
     check_finite("A" if isinstance(A, StoredMatrix) else "a parameter of A", A.values)
     if argument:
         check_finite(argument, B)
     if argument or all_finite(B):
-        return _packed(_solved(solver, A, B, condition))
+        return _packed(_solved(solver, A, B, condition, null))
     finite = torch.isfinite(B).all(-2, keepdim=True)
     # What has overflowed as a whole, as a scaled loss does, is nothing to ask a solver for.
     some = torch.where(finite, B, 0)
-    solved = _solved(solver, A, some, condition) if bool(finite.any()) else _nothing(A, some)
+    told = bool(finite.any())
+    solved = _solved(solver, A, some, condition, null) if told else _nothing(A, some)
     value, report = _packed(solved)
     return torch.where(finite, value, torch.nan), report
 
 
-def _solved(solver: str, A: StoredMatrix | MatrixFree, B: Tensor, condition: bool) -> Solution:
+def _solved(
+    solver: str, A: Any, B: Tensor, condition: bool, null: tuple[Tensor | None, Tensor | None]
+) -> Solution:
     if not (B.numel() and A.shape[1]):
         return _nothing(A, B)
-    return handle_of(solver).solve(A, B, condition=condition)
+    right, left = null
+    if right is None or left is None:
+        return handle_of(solver).solve(A, B, condition=condition)
+    return handle_of(solver).solve_projected(A, B, NullSpace.spanned(right, left))
 
 
 def _nothing(A: StoredMatrix | MatrixFree, B: Tensor) -> Solution:

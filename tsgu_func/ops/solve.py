@@ -13,7 +13,8 @@ Nothing here asks for A to be symmetric.  All rules call this op again and the p
 derivatives of every order come out; how the system is solved never enters.
 
 The matrix is read off a stored one, S, as S, Sᵀ, conj(S) or Sᴴ, so that a factor of S serves all of
-them.
+them.  What a singular A maps to zero, and what its adjoint does, changes places in the adjoint
+system; with these, A⁻¹ is meant as in `tsgu_func.solvers.nullspace`.
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ __all__ = ["linear_solve"]
 linear_solve = Primitive(
     "tsgu_func::linear_solve(Tensor values, Tensor B, Tensor crow, Tensor col, SymInt cols,"
     f" bool transpose, bool conjugate, str solver, bool condition,"
-    f' str argument="") -> {OUTPUTS}',
-    groups=STORED,
+    f' str argument="", Tensor? right=None, Tensor? left=None) -> {OUTPUTS}',
+    groups={**STORED, "null": ("right", "left")},
 )
 
 
 @linear_solve.kernel
-def _(values, B, S, transpose, conjugate, solver, condition, argument):
+def _(values, B, S, transpose, conjugate, solver, condition, argument, null):
     A = StoredMatrix(structure_of(*S), values, transpose, conjugate)
-    return solve_by(solver, A, B, argument, condition)
+    return solve_by(solver, A, B, argument, condition, null)
 
 
 @linear_solve.fake
@@ -49,10 +50,11 @@ def _(B, S):
 
 
 @linear_solve.vjp("values", "B")
-def _(needs, ct, outs, values, S, transpose, conjugate, solver):
+def _(needs, ct, outs, values, S, transpose, conjugate, solver, null):
     if ct is None:
         return None, None
-    W, _ = linear_solve(values, ct, *S, not transpose, not conjugate, adjoint_key(solver), False)
+    adjoint = not transpose, not conjugate, adjoint_key(solver), False, "", *reversed(null)
+    W, _ = linear_solve(values, ct, *S, *adjoint)
     if not needs[0]:
         return None, W
     # The cotangent of conj(S) is the conjugate of that of S; and as in spmm, what is at (i, j) in S
@@ -64,14 +66,14 @@ def _(needs, ct, outs, values, S, transpose, conjugate, solver):
 
 
 @linear_solve.jvp("values", "B")
-def _(tangents, outs, values, S, transpose, conjugate, solver):
+def _(tangents, outs, values, S, transpose, conjugate, solver, null):
     dS, dB = tangents
     X, report = outs
     right = dB
     if dS is not None:
         dA_X = spmm(dS.conj() if conjugate else dS, X, *S, transpose)
         right = -dA_X if dB is None else dB - dA_X
-    dX, _ = linear_solve(values, right, *S, transpose, conjugate, solver, False)
+    dX, _ = linear_solve(values, right, *S, transpose, conjugate, solver, False, "", *null)
     return beside(dX, report)
 
 
