@@ -5,6 +5,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from tests.systems import read_as
 from tsgu_func.solvers.protocol import solution
 
 
@@ -42,14 +43,9 @@ class Inverse:
     def init(self, A):
         return self.M
 
-    def compute(self, state, B, X0=None):
-        return solution(self, state @ B, torch.zeros(B.shape[-1], dtype=B.dtype.to_real()))
-
-    def transpose(self, state):
-        return state.mT
-
-    def conj(self, state):
-        return state.conj()
+    def compute(self, state, A, B, X0=None):
+        M = read_as(state, A.transpose, A.conjugate)
+        return solution(self, M @ B, torch.zeros(B.shape[-1], dtype=B.dtype.to_real()))
 
 
 def compiled(function):

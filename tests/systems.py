@@ -1,5 +1,7 @@
 """Linear systems for the iterative solvers, and NumPy's dense solutions, which judge them."""
 
+import dataclasses
+
 import numpy as np
 import torch
 
@@ -74,3 +76,21 @@ KINDS = {
 def stored(M, **flags):
     """View a SparseMatrix as what an op hands to its solver."""
     return StoredMatrix(M.pattern.structure, M.values, **flags)
+
+
+# How a matrix is read: (transpose, conjugate).
+FLAGS = [(False, False), (True, False), (False, True), (True, True)]
+
+
+def read_as(D, transpose, conjugate):
+    """Return D, Dᵀ, conj(D) or Dᴴ, for a dense matrix or a stored one."""
+    if isinstance(D, StoredMatrix):
+        return dataclasses.replace(D, transpose=transpose, conjugate=conjugate)
+    D = D.mT if transpose else D
+    return D.conj() if conjugate else D
+
+
+def computed(solver, D, B, X0=None):
+    """Solve by a solver itself, with no op around it."""
+    A = D if isinstance(D, StoredMatrix) else stored(SparseMatrix.from_dense(D))
+    return solver.compute(solver.init(A), A, B, X0)

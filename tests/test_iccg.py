@@ -9,7 +9,7 @@ import scipy.sparse as sp
 import torch
 
 from tests.preconditioning import from_scipy, hermitian, poisson, with_zeros
-from tests.systems import DTYPES, close, numpy_solve, randn, stored
+from tests.systems import DTYPES, close, computed, numpy_solve, randn, stored
 from tsgu_func import SparseMatrix, sparse_solve
 from tsgu_func.kernels import threads
 from tsgu_func.kernels.compiled import eisenstat, incomplete, inspection, ordering, synchronization
@@ -36,10 +36,6 @@ def as_it_is(S):
     return stored(SparseMatrix.from_scipy(S))
 
 
-def solved(solver, A, B, X0=None):
-    return solver.compute(solver.init(A), B, X0)
-
-
 # ----------------------------------------------------------------------------------- iterations
 
 
@@ -48,9 +44,9 @@ def solved(solver, A, B, X0=None):
 def test_iterations_are_those_of_cg(dtype, M):
     D = hermitian(dtype, n=60)
     A, B = with_zeros(D), randn(60, 4, dtype=dtype)
-    X, info = (s := solved(ICCG(M), A, B)).value, s
+    X, info = (s := computed(ICCG(M), A, B)).value, s
     torch.testing.assert_close(X, numpy_solve(D, B).to(dtype), **close(dtype))
-    plain = solved(CG(M), A, B)
+    plain = computed(CG(M), A, B)
     assert (info.iterations - plain.iterations).abs().max() <= 1
     assert info.result is Result.SOLVED
     assert float(info.residual.max()) <= (
@@ -108,9 +104,9 @@ def test_a_full_relaxation_keeps_row_sums():
 def test_columns_end_one_by_one_and_are_not_disturbed():
     A = from_scipy(poisson(12))
     easy, hard = A @ torch.ones(144, 1).double(), randn(144, 1)
-    together = solved(ICCG(), A, torch.cat([easy, 0 * easy, hard], 1))
+    together = computed(ICCG(), A, torch.cat([easy, 0 * easy, hard], 1))
     for k, b in enumerate((easy, 0 * easy, hard)):
-        alone = solved(ICCG(), A, b)
+        alone = computed(ICCG(), A, b)
         assert int(alone.iterations) == int(together.iterations[k])
         assert torch.equal(alone.value[:, 0], together.value[:, k])
     assert together.iterations[1] == 0
@@ -118,10 +114,10 @@ def test_columns_end_one_by_one_and_are_not_disturbed():
 
 def test_a_start_is_gone_on_from():
     A, B = from_scipy(poisson(12)), randn(144, 2)
-    X = solved(ICCG(), A, B)
-    again = solved(ICCG(), A, B, X.value)
+    X = computed(ICCG(), A, B)
+    again = computed(ICCG(), A, B, X.value)
     assert not again.iterations.any()
-    near = solved(ICCG(), A, B, X.value * (1 + 1e-6))
+    near = computed(ICCG(), A, B, X.value * (1 + 1e-6))
     assert (near.iterations < X.iterations).all()
 
 
@@ -130,7 +126,7 @@ def test_no_product_with_the_matrix_but_for_the_residual(monkeypatch):
 
     calls, spmm = [], products.spmm
     monkeypatch.setattr(products, "spmm", lambda *a, **k: calls.append(1) or spmm(*a, **k))
-    info = solved(ICCG(), from_scipy(poisson(30)), randn(900, 2))
+    info = computed(ICCG(), from_scipy(poisson(30)), randn(900, 2))
     assert int(info.iterations.min()) > 10
     assert len(calls) == 1
 
@@ -157,10 +153,10 @@ def test_the_adjoint_takes_as_many_iterations_as_the_solution(dtype, monkeypatch
 def test_each_iteration_is_reported():
     told = []
     solver = ICCG(callback=lambda k, residual: told.append((k, residual)))
-    info = solved(solver, from_scipy(poisson(12)), randn(144, 3))
+    info = computed(solver, from_scipy(poisson(12)), randn(144, 3))
     assert [k for k, _ in told] == list(range(1, int(info.iterations.max()) + 1))
     assert told[-1][1] <= 1e-10 < told[-2][1]
-    quiet = solved(ICCG(), from_scipy(poisson(12)), randn(144, 3))
+    quiet = computed(ICCG(), from_scipy(poisson(12)), randn(144, 3))
     assert torch.equal(quiet.iterations, info.iterations)
 
 
@@ -181,19 +177,19 @@ def test_two_threads_find_what_one_finds(dtype, S, two_threads):
     turn = sp.diags_array(np.exp(1j * np.arange(n)) if dtype.is_complex else np.ones(n))
     A = as_it_is(sp.csr_array(turn @ S @ turn.conj()).astype(str(dtype).split(".")[1]))
     B = randn(n, 1, dtype=dtype)
-    two = solved(ICCG(), A, B)
+    two = computed(ICCG(), A, B)
     torch.set_num_threads(1)
-    one = solved(ICCG(), A, B)
+    one = computed(ICCG(), A, B)
     assert torch.equal(one.value, two.value)
     assert torch.equal(one.iterations, two.iterations)
 
 
 def test_a_helper_that_comes_late_or_never_is_not_waited_for(two_threads, monkeypatch):
     A, B = from_scipy(poisson(20)), randn(400, 1)
-    expected = solved(ICCG(), A, B)
+    expected = computed(ICCG(), A, B)
     for late in (lambda work, helper: (work(), helper()), lambda work, helper: work()):
         monkeypatch.setattr(threads, "run_all", lambda tasks, late=late: late(*tasks))
-        assert torch.equal(solved(ICCG(), A, B).value, expected.value)
+        assert torch.equal(computed(ICCG(), A, B).value, expected.value)
 
 
 def test_vectors_are_used_again_and_leave_no_trace():
@@ -202,20 +198,20 @@ def test_vectors_are_used_again_and_leave_no_trace():
     S, B = poisson(12), randn(144, 5)
     A = as_it_is(S)
     state = ICCG().init(A)
-    first = ICCG().compute(state, B)
+    first = ICCG().compute(state, A, B)
     kept = lambda: {id(x.vectors[0].base) for _, x in spare.items()}
     before = kept()
     assert 1 <= len(before) <= threads.workers()
-    again = ICCG().compute(state, B)
+    again = ICCG().compute(state, A, B)
     assert kept() == before
     assert torch.equal(first.value, again.value)
     assert cache_info().kinds["work vectors"].bytes == spare.bytes > 0
     single = StoredMatrix(A.structure, A.values.float())
     for vector in [vector for _, left in spare.items() for vector in left.vectors]:
         vector.fill(np.nan)
-    found = solved(ICCG(), single, B.float()).value
+    found = computed(ICCG(), single, B.float()).value
     torch.testing.assert_close(found, first.value.float(), rtol=0, atol=1e-3)
-    assert torch.equal(ICCG().compute(state, B).value, first.value)
+    assert torch.equal(ICCG().compute(state, A, B).value, first.value)
     clear_cache()
     assert len(spare) == 0
 
@@ -226,7 +222,7 @@ def test_a_failure_leaves_no_helper_behind(two_threads, monkeypatch):
 
     monkeypatch.setattr(eisenstat, "iterate", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        solved(ICCG(), from_scipy(poisson(20)), randn(400, 1))
+        computed(ICCG(), from_scipy(poisson(20)), randn(400, 1))
     # Even a helper whose work never begins comes back.
     assert synchronization.following(synchronization.words(), 0) < 0
 
@@ -285,7 +281,7 @@ def test_a_helper_that_is_late_with_its_half_is_asked_no_more():
 
 def test_the_rest_of_a_solve_without_the_helper_is_the_same(two_threads, monkeypatch):
     A, B = from_scipy(poisson(20)), randn(400, 1)
-    expected = solved(ICCG(), A, B)
+    expected = computed(ICCG(), A, B)
     shared_state = eisenstat.shared_state
 
     def given_up():
@@ -294,7 +290,7 @@ def test_the_rest_of_a_solve_without_the_helper_is_the_same(two_threads, monkeyp
         return state
 
     monkeypatch.setattr(eisenstat, "shared_state", given_up)
-    found = solved(ICCG(), A, B)
+    found = computed(ICCG(), A, B)
     assert torch.equal(found.value, expected.value)
     assert torch.equal(found.iterations, expected.iterations)
 
@@ -329,10 +325,10 @@ def test_the_adjoint_is_judged_by_the_adjoint():
 def test_an_indefinite_matrix_is_named():
     D = torch.tensor([[1.0, 2.0], [2.0, 1.0]]).double()
     b = torch.tensor([[1.0], [-1.0]]).double()
-    info = solved(ICCG(), with_diagonal(D), b)
+    info = computed(ICCG(), with_diagonal(D), b)
     assert info.result is Result.INDEFINITE
     with pytest.raises(SolveError, match="diagonal of row 1 is -1"):
-        solved(ICCG(), with_diagonal(torch.diag(torch.tensor([1.0, -1.0]).double())), b)
+        computed(ICCG(), with_diagonal(torch.diag(torch.tensor([1.0, -1.0]).double())), b)
 
 
 def with_diagonal(D):
@@ -348,7 +344,7 @@ def test_another_preconditioner_is_refused(M):
 @pytest.mark.parametrize("scale", [1e-120, 1e-20, 1e20, 1e120])
 def test_the_size_of_the_entries_does_not_matter(scale):
     A = from_scipy(poisson(9) * scale)
-    X = solved(ICCG(), A, randn(81, 2))
+    X = computed(ICCG(), A, randn(81, 2))
     torch.testing.assert_close(A @ X.value, randn(81, 2))
 
 
@@ -401,7 +397,7 @@ def longest_chain(D):
 
 @pytest.mark.parametrize("m", [30, 100, 300])
 def test_iterations_grow_with_the_root_of_the_length(m):
-    info = solved(ICCG(rtol=1e-9), from_scipy(poisson(m)), randn(m * m, 1))
+    info = computed(ICCG(rtol=1e-9), from_scipy(poisson(m)), randn(m * m, 1))
     assert int(info.iterations) <= 5 * m**0.5
 
 

@@ -3,7 +3,17 @@
 import pytest
 import torch
 
-from tests.systems import DTYPES, N, close, matrix_for, numpy_lstsq, numpy_solve, randn, stored
+from tests.systems import (
+    DTYPES,
+    N,
+    close,
+    computed,
+    matrix_for,
+    numpy_lstsq,
+    numpy_solve,
+    randn,
+    stored,
+)
 from tsgu_func import SparseMatrix, sparse_generic_lstsq, sparse_generic_solve, sparse_solve
 from tsgu_func.bench.problems import PROBLEMS
 from tsgu_func.kernels import products
@@ -20,11 +30,6 @@ def tall(dtype=torch.float64, scales=True, n=8):
     D = randn(M_ROWS, n, dtype=dtype) * (randn(M_ROWS, n, seed=1).abs() > 0.6)
     D[:n] += 3 * torch.eye(n, dtype=dtype)
     return D * torch.logspace(-2, 2, n).to(dtype) if scales else D
-
-
-def computed(solver, D, B, X0=None):
-    A = stored(SparseMatrix.from_dense(D))
-    return solver.compute(solver.init(A), B, X0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -46,8 +51,7 @@ def test_least_squares(solver, dtype):
 def test_least_norm(solver, dtype):
     D, B = tall(dtype, scales=dtype.to_real() == torch.float64), randn(8, 3, dtype=dtype)
     A = stored(SparseMatrix.from_dense(D))
-    state = solver.transpose(solver.conj(solver.init(A)))
-    solved = solver.compute(state, B)
+    solved = computed(solver, A.mH, B)
     torch.testing.assert_close(solved.value, numpy_lstsq(D.mH, B).to(dtype), **close(dtype))
     assert solved.result is Result.SOLVED
 
@@ -85,10 +89,10 @@ def test_a_square_system_without_a_solution_is_not_solved(cls):
 @pytest.mark.parametrize("solver", BOTH, ids=repr)
 def test_columns_and_members_converge_by_themselves(solver):
     D = torch.stack([tall(scales=False), torch.eye(M_ROWS).double()[:, :8] * 2])
-    A = SparseMatrix.from_dense(D)
+    A = stored(SparseMatrix.from_dense(D))
     B = randn(2, M_ROWS, 2)
     B[0, :, 1] = 0
-    solved = solver.compute(solver.init(stored(A)), B)
+    solved = computed(solver, A, B)
     for k in range(2):
         torch.testing.assert_close(solved.value[k], numpy_lstsq(D[k], B[k]), rtol=1e-8, atol=1e-8)
     assert solved.iterations.shape == (2, 2)

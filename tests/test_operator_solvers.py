@@ -212,9 +212,9 @@ def test_an_operator_preconditions_itself_and_its_adjoint(dtype):
     state = Custom(M).init(None)
     R, inverse = randn(N, 2, dtype=dtype), torch.linalg.inv(dense(p))
     given = Custom(M)
-    assert_close(given.apply(given.transpose(state), R), inverse.T @ R)
-    assert_close(given.apply(given.conj(state), R), inverse.conj() @ R)
-    assert_close(given.apply(given.conj(given.transpose(state)), R), inverse.mH @ R)
+    assert_close(given.apply(state, R, transpose=True), inverse.T @ R)
+    assert_close(given.apply(state, R, conjugate=True), inverse.conj() @ R)
+    assert_close(given.apply(state, R, transpose=True, conjugate=True), inverse.mH @ R)
 
 
 def test_a_preconditioner_may_be_made_of_what_is_differentiated():

@@ -51,7 +51,7 @@ def test_living_factors_have_an_analysis_each(phases):
     matrices = [A.with_values(A.values * scale) for scale in (1.0, -2.0, 3.0)]
     states = [solver.init(stored(M)) for M in matrices]
     for M, state in zip(matrices, states, strict=True):
-        X = solver.compute(state, B).value
+        X = solver.compute(state, stored(M), B).value
         torch.testing.assert_close(X, numpy_solve(M.to_dense(), B), rtol=1e-9, atol=1e-9)
     assert phases.count(12) == 3
     del state, states  # of three analyses one is put by, and -1 frees the others

@@ -116,18 +116,16 @@ class SolverHandle:
         return solution._replace(condition=condition.expand_as(solution.condition))
 
     def _compute_with(self, state: Any, A: StoredMatrix, B: Tensor) -> Solution:
-        solution = self.solver.compute(state, B, warm.last(self.solver, A, B))
+        solution = self.solver.compute(state, A, B, warm.last(self.solver, A, B))
         warm.keep(self.solver, A, solution.value)
         return solution
 
     def _state(self, A: StoredMatrix) -> Any:
+        """Return what is prepared for S, whichever of S, Sᵀ, conj(S) and Sᴴ A is."""
         solver = self.solver
         if getattr(solver, "stateless", False) or not isinstance(A, StoredMatrix):
-            state = solver.init(replace(A, transpose=False, conjugate=False))
-        else:
-            state = prepared(solver, A)
-        state = solver.transpose(state) if A.transpose else state
-        return solver.conj(state) if A.conjugate else state
+            return solver.init(replace(A, transpose=False, conjugate=False))
+        return prepared(solver, A)
 
     def prepare(self, A: StoredMatrix) -> list[Any]:
         """Return the states that `solve` will find: one, or one for each member of a batch."""
@@ -151,7 +149,7 @@ class SolverHandle:
         return [A] if whole else A.members()
 
     def adjoint(self) -> SolverHandle:
-        """Return itself: the state is transposed, not the solver."""
+        """Return itself: the matrix is transposed, not the solver."""
         return self
 
 

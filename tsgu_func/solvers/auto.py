@@ -133,12 +133,6 @@ class _Choice:
     A: StoredMatrix
     states: dict[Solver, Any] = field(default_factory=dict)
     failed: set[Solver] = field(default_factory=set)
-    steps: tuple[str, ...] = ()  # "transpose", "conj": how the stored matrix is to be read
-
-    def moved(self, step: str) -> _Choice:
-        """Return the choice for the transpose or the conjugate, one of which is at hand."""
-        step = "conj" if step == "transpose" and self.plan.hermitian else step
-        return replace(self, steps=(*self.steps, step))
 
     @property
     def bytes(self) -> int:
@@ -148,26 +142,25 @@ class _Choice:
         """Prepare the stored matrix once, whatever it is read as."""
         if solver not in self.states:
             self.states[solver] = solver.init(self.A)
-        state = self.states[solver]
-        for step in self.steps:
-            state = getattr(solver, step)(state)
-        return state
+        return self.states[solver]
 
-    def compute(self, B: Tensor, X0: Tensor | None) -> Solution:
+    def compute(self, A: StoredMatrix, B: Tensor, X0: Tensor | None) -> Solution:
         """Solve by the first that can; one that could not is not asked again."""
+        if self.plan.hermitian and A.transpose:  # it is the conjugate, which is at hand
+            A = replace(A, transpose=False, conjugate=not A.conjugate)
         *others, last = self.plan.solvers
         for solver in others:
             if solver in self.failed:
                 continue
             try:
-                solution = solver.compute(self.state(solver), B, X0)
+                solution = solver.compute(self.state(solver), A, B, X0)
                 if acceptable(solution):
                     return solution
             except SolveError:  # no preconditioner for this matrix, or the recurrence overflowed
                 pass
             self.failed.add(solver)
             self.states.pop(solver, None)
-        return last.compute(self.state(last), B, X0)
+        return last.compute(self.state(last), A, B, X0)
 
     def ready(self) -> Solver:
         """Prepare the first that can be, and return it."""
@@ -235,21 +228,15 @@ class Auto:
             return (_Choice(choose(A, self.rtol), A),)
         return tuple(_Choice(choose(member, self.rtol), member) for member in A.members())
 
-    def compute(self, state: tuple[_Choice, ...], B: Tensor, X0: Tensor | None = None) -> Solution:
+    def compute(
+        self, state: tuple[_Choice, ...], A: StoredMatrix, B: Tensor, X0: Tensor | None = None
+    ) -> Solution:
         """Solve for the columns of B (n, p) or, for a batch, (b, n, p)."""
         if len(state) == 1 and (B.ndim == 2 or state[0].A.values.ndim == 2):
-            return state[0].compute(B, X0)
+            return state[0].compute(A, B, X0)
         starts = [None] * len(B) if X0 is None else list(X0)
-        members = zip(state, B, starts, strict=True)
-        return stacked([choice.compute(b, x) for choice, b, x in members])
-
-    def transpose(self, state: tuple[_Choice, ...]) -> tuple[_Choice, ...]:
-        """Return the same choices, for the transpose."""
-        return tuple(choice.moved("transpose") for choice in state)
-
-    def conj(self, state: tuple[_Choice, ...]) -> tuple[_Choice, ...]:
-        """Return the same choices, for the conjugate."""
-        return tuple(choice.moved("conj") for choice in state)
+        members = zip(state, A.members(), B, starts, strict=True)
+        return stacked([choice.compute(S, b, x) for choice, S, b, x in members])
 
     def ready(self, state: tuple[_Choice, ...]) -> tuple[Solver, ...]:
         """Prepare what will be asked first, for each member, and return it."""

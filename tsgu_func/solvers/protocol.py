@@ -327,22 +327,17 @@ class Solver(Protocol):
     """
 
     def init(self, A: StoredMatrix) -> Any:
-        """Prepare a matrix that is neither transposed nor conjugated: factor, precondition.
+        """Prepare a matrix S that is neither transposed nor conjugated: factor, precondition.
 
         The state may say how many `bytes` it takes.
         """
         ...
 
-    def compute(self, state: Any, B: Tensor, X0: Tensor | None = None) -> Solution:
-        """Solve for the columns of B (n, p), starting at X0."""
-        ...
+    def compute(self, state: Any, A: StoredMatrix, B: Tensor, X0: Tensor | None = None) -> Solution:
+        """Solve for the columns of B (n, p) with A, which is S, Sᵀ, conj(S) or Sᴴ, from X0 on.
 
-    def transpose(self, state: Any) -> Any:
-        """Return the state of the transposed matrix, sharing what was prepared."""
-        ...
-
-    def conj(self, state: Any) -> Any:
-        """Return the state of the conjugated matrix, sharing what was prepared."""
+        ``A.transpose`` and ``A.conjugate`` say which of the four it is.
+        """
         ...
 
 
@@ -360,16 +355,10 @@ class Preconditioner(Protocol):
         """Prepare M for a matrix that is neither transposed, conjugated nor batched."""
         ...
 
-    def apply(self, state: Any, R: Tensor) -> Tensor:
-        """Return ``M⁻¹ R`` for the columns of R (n, p)."""
-        ...
-
-    def transpose(self, state: Any) -> Any:
-        """Return the state of Mᵀ, which preconditions Aᵀ."""
-        ...
-
-    def conj(self, state: Any) -> Any:
-        """Return the state of conj(M), which preconditions conj(A)."""
+    def apply(
+        self, state: Any, R: Tensor, transpose: bool = False, conjugate: bool = False
+    ) -> Tensor:
+        """Return ``M⁻¹ R``, ``M⁻ᵀ R``, ``conj(M)⁻¹ R`` or ``M⁻ᴴ R`` for the columns of R (n, p)."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -16,7 +16,6 @@ __all__ = ["Substitution"]
 
 @dataclass(frozen=True)
 class _Triangle:
-    A: StoredMatrix
     upper: bool
     diagonal: Tensor
 
@@ -59,11 +58,13 @@ class Substitution:
         if bool((diagonal == 0).any()):
             row = int((diagonal == 0).nonzero()[0, -1])
             raise SingularError(f"the matrix is singular: the diagonal of row {row} is zero")
-        return _Triangle(A, upper, diagonal)
+        return _Triangle(upper, diagonal)
 
-    def compute(self, state: _Triangle, B: Tensor, X0: Tensor | None = None) -> Solution:
+    def compute(
+        self, state: _Triangle, A: StoredMatrix, B: Tensor, X0: Tensor | None = None
+    ) -> Solution:
         """Solve for the columns of B (n, p) or (b, n, p); a start X0 is of no use here."""
-        A, diagonal = state.A, state.diagonal
+        diagonal = state.diagonal
         diagonal = diagonal.conj().resolve_conj() if A.conjugate else diagonal
         X = solve(A.structure, A.entries, diagonal, B, upper=state.upper, transpose=A.transpose)
         return judged(self, A, X, B)
@@ -71,11 +72,3 @@ class Substitution:
     def logabsdet(self, state: _Triangle) -> Tensor:
         """Return log|det A|, from the diagonal."""
         return state.diagonal.abs().log().sum(-1)
-
-    def transpose(self, state: _Triangle) -> _Triangle:
-        """Return the same triangle, read by columns."""
-        return replace(state, A=state.A.T)
-
-    def conj(self, state: _Triangle) -> _Triangle:
-        """Return the same triangle, conjugated."""
-        return replace(state, A=state.A.conj())

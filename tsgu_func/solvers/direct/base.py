@@ -72,11 +72,11 @@ class Factor(Protocol):
 
 @dataclass(frozen=True)
 class Factored:
-    """The state of a direct solver: how the stored matrix is read, and its factor."""
+    """The state of a direct solver: the stored matrix, and its factor."""
 
     A: StoredMatrix
     factor: Factor
-    # What was found later, for all views of the state: a better factor, the condition number.
+    # What was found later: a better factor, the condition number.
     later: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -84,10 +84,10 @@ class Factored:
         """Memory of the factors."""
         return self.factor.bytes + getattr(self.later.get("factor"), "bytes", 0)
 
-    def solve(self, B: Tensor) -> Tensor:
+    def solve(self, A: StoredMatrix, B: Tensor) -> Tensor:
         """Solve with the best factor there is, in its precision."""
         factor = self.later.get("factor", self.factor)
-        return factor.solve(B, self.A.transpose, self.A.conjugate)
+        return factor.solve(B, A.transpose, A.conjugate)
 
 
 @dataclass(frozen=True, repr=False)
@@ -131,22 +131,16 @@ class Direct(Settings):
             raise SingularError(f"the matrix is singular: nothing but zeros in row {row}")
         return Factored(A, self.factor(self._narrowed(A)))
 
-    def compute(self, state: Factored, B: Tensor, X0: Tensor | None = None) -> Solution:
+    def compute(
+        self, state: Factored, A: StoredMatrix, B: Tensor, X0: Tensor | None = None
+    ) -> Solution:
         """Solve for the columns of B (n, p); a start X0 is of no use here."""
-        X, told = self._refined(state, B)
+        X, told = self._refined(state, A, B)
         perturbed = getattr(state.factor, "perturbed", 0) > 0 and _is_large(told)
         if self.precision is None and (perturbed or not _stable(told)):
             self._factor_again(state)
-            X, told = self._refined(state, B)
-        return self._judged(state, X, B, told)
-
-    def transpose(self, state: Factored) -> Factored:
-        """Return the same factor, for the transpose."""
-        return replace(state, A=state.A.T)
-
-    def conj(self, state: Factored) -> Factored:
-        """Return the same factor, for the conjugate."""
-        return replace(state, A=state.A.conj())
+            X, told = self._refined(state, A, B)
+        return self._judged(state, A, X, B, told)
 
     def condition(self, state: Factored) -> float | Tensor:
         """Estimate the condition number of A in the 1-norm: some more solves, once for a factor."""
@@ -164,14 +158,14 @@ class Direct(Settings):
             raise SolveError("A overflows in single precision: scale it, or leave precision=None")
         return replace(A, values=values)
 
-    def _refined(self, state: Factored, B: Tensor) -> tuple[Tensor, Measured]:
+    def _refined(self, state: Factored, A: StoredMatrix, B: Tensor) -> tuple[Tensor, Measured]:
         """Return X, and what it leaves."""
-        X = self._solved(state, B)
-        told = measured(state.A, X, B)
+        X = self._solved(state, A, B)
+        told = measured(A, X, B)
         steps = self.refine if self._narrow(B.dtype) is None else max(self.refine, _STEPS)
         for _ in range(steps if _accurate(told) else max(steps, 1)):
-            refined = X + self._solved(state, told.R)
-            after = measured(state.A, refined, B)
+            refined = X + self._solved(state, A, told.R)
+            after = measured(A, refined, B)
             gained = after.componentwise < told.componentwise
             if not bool(gained.any()):
                 break
@@ -186,24 +180,26 @@ class Direct(Settings):
         """Return the lower precision of the factor, if it has one."""
         return None if self.precision is None else _LOWER.get(dtype)
 
-    def _solved(self, state: Factored, B: Tensor) -> Tensor:
+    def _solved(self, state: Factored, A: StoredMatrix, B: Tensor) -> Tensor:
         """Solve with the factor, once."""
         narrow = self._narrow(B.dtype)
         if narrow is None:
-            return state.solve(B)
+            return state.solve(A, B)
         # Scaled, because the range of single precision is narrow.
         peak = B.abs().amax(-2, keepdim=True)
         peak = torch.where(peak == 0, 1, peak)
-        return state.solve((B / peak).to(narrow)).to(B.dtype) * peak
+        return state.solve(A, (B / peak).to(narrow)).to(B.dtype) * peak
 
     def _factor_again(self, state: Factored) -> None:
-        if "factor" not in state.later:
-            A = StoredMatrix(state.A.structure, state.A.values)
-            if (better := self.again(A, state.factor)) is not None:
-                state.later["factor"] = better
-                state.later.pop("condition", None)  # that of the other
+        if "factor" in state.later:
+            return
+        if (better := self.again(state.A, state.factor)) is not None:
+            state.later["factor"] = better
+            state.later.pop("condition", None)  # that of the other
 
-    def _judged(self, state: Factored, X: Tensor, B: Tensor, told: Measured) -> Solution:
+    def _judged(
+        self, state: Factored, A: StoredMatrix, X: Tensor, B: Tensor, told: Measured
+    ) -> Solution:
         rounding = torch.finfo(B.dtype).eps ** 0.5
         large = told.componentwise > small(B.dtype)
         code = torch.where(large, int(Result.INACCURATE), int(Result.SOLVED))
@@ -211,32 +207,32 @@ class Direct(Settings):
         if self.precision is not None and not _stable(told):
             code = torch.full_like(code, int(Result.STAGNATED))
         elif bool(suspicious.any()):
-            bound = self._error_bound(state, X, told)
+            bound = self._error_bound(state, A, X, told)
             close = suspicious & (bound > rounding) & ~large
             code = torch.where(close, int(Result.ILL_CONDITIONED), code)
             code = torch.where(suspicious & ~(bound < _USELESS), int(Result.SINGULAR), code)
         elif getattr(state.factor, "perturbed", 0) > 0:
             code = torch.full_like(code, int(Result.ILL_CONDITIONED))
         X = torch.where((code == Result.SINGULAR).unsqueeze(-2), torch.nan, X)
-        return judged(self, state.A, X, B, code=code, told=told)
+        return judged(self, A, X, B, code=code, told=told)
 
-    def _error_bound(self, state: Factored, X: Tensor, told: Measured) -> Tensor:
+    def _error_bound(
+        self, state: Factored, A: StoredMatrix, X: Tensor, told: Measured
+    ) -> Tensor:
         """Estimate the largest error in each column of X, relative to the largest entry."""
         assert told.sizes is not None
-        dtype, A = X.dtype, state.A
-        adjoint = replace(state, A=A.mH)
-        rounding = _ROUNDINGS * torch.finfo(dtype).eps
+        rounding = _ROUNDINGS * torch.finfo(X.dtype).eps
         size = X.abs().amax(-2, keepdim=True)
         # Relative to X from the start, so that the numbers are of moderate size.
         f = (told.R.abs() + rounding * told.sizes).to(size.dtype) / torch.where(size == 0, 1, size)
         V, largest = torch.full_like(X, 1 / X.shape[-2]), torch.zeros_like(size)
         for _ in range(_ESTIMATES):
-            Y = f * self._solved(adjoint, V)
+            Y = f * self._solved(state, A.mH, V)
             norm = Y.abs().sum(-2, keepdim=True)
             if not bool((norm > largest).any()):  # of NaN too
                 return torch.maximum(largest, norm).squeeze(-2)
             largest = torch.maximum(largest, norm)
-            Z = self._solved(state, f * torch.where(Y == 0, 1, Y.sgn()))
+            Z = self._solved(state, A, f * torch.where(Y == 0, 1, Y.sgn()))
             most = Z.abs().argmax(-2, keepdim=True)
             V = torch.zeros_like(X).scatter(-2, most, 1)
         return largest.squeeze(-2)
@@ -245,23 +241,22 @@ class Direct(Settings):
         import scipy.sparse.linalg
 
         linalg: Any = scipy.sparse.linalg
-        plain = replace(state, A=StoredMatrix(state.A.structure, state.A.values))
-        n = plain.A.shape[0]
-        dtype = torch.empty(0, dtype=plain.A.dtype, device="cpu").numpy().dtype
+        n = state.A.shape[0]
+        dtype = torch.empty(0, dtype=state.A.dtype, device="cpu").numpy().dtype
 
-        def times(state: Factored) -> Callable[[np.ndarray], np.ndarray]:
+        def times(A: StoredMatrix) -> Callable[[np.ndarray], np.ndarray]:
             def solve(B: np.ndarray) -> np.ndarray:
                 columns = torch.from_numpy(np.ascontiguousarray(B.reshape(n, -1)).astype(dtype))
-                X, _ = self._refined(state, columns.to(state.A.values.device))
+                X, _ = self._refined(state, A, columns.to(A.values.device))
                 return X.cpu().numpy().reshape(B.shape)
 
             return solve
 
-        forward, adjoint = times(plain), times(replace(plain, A=plain.A.mH))
+        forward, adjoint = times(state.A), times(state.A.mH)
         inverse = linalg.LinearOperator(
             (n, n), matvec=forward, rmatvec=adjoint, matmat=forward, rmatmat=adjoint, dtype=dtype
         )
-        _, columns = sums_of_magnitudes(plain.A)
+        _, columns = sums_of_magnitudes(state.A)
         # With t = 1 the estimate draws no random numbers.
         return float(columns.max()) * float(linalg.onenormest(inverse, t=1))
 
@@ -277,7 +272,7 @@ class DirectWithPivots(Direct):
                 f"precision=None"
             )
         ones = state.A.values.new_ones(*state.A.values.shape[:-1], state.A.shape[0], 1)
-        _, told = self._refined(state, ones)
+        _, told = self._refined(state, state.A, ones)
         if not _stable(told):
             self._factor_again(state)
         factor: Any = state.later.get("factor", state.factor)

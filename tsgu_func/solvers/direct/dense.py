@@ -96,7 +96,7 @@ class DenseLU(DirectWithPivots):
 
     def _condition(self, state: Factored) -> Tensor:
         """Return the condition number of each member, ``(*batch, 1)``, from the inverse."""
-        A = StoredMatrix(state.A.structure, state.A.values)
+        A = state.A
         lu = state.factor.solve(_eye_like(A), False, False)
         inverse = torch.linalg.matrix_norm(lu, 1).unsqueeze(-1)
         size = A.values.abs()

@@ -98,34 +98,33 @@ class Krylov(Settings):
         M = self.preconditioner
         return M is None or getattr(M, "takes_operators", False)
 
-    def init(self, A: StoredMatrix | MatrixFree) -> Equations:
-        """Precondition."""
+    def init(self, A: StoredMatrix | MatrixFree) -> tuple[Any, ...]:
+        """Precondition each member of a batch."""
         M = self.preconditioner
         if M is None:
-            return Equations(A)
+            return ()
         if getattr(M, "stateless", False):
             count = len(A.values) if A.values.ndim == 2 else 1
             given: Any = A
-            return Equations(A, M, (M.init(given),) * count)
+            return (M.init(given),) * count
         if not isinstance(A, StoredMatrix):
             raise TypeError(f"{M!r} is made from entries, and a LinearOperator shows none")
         members = A.members() if A.values.ndim == 2 else [A]
-        return Equations(A, M, tuple(prepared(M, member) for member in members))
+        return tuple(prepared(M, member) for member in members)
 
-    def transpose(self, state: Equations) -> Equations:
-        """Return the transposed equations, with the transposed preconditioner."""
-        return state.moved("transpose")
-
-    def conj(self, state: Equations) -> Equations:
-        """Return the conjugated equations, with the conjugated preconditioner."""
-        return state.moved("conj")
-
-    def compute(self, state: Equations, B: Tensor, X0: Tensor | None = None) -> Solution:
+    def compute(
+        self,
+        state: tuple[Any, ...],
+        A: StoredMatrix | MatrixFree,
+        B: Tensor,
+        X0: Tensor | None = None,
+    ) -> Solution:
         """Solve for the columns of B (n, p) or, for a batch, (b, n, p), starting at X0."""
-        system = iteration.read_system(state.A, B, X0, names=("A", "B", "X0"))
+        system = iteration.read_system(A, B, X0, names=("A", "B", "X0"))
+        equations = Equations(A, self.preconditioner, state)
         goal = torch.maximum(self._rtol(B.dtype) * system.unit, self.atol / system.peak)
         with Watch(repr(self), self.callback, self.progress) as watch:
-            block = Block(state, system.multiply, system.B, system.peak, system.unit, goal)
+            block = Block(equations, system.multiply, system.B, system.peak, system.unit, goal)
             return self._solve(system, block, watch)
 
     # ------------------------------------------------------------------------ the recurrence

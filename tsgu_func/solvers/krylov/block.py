@@ -84,7 +84,7 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class Equations:
-    """A matrix, or a batch of them, and what preconditions each: the state of a solver."""
+    """A matrix, or a batch of them, and what preconditions each."""
 
     A: Any
     preconditioner: Preconditioner | None = None
@@ -95,14 +95,6 @@ class Equations:
         """What was added to a diagonal to complete the preconditioner, relative to it."""
         return max((getattr(part, "shift", 0.0) for part in self.parts), default=0.0)
 
-    def moved(self, name: str) -> Equations:
-        """Return those of the transpose or of the conjugate: "transpose" or "conj"."""
-        A = self.A.T if name == "transpose" else self.A.conj()
-        if self.preconditioner is None:
-            return replace(self, A=A)
-        move = getattr(self.preconditioner, name)
-        return replace(self, A=A, parts=tuple(move(part) for part in self.parts))
-
     def members(self, index: Tensor) -> Equations:
         """Return those of some members of the batch."""
         parts = tuple(self.parts[int(i)] for i in index) if self.parts else ()
@@ -111,10 +103,11 @@ class Equations:
     def precondition(self, R: Tensor) -> Tensor:
         """Return M⁻¹ R, member by member."""
         assert self.preconditioner is not None
+        apply = self.preconditioner.apply
+        which = {"transpose": self.A.transpose, "conjugate": self.A.conjugate}
         if R.ndim == 2:
-            return self.preconditioner.apply(self.parts[0], R)
-        pairs = zip(self.parts, R, strict=True)
-        return torch.stack([self.preconditioner.apply(part, r) for part, r in pairs])
+            return apply(self.parts[0], R, **which)
+        return torch.stack([apply(*pair, **which) for pair in zip(self.parts, R, strict=True)])
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,9 @@ class ICCG(Krylov):
         """Run the recurrence for each active column, into `run`."""
         left, _ = plan
         stride = 1 if watch.watched else left
-        columns = _columns_of(block, R, active)
+        # M is Hermitian as A is: a transpose is the conjugate, for which all is conjugated.
+        conjugated = block.equations.A.transpose != block.equations.A.conjugate
+        columns = _columns_of(block, R.conj() if conjugated else R, active)
         while left > 0 and (going := [column for column in columns if column.going]):
             _advance(going, stride)
             made = max(column.made for column in going)
@@ -84,7 +86,8 @@ class ICCG(Krylov):
         for column in columns:
             column.stop()
             member, _, index = column.place
-            _by_member(run.change)[member, :, index] = torch.from_numpy(column.change)
+            change = torch.from_numpy(column.change)
+            _by_member(run.change)[member, :, index] = change.conj() if conjugated else change
             _by_member(run.code)[column.place] = int(column.code)
             _by_member(run.steps)[column.place] = column.steps
 
@@ -156,7 +159,8 @@ class _Column:
 
 def _columns_of(block: Block, R: Tensor, active: Tensor) -> list[_Column]:
     """Return the active columns of all members of the batch."""
-    parts, residuals = block.equations.parts, _by_member(R).mT.contiguous().cpu().numpy()
+    parts = block.equations.parts
+    residuals = _by_member(R).mT.resolve_conj().contiguous().cpu().numpy()
     norm, goal = _by_member(column_norms(R)), _by_member(block.goal)
     places = (tuple(place) for place in _by_member(active).nonzero().tolist())
     return [

@@ -72,27 +72,18 @@ class LeastSquares(Settings):
             if (value := getattr(self, name)) is not None:
                 iteration.check_number(name, value)
 
-    def init(self, A: Matrix) -> Matrix:
-        """Take the matrix as it is."""
-        return A
+    def init(self, A: Matrix) -> None:
+        """Prepare nothing."""
 
-    def transpose(self, state: Matrix) -> Matrix:
-        """Return the transpose."""
-        return state.T
-
-    def conj(self, state: Matrix) -> Matrix:
-        """Return the conjugate."""
-        return state.conj()
-
-    def compute(self, state: Matrix, B: Tensor, X0: Tensor | None = None) -> Solution:
+    def compute(self, state: None, A: Matrix, B: Tensor, X0: Tensor | None = None) -> Solution:
         """Solve for the columns of B (m, p) or, for a batch, (b, m, p), starting at X0."""
-        rows, cols = state.shape
+        rows, cols = A.shape
         if rows < cols:  # the rows of A are the columns of its adjoint
-            adjoint, scale = _scaled(state.mH)
-            return self._judged(state, B, self._solved(adjoint.mH, scale * B, X0, B), None)
-        A, scale = _scaled(state)
+            adjoint, scale = _scaled(A.mH)
+            return self._judged(A, B, self._solved(adjoint.mH, scale * B, X0, B), None)
+        columns, scale = _scaled(A)
         X0 = None if X0 is None else X0 / scale
-        return self._judged(state, B, self._solved(A, B, X0, B), scale)
+        return self._judged(A, B, self._solved(columns, B, X0, B), scale)
 
     def _solved(
         self, A: Matrix, right: Tensor, X0: Tensor | None, B: Tensor

@@ -12,7 +12,7 @@ import functools
 import threading
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -69,29 +69,26 @@ class _Hierarchy:
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """A hierarchy, and which of the four matrices it is for."""
+    """A hierarchy, and whether it is its own adjoint."""
 
     hierarchy: _Hierarchy
     hermitian: bool
-    transposed: bool = False
-    conjugated: bool = False
 
     @property
     def bytes(self) -> int:
         return self.hierarchy.bytes
 
-    def solve(self, R: np.ndarray, cycle: str) -> np.ndarray:
+    def solve(self, R: np.ndarray, cycle: str, transpose: bool, conjugate: bool) -> np.ndarray:
         """Return one cycle from zero for each column of R."""
-        # A Hermitian cycle is its own adjoint: the transpose is the conjugate.
-        transposed = self.transposed and not self.hermitian
-        conjugated = self.conjugated != (self.transposed and self.hermitian)
-        solver = self.hierarchy.transposed if transposed else self.hierarchy.solver
+        if self.hermitian:  # the transpose is the conjugate
+            transpose, conjugate = False, transpose != conjugate
+        solver = self.hierarchy.transposed if transpose else self.hierarchy.solver
         cycled = solver.aspreconditioner(cycle=cycle)
         X = np.empty_like(R, order="C")
         for j in range(R.shape[1]):
-            column = R[:, j].conj() if conjugated else R[:, j]
+            column = R[:, j].conj() if conjugate else R[:, j]
             X[:, j] = cycled.matvec(np.ascontiguousarray(column))
-        return X.conj() if conjugated else X
+        return X.conj() if conjugate else X
 
 
 @dataclass(frozen=True, repr=False)
@@ -156,18 +153,12 @@ class AMG(Settings):
         symmetry = "hermitian" if symmetric else "nonsymmetric"
         return pyamg.smoothed_aggregation_solver(S, symmetry=symmetry, **smoothers)
 
-    def apply(self, state: _State, R: Tensor) -> Tensor:
+    def apply(
+        self, state: _State, R: Tensor, transpose: bool = False, conjugate: bool = False
+    ) -> Tensor:
         """Cycle once, from zero, for each column of R (n, p)."""
-        solved = state.solve(R.resolve_conj().cpu().numpy(), self.cycle)
+        solved = state.solve(R.resolve_conj().cpu().numpy(), self.cycle, transpose, conjugate)
         return torch.from_numpy(solved).to(R)
-
-    def transpose(self, state: _State) -> _State:
-        """Return the same hierarchy, for the transpose."""
-        return replace(state, transposed=not state.transposed)
-
-    def conj(self, state: _State) -> _State:
-        """Return the same hierarchy, for the conjugate."""
-        return replace(state, conjugated=not state.conjugated)
 
 
 def _pyamg() -> Any:

@@ -90,20 +90,15 @@ class BlockJacobi(Settings):
             )
         return _State(inverse)
 
-    def apply(self, state: _State, R: Tensor) -> Tensor:
+    def apply(
+        self, state: _State, R: Tensor, transpose: bool = False, conjugate: bool = False
+    ) -> Tensor:
         """Solve with each block, for R (n, p)."""
-        count, size, _ = state.inverse.shape
-        n, p = R.shape
+        inverse = state.inverse.mT if transpose else state.inverse
+        inverse = inverse.conj() if conjugate else inverse
+        (count, size, _), (n, p) = inverse.shape, R.shape
         padded = torch.nn.functional.pad(R, (0, 0, 0, count * size - n))
-        return (state.inverse @ padded.reshape(count, size, p)).view(count * size, p)[:n]
-
-    def transpose(self, state: _State) -> _State:
-        """Return the transposed blocks: a view."""
-        return _State(state.inverse.mT)
-
-    def conj(self, state: _State) -> _State:
-        """Return the conjugated blocks: a view."""
-        return _State(state.inverse.conj())
+        return (inverse @ padded.reshape(count, size, p)).view(count * size, p)[:n]
 
 
 def _places(s: Structure, size: int) -> _Places:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -19,14 +19,6 @@ from tsgu_func.registration.transforms import (
 from tsgu_func.solvers.protocol import Settings, SolveError
 
 __all__ = ["Custom"]
-
-
-@dataclass(frozen=True)
-class _State:
-    """What M⁻¹ is asked for: itself, its transpose, conjugate or adjoint."""
-
-    transpose: bool = False
-    conjugate: bool = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -90,16 +82,17 @@ class Custom(Settings):
         called = getattr(self.inverse, "__qualname__", type(self.inverse).__qualname__)
         return f"Custom({called})"
 
-    def init(self, A: Any) -> _State:
+    def init(self, A: Any) -> None:
         """Look at nothing: M is given."""
-        return _State()
 
-    def apply(self, state: _State, R: Tensor) -> Tensor:
+    def apply(
+        self, state: None, R: Tensor, transpose: bool = False, conjugate: bool = False
+    ) -> Tensor:
         """Return ``M⁻¹ R`` for the columns of R (n, p)."""
         adjoint = self.inverse if self.adjoint is None else self.adjoint
-        function = adjoint if state.transpose else self.inverse
+        function = adjoint if transpose else self.inverse
         # As for a matrix: the transpose is the conjugate of the adjoint.
-        lazily = state.transpose != state.conjugate
+        lazily = transpose != conjugate
         with torch.no_grad():
             Z = function(R.conj().resolve_conj() if lazily else R)
         if not isinstance(Z, Tensor) or Z.shape != R.shape or Z.dtype != R.dtype:
@@ -109,14 +102,6 @@ class Custom(Settings):
                 f"shape; got {got}"
             )
         return Z.conj().resolve_conj() if lazily else Z
-
-    def transpose(self, state: _State) -> _State:
-        """Return the state of Mᵀ."""
-        return replace(state, transpose=not state.transpose)
-
-    def conj(self, state: _State) -> _State:
-        """Return the state of conj(M)."""
-        return replace(state, conjugate=not state.conjugate)
 
 
 def _value(x: Any) -> Any:

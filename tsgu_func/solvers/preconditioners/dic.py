@@ -7,7 +7,7 @@ matrices of grids.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ class TwistedRows:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """``M = S⁻¹ (I + L) (I + L)ᴴ S⁻¹`` with ``S A S = L + D + Lᴴ``, or its conjugate.
+    """``M = S⁻¹ (I + L) (I + L)ᴴ S⁻¹`` with ``S A S = L + D + Lᴴ``.
 
     Attributes
     ----------
@@ -90,18 +90,15 @@ class Split:
         """One over each pivot."""
         return 1 / (self.root * self.root)
 
-    def solve(self, R: Tensor) -> Tensor:
-        """Return ``M⁻¹ R`` for R (n, p), in one sweep down and one up."""
-        X, root = copied(R)[self.rows.order], torch.from_numpy(self.root).unsqueeze(-1)
+    def solve(self, R: Tensor, conjugate: bool) -> Tensor:
+        """Return ``M⁻¹ R`` or ``conj(M)⁻¹ R`` for R (n, p), in one sweep down and one up."""
+        X = copied(R.conj() if conjugate else R)[self.rows.order]
+        root = torch.from_numpy(self.root).unsqueeze(-1)
         X /= root
         compiled.incomplete.solve_llh(*self.triangle, X.numpy())
         solved = torch.empty_like(X)
-        solved[self.rows.order] = X.conj_physical_() / root
+        solved[self.rows.order] = (X if conjugate else X.conj_physical_()) / root
         return solved.to(R.device)
-
-    def conj(self) -> Split:
-        """Return the conjugate, which is the transpose."""
-        return replace(self, values=self.values.conj())
 
 
 @dataclass(frozen=True, repr=False)

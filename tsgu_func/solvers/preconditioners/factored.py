@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -65,7 +65,7 @@ def halves_of(structure: Structure) -> Halves:
 
 @dataclass(frozen=True, eq=False)
 class LDU:
-    """``M = (I + L) D (I + V)``, L and V on the pattern of a matrix; its transpose, or conjugate.
+    """``M = (I + L) D (I + V)``, L and V on the pattern of a matrix.
 
     Attributes
     ----------
@@ -75,42 +75,30 @@ class LDU:
         Entries of L and V, and of D⁻¹.
     shift : float
         What was added to the diagonal, relative to it.
-    transposed, conjugated : bool
-        Which of the four this is.
     """
 
     halves: Halves
     values: np.ndarray
     inverse: np.ndarray
     shift: float = 0.0
-    transposed: bool = False
-    conjugated: bool = False
 
     @property
     def bytes(self) -> int:
         """Size of the factors; the pattern is that of the matrix."""
         return self.values.nbytes + self.inverse.nbytes
 
-    def solve(self, R: Tensor) -> Tensor:
-        """Return ``M⁻¹ R`` for R (n, p), in one sweep down and one up."""
-        X = copied(R.conj() if self.conjugated else R)
+    def solve(self, R: Tensor, transpose: bool, conjugate: bool) -> Tensor:
+        """Solve with M, Mᵀ, conj(M) or Mᴴ for R (n, p), in one sweep down and one up."""
+        X = copied(R.conj() if conjugate else R)
         loops = compiled.incomplete
-        sweep = loops.solve_ldu_transposed if self.transposed else loops.solve_ldu
+        sweep = loops.solve_ldu_transposed if transpose else loops.solve_ldu
         sweep(*self.halves, self.values, self.inverse, X.numpy())
-        return (X.conj_physical_() if self.conjugated else X).to(R.device)
-
-    def transpose(self) -> LDU:
-        """Return the transpose, sharing the factors."""
-        return replace(self, transposed=not self.transposed)
-
-    def conj(self) -> LDU:
-        """Return the conjugate, sharing the factors."""
-        return replace(self, conjugated=not self.conjugated)
+        return (X.conj_physical_() if conjugate else X).to(R.device)
 
 
 @dataclass(frozen=True, eq=False)
 class LDLH:
-    """``M = (I + V)ᴴ D (I + V)`` with a real D, or its conjugate, which is its transpose.
+    """``M = (I + V)ᴴ D (I + V)`` with a real D.
 
     Attributes
     ----------
@@ -120,32 +108,25 @@ class LDLH:
         Entries of V and of D⁻¹.
     shift : float
         What was added to the diagonal, relative to it.
-    conjugated : bool
-        Which of the two this is.
     """
 
     rows: UpperRows
     values: np.ndarray
     inverse: np.ndarray
     shift: float = 0.0
-    conjugated: bool = False
 
     @property
     def bytes(self) -> int:
         """Size of the factor; its pattern is kept with that of the matrix."""
         return self.values.nbytes + self.inverse.nbytes
 
-    def solve(self, R: Tensor) -> Tensor:
-        """Return ``M⁻¹ R`` for R (n, p), in one sweep down and one up."""
+    def solve(self, R: Tensor, conjugate: bool) -> Tensor:
+        """Return ``M⁻¹ R`` or ``conj(M)⁻¹ R`` for R (n, p), in one sweep down and one up."""
         # The sweeps make M⁻¹ conj(X) of X: conjugation is due on one side, whichever M it is.
-        X = copied(R if self.conjugated else R.conj())
+        X = copied(R if conjugate else R.conj())
         rows = self.rows.crow, self.rows.col
         compiled.incomplete.solve_ldlh(*rows, self.values, self.inverse, X.numpy())
-        return (X.conj_physical_() if self.conjugated else X).to(R.device)
-
-    def conj(self) -> LDLH:
-        """Return the conjugate and transpose, sharing the factor."""
-        return replace(self, conjugated=not self.conjugated)
+        return (X.conj_physical_() if conjugate else X).to(R.device)
 
 
 def copied(R: Tensor) -> Tensor:

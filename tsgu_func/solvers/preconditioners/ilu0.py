@@ -90,17 +90,11 @@ class ILU0(Settings):
         )  # fmt: skip
         return state, None if row == len(diagonal) else row
 
-    def apply(self, state: LDU, R: Tensor) -> Tensor:
+    def apply(
+        self, state: LDU, R: Tensor, transpose: bool = False, conjugate: bool = False
+    ) -> Tensor:
         """Solve with both triangles, for R (n, p)."""
-        return state.solve(R)
-
-    def transpose(self, state: LDU) -> LDU:
-        """Return the same factors, transposed."""
-        return state.transpose()
-
-    def conj(self, state: LDU) -> LDU:
-        """Return the same factors, conjugated."""
-        return state.conj()
+        return state.solve(R, transpose, conjugate)
 
 
 def _unit_shift(A: StoredMatrix, diagonal: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ Li and Shao, *A Supernodal Approach to Incomplete LU Factorization with Partial 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,22 +24,20 @@ __all__ = ["ILUT"]
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """An incomplete factor of Sᵀ (SciPy's takes columns, we store rows), and which M it is for."""
+    """An incomplete factor of Sᵀ (SciPy's takes columns, we store rows)."""
 
     lu: Any
     itemsize: int
-    transposed: bool = False
-    conjugated: bool = False
 
     @property
     def bytes(self) -> int:
         return int(self.lu.nnz) * (self.itemsize + 4)
 
-    def solve(self, R: np.ndarray) -> np.ndarray:
+    def solve(self, R: np.ndarray, transpose: bool, conjugate: bool) -> np.ndarray:
         # With F = Sᵀ: S = Fᵀ, conj(S) = Fᴴ, Sᵀ = F, and Sᴴ X = R is conj(F conj(X) = conj(R)).
-        if self.transposed and self.conjugated:
+        if transpose and conjugate:
             return self.lu.solve(R.conj(), "N").conj()
-        return self.lu.solve(R, "N" if self.transposed else "H" if self.conjugated else "T")
+        return self.lu.solve(R, "N" if transpose else "H" if conjugate else "T")
 
 
 @dataclass(frozen=True, repr=False)
@@ -111,17 +109,11 @@ class ILUT(Settings):
                 raise
         return None
 
-    def apply(self, state: _State, R: Tensor) -> Tensor:
+    def apply(
+        self, state: _State, R: Tensor, transpose: bool = False, conjugate: bool = False
+    ) -> Tensor:
         """Solve with both triangles, for R (n, p)."""
         if not R.numel():
             return R.clone()
-        solved = state.solve(R.resolve_conj().cpu().numpy())
+        solved = state.solve(R.resolve_conj().cpu().numpy(), transpose, conjugate)
         return torch.from_numpy(np.ascontiguousarray(solved)).to(R.device)
-
-    def transpose(self, state: _State) -> _State:
-        """Return the same factors, transposed."""
-        return replace(state, transposed=not state.transposed)
-
-    def conj(self, state: _State) -> _State:
-        """Return the same factors, conjugated."""
-        return replace(state, conjugated=not state.conjugated)

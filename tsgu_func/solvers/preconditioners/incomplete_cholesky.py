@@ -93,17 +93,11 @@ class IncompleteCholesky(Settings):
         relaxation = float(self.relaxation or 0)
         return shifted(self, self.shift, lambda shift: factor(shift, relaxation))
 
-    def apply(self, state: Any, R: Tensor) -> Tensor:
+    def apply(
+        self, state: Any, R: Tensor, transpose: bool = False, conjugate: bool = False
+    ) -> Tensor:
         """Solve with both triangles, for R (n, p)."""
-        return state.solve(R)
-
-    def transpose(self, state: Any) -> Any:
-        """Return the same factor, conjugated: M is Hermitian."""
-        return state.conj()
-
-    def conj(self, state: Any) -> Any:
-        """Return the same factor, conjugated."""
-        return state.conj()
+        return state.solve(R, transpose != conjugate)  # M is Hermitian
 
 
 def _is_laplacian(A: StoredMatrix, triangle: Any, entries: np.ndarray, d: np.ndarray) -> bool:

@@ -50,14 +50,8 @@ class Jacobi(Settings):
         """Invert the diagonal."""
         return _State(nonzero_diagonal(self, A).reciprocal().unsqueeze(-1))
 
-    def apply(self, state: _State, R: Tensor) -> Tensor:
-        """Divide R (n, p) by the diagonal."""
-        return state.inverse * R
-
-    def transpose(self, state: _State) -> _State:
-        """Return the same state: a diagonal is its own transpose."""
-        return state
-
-    def conj(self, state: _State) -> _State:
-        """Return the conjugated diagonal."""
-        return _State(state.inverse.conj())
+    def apply(
+        self, state: _State, R: Tensor, transpose: bool = False, conjugate: bool = False
+    ) -> Tensor:
+        """Divide R (n, p) by the diagonal, which is its own transpose."""
+        return (state.inverse.conj() if conjugate else state.inverse) * R

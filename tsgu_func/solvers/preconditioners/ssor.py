@@ -71,14 +71,8 @@ class SSOR(Settings):
         inverse = omega * (2 - omega) / diagonal
         return LDU(halves_of(s), values.cpu().numpy(), inverse.cpu().numpy())
 
-    def apply(self, state: LDU, R: Tensor) -> Tensor:
+    def apply(
+        self, state: LDU, R: Tensor, transpose: bool = False, conjugate: bool = False
+    ) -> Tensor:
         """Sweep down and up, for R (n, p)."""
-        return state.solve(R)
-
-    def transpose(self, state: LDU) -> LDU:
-        """Return the same triangles, transposed."""
-        return state.transpose()
-
-    def conj(self, state: LDU) -> LDU:
-        """Return the same triangles, conjugated."""
-        return state.conj()
+        return state.solve(R, transpose, conjugate)
