@@ -125,5 +125,7 @@ def _grounded(A: StoredMatrix, null: NullSpace) -> StoredMatrix:
 def _anchors(right: Tensor, left: Tensor) -> Tensor:
     """Choose as many rows as there are columns, in which both are far from dependent."""
     weighed = right * torch.linalg.vector_norm(left, dim=-1, keepdim=True)
-    *_, order = scipy.linalg.qr(weighed.mH.resolve_conj().cpu().numpy(), mode="economic", pivoting=True)
+    *_, order = scipy.linalg.qr(
+        weighed.mH.resolve_conj().cpu().numpy(), mode="economic", pivoting=True
+    )
     return torch.from_numpy(order[: right.shape[-1]].astype("int64")).to(right.device)

@@ -216,9 +216,7 @@ class Direct(Settings):
         X = torch.where((code == Result.SINGULAR).unsqueeze(-2), torch.nan, X)
         return judged(self, A, X, B, code=code, told=told)
 
-    def _error_bound(
-        self, state: Factored, A: StoredMatrix, X: Tensor, told: Measured
-    ) -> Tensor:
+    def _error_bound(self, state: Factored, A: StoredMatrix, X: Tensor, told: Measured) -> Tensor:
         """Estimate the largest error in each column of X, relative to the largest entry."""
         assert told.sizes is not None
         rounding = _ROUNDINGS * torch.finfo(X.dtype).eps

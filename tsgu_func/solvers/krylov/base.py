@@ -25,9 +25,12 @@ from torch import Tensor
 from tsgu_func.solvers import iteration
 from tsgu_func.solvers.factors import prepared
 from tsgu_func.solvers.iteration import System, column_norms
+from tsgu_func.solvers.judgement import judged
 from tsgu_func.solvers.krylov.block import Block, Equations, Place, Problem
 from tsgu_func.solvers.krylov.progress import Watch
+from tsgu_func.solvers.krylov.structure import check_hermitian, is_not_hermitian, moderate, shifted
 from tsgu_func.solvers.matrix_free import MatrixFree
+from tsgu_func.solvers.preconditioners.custom import Custom
 from tsgu_func.solvers.protocol import Preconditioner, Result, Settings, Solution, solution
 from tsgu_func.solvers.stored import StoredMatrix
 
@@ -45,8 +48,8 @@ class Krylov(Settings):
 
     Parameters
     ----------
-    preconditioner : Preconditioner, optional
-        M close to A, cheap to solve with.
+    preconditioner : Preconditioner or callable, optional
+        M close to A, cheap to solve with; a function ``R -> M⁻¹ R`` is one, by `Custom`.
     rtol : float, optional
         Residual at which a column has converged, relative to its right-hand side.  Default: 1e-5
         in single precision, 1e-10 in double.
@@ -57,6 +60,9 @@ class Krylov(Settings):
     warm_start : bool
         Start where the last solve of this solver with the same pattern and shape ended; so does
         the solve with the adjoint that a backward pass makes.
+    componentwise : float, optional
+        Componentwise backward error at which a column has converged, beside the residual: for a
+        right-hand side that is large in a few rows, which the others are to be solved for too.
     callback : callable, optional
         ``callback(iteration, residual)`` after each iteration, with the largest relative residual
         of the columns in work, as the recurrence knows it.
@@ -64,28 +70,33 @@ class Krylov(Settings):
         Show a bar with the residual, by rich.
     """
 
-    preconditioner: Preconditioner | None = None
+    preconditioner: Preconditioner | Callable[[Tensor], Tensor] | None = None
     rtol: float | None = None
     atol: float = 0.0
     max_iterations: int | None = None
     warm_start: bool = False
+    componentwise: float | None = None
     callback: Callable[[int, float], object] | None = None
     progress: bool = False
 
     takes_batches: ClassVar[bool] = True
     stateless: ClassVar[bool] = True
+    hermitian: ClassVar[bool] = False  # whether it is for Hermitian A alone
     passes: ClassVar[int] = 5
     retries: ClassVar[tuple[Result, ...]] = ()  # what another pass may mend
 
     def __post_init__(self) -> None:
-        for name in ("rtol", "atol", "max_iterations"):
+        for name in ("rtol", "atol", "max_iterations", "componentwise"):
             if (value := getattr(self, name)) is not None:
                 iteration.check_number(name, value)
-        M = self.preconditioner
+        M: Any = self.preconditioner
+        if callable(M) and not isinstance(M, (Preconditioner, type)):
+            M = Custom(M)
+            object.__setattr__(self, "preconditioner", M)
         if not (M is None or isinstance(M, Preconditioner)) or isinstance(M, type):
             raise TypeError(
-                f"preconditioner is a Preconditioner, such as Jacobi(); got {M!r}; "
-                + ("call it" if isinstance(M, type) else "Custom(f) makes one of a function")
+                f"preconditioner is a Preconditioner, such as Jacobi(), or a function; got {M!r}"
+                + ("; call it" if isinstance(M, type) else "")
             )
         if not (self.callback is None or callable(self.callback)):
             raise TypeError(f"callback is a function; got {type(self.callback).__name__}")
@@ -100,13 +111,17 @@ class Krylov(Settings):
 
     def init(self, A: StoredMatrix | MatrixFree) -> tuple[Any, ...]:
         """Precondition each member of a batch."""
-        M = self.preconditioner
+        A, _ = moderate(A)
+        members: Any = A.members() if isinstance(A, StoredMatrix) and A.values.ndim == 2 else [A]
+        if self.hermitian:
+            for member in members:
+                check_hermitian(self, member)
+        M: Any = self.preconditioner
         if M is None:
             return ()
         if getattr(M, "stateless", False):
             count = len(A.values) if A.values.ndim == 2 else 1
-            given: Any = A
-            return (M.init(given),) * count
+            return (M.init(A),) * count
         if not isinstance(A, StoredMatrix):
             raise TypeError(f"{M!r} is made from entries, and a LinearOperator shows none")
         members = A.members() if A.values.ndim == 2 else [A]
@@ -120,8 +135,22 @@ class Krylov(Settings):
         X0: Tensor | None = None,
     ) -> Solution:
         """Solve for the columns of B (n, p) or, for a batch, (b, n, p), starting at X0."""
+        scaled, exponent = moderate(A)
+        if exponent is not None and X0 is not None:
+            X0 = shifted(X0, -exponent)
+        solved = self._computed(state, scaled, B, X0)
+        X = solved.value if exponent is None else shifted(solved.value, exponent)
+        code = solved.code
+        if self.hermitian and solved.result.failed and is_not_hermitian(A, B):
+            code = torch.where(code == Result.SOLVED, code, int(Result.NOT_HERMITIAN))
+        return judged(self, A, X, B, code=code, iterations=solved.iterations, shift=solved.shift)
+
+    def _computed(
+        self, state: tuple[Any, ...], A: StoredMatrix | MatrixFree, B: Tensor, X0: Tensor | None
+    ) -> Solution:
         system = iteration.read_system(A, B, X0, names=("A", "B", "X0"))
-        equations = Equations(A, self.preconditioner, state)
+        M: Any = self.preconditioner
+        equations = Equations(A, M, state)
         goal = torch.maximum(self._rtol(B.dtype) * system.unit, self.atol / system.peak)
         with Watch(repr(self), self.callback, self.progress) as watch:
             block = Block(equations, system.multiply, system.B, system.peak, system.unit, goal)

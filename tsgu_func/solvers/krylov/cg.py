@@ -8,7 +8,7 @@ residual of the recurrence is that of the system itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -84,6 +84,8 @@ class CG(Krylov):
     >>> sparse_solve(A, torch.tensor([1.0, 2.0]), solver=CG(IC0()))
     tensor([0.0909, 0.6364])
     """
+
+    hermitian: ClassVar[bool] = True
 
     def start(self, problem: Problem, R: Tensor, attempt: int) -> State:
         """Return the state at a residual."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -57,6 +58,8 @@ class ICCG(Krylov):
     """
 
     preconditioner: Preconditioner | None = field(default=DIC())
+
+    hermitian: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

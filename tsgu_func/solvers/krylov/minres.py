@@ -12,7 +12,7 @@ with them all else, have many.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -131,6 +131,8 @@ class MINRES(Krylov):
     >>> sparse_solve(A, torch.tensor([1.0, 3.0]), solver=MINRES())
     tensor([ 1.3333, -1.6667])
     """
+
+    hermitian: ClassVar[bool] = True
 
     def start(self, problem: Problem, R: Tensor, attempt: int) -> State:
         """Return the state at a residual."""
