@@ -20,7 +20,7 @@ from tsgu_func.testing.strategies import (
     sparse_matrices,
 )
 
-SQUARE = [kind for kind in KINDS if kind not in ("general", "tall")]
+SQUARE = [kind for kind in KINDS if kind not in ("general", "tall", "wide")]
 # Nothing of an earlier run helps, or hinders, what is looked for here.
 SEARCH = settings(max_examples=3000, database=None, derandomize=True)
 
@@ -93,7 +93,7 @@ def test_kinds_reach(kind, corner):
     reached(entries(kind), CORNERS[corner])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["general", "dominant", "definite", "strictly upper", "tall"])
 def test_magnitudes_reached(kind):
     drawn = entries(kind, dtype=torch.float64, magnitudes=magnitudes())
     huge = reached(drawn, lambda e: bool((e.values.abs() > 1e149).any()))

@@ -42,13 +42,23 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
+from tsgu_func.testing.strategies.coordinates import LAYOUTS, Entries
 from tsgu_func.testing.strategies.dense import right_hand_sides
-from tsgu_func.testing.strategies.entries import KINDS, LAYOUTS, Entries, entries
+from tsgu_func.testing.strategies.entries import entries
 from tsgu_func.testing.strategies.indices import index_vectors, segments
+from tsgu_func.testing.strategies.kinds import KINDS
 from tsgu_func.testing.strategies.matrices import sparse_matrices
 from tsgu_func.testing.strategies.options import DTYPES, INDEX_DTYPES
 from tsgu_func.testing.strategies.places import Places, Where, patterns
-from tsgu_func.testing.strategies.values import STRIDES, magnitudes, numbers, restrided
+from tsgu_func.testing.strategies.values import (
+    STRIDES,
+    VALUES,
+    magnitudes,
+    numbers,
+    restrided,
+    scales,
+    special_numbers,
+)
 
 __all__ = [
     "DTYPES",
@@ -56,6 +66,7 @@ __all__ = [
     "KINDS",
     "LAYOUTS",
     "STRIDES",
+    "VALUES",
     "Entries",
     "Places",
     "Where",
@@ -66,6 +77,8 @@ __all__ = [
     "patterns",
     "restrided",
     "right_hand_sides",
+    "scales",
     "segments",
     "sparse_matrices",
+    "special_numbers",
 ]

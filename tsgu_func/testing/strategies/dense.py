@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tsgu_func.matrix.sparse_matrix import SparseMatrix
-from tsgu_func.testing.strategies.entries import Entries
+from tsgu_func.testing.strategies.coordinates import Entries
 from tsgu_func.testing.strategies.options import (
     DTYPES,
     Bounds,
@@ -32,6 +32,7 @@ def right_hand_sides(
     dtype: torch.dtype | st.SearchStrategy[torch.dtype] | None = None,
     magnitudes: float | st.SearchStrategy[float] = 1.0,
     strides: str | st.SearchStrategy[str] | None = None,
+    units_of_rows: bool = False,
 ) -> st.SearchStrategy[Tensor]:
     """Draw a dense tensor with the rows of a matrix, as B in ``A X = B``.
 
@@ -50,6 +51,10 @@ def right_hand_sides(
         A factor for all numbers; see `entries`.
     strides : str, or a strategy of them, optional
         How it lies in memory, as for `restrided`; all of `STRIDES` unless given.
+    units_of_rows : bool
+        Whether each row is multiplied with a power of two close to the largest entry in the same
+        row of A.  In a system that ``entries("penalty")`` draws, what is prescribed by a penalty
+        has then the size of everything else.
 
     Returns
     -------
@@ -61,14 +66,21 @@ def right_hand_sides(
     TypeError
         If `rows` or `columns` is of another kind.
     ValueError
-        If a number is negative, or there are no such strides.
+        If a number is negative, there are no such strides, or rows shall have the units of a
+        matrix that is not given, or of one with another batch.
 
     Examples
     --------
+    >>> import torch
     >>> from hypothesis import find
+    >>> from tsgu_func import SparseMatrix
     >>> from tsgu_func.testing.strategies import right_hand_sides
     >>> find(right_hand_sides(2, strides="transposed"), lambda B: B.shape[1] == 3).stride()
     (1, 2)
+    >>> A = SparseMatrix.from_dense(torch.diag(torch.tensor([1.0, 1e6])))
+    >>> find(right_hand_sides(A, 1, units_of_rows=True), lambda B: bool(B.all()))
+    tensor([[1.0000e+00],
+            [1.0486e+06]])
     """
     if strides is not None:
         one_of_names("strides", strides, STRIDES)
@@ -81,7 +93,21 @@ def right_hand_sides(
         choice(dtype_of_A if dtype is None else dtype),
         choice(magnitudes),
         st.sampled_from(STRIDES) if strides is None else choice(strides),
+        _units(rows, batch) if units_of_rows else None,
     )
+
+
+def _units(rows: Rows, batch: object) -> Tensor:
+    """Return a power of two for each row, (*batch, n)."""
+    if isinstance(rows, (int, Places)):
+        raise ValueError(f"units_of_rows takes a matrix with values as rows; got {rows!r}")
+    A = rows.dense() if isinstance(rows, Entries) else rows.to_dense()
+    if A.ndim > 2 and batch is not None:
+        raise ValueError("units_of_rows are those of each member: leave batch out")
+    largest = torch.cat([A.abs(), A.abs().new_zeros(*A.shape[:-1], 1)], -1).amax(-1).double()
+    power = torch.where(largest == 0, 1, largest).log2().round()
+    units = [2.0**p for p in power.flatten().tolist()]
+    return torch.tensor(units, dtype=torch.float64).reshape(power.shape)
 
 
 def _of(
@@ -108,8 +134,11 @@ def _dense(
     dtypes: st.SearchStrategy[torch.dtype],
     factors: st.SearchStrategy[float],
     strides: st.SearchStrategy[str],
+    units: Tensor | None,
 ) -> Tensor:
     p, batch = draw(columns), draw(batch_sizes)
     shape = (*batch, n) if p is None else (*batch, n, p)
     x = numbers(shape, draw(dtypes), draw(SEEDS)) * draw(factors)
+    if units is not None:
+        x = x * (units if p is None else units.unsqueeze(-1)).to(x.dtype)
     return restrided(x, draw(strides))

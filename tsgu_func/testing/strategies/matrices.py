@@ -10,16 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tsgu_func.matrix.sparse_matrix import SparseMatrix
-from tsgu_func.testing.strategies.entries import (
-    KINDS,
-    LAYOUTS,
-    Entries,
-    entries,
-    triangle_of,
-)
+from tsgu_func.testing.strategies.coordinates import LAYOUTS, Entries
+from tsgu_func.testing.strategies.entries import entries, is_square, triangle_of
+from tsgu_func.testing.strategies.kinds import KINDS
 from tsgu_func.testing.strategies.options import DTYPES, batches, choice, one_of_names
 from tsgu_func.testing.strategies.places import Where, triangle_mask
-from tsgu_func.testing.strategies.values import STRIDES, restrided
+from tsgu_func.testing.strategies.values import STRIDES, VALUES, restrided
 
 __all__ = ["sparse_matrices"]
 
@@ -34,6 +30,8 @@ def sparse_matrices(
     batch: tuple[int, ...] | st.SearchStrategy[tuple[int, ...]] = (),
     dtype: torch.dtype | st.SearchStrategy[torch.dtype] = DTYPES,
     magnitudes: float | st.SearchStrategy[float] = 1.0,
+    values: str | st.SearchStrategy[str] = "random",
+    condition: tuple[float, float] | None = None,
     strides: str | st.SearchStrategy[str] = "contiguous",
     **where: Unpack[Where],
 ) -> st.SearchStrategy[Any]:
@@ -44,15 +42,14 @@ def sparse_matrices(
     Parameters
     ----------
     kind : str, or a strategy of them
-        As for `entries`: ``"general"``, ``"dominant"``, ``"definite"``, ``"lower"``, ``"upper"``,
-        ``"strictly lower"``, ``"strictly upper"`` or ``"tall"``.
+        One of `KINDS`, which `entries` explains.
     layout : str, or a strategy of them
         ``"matrix"``, a SparseMatrix; ``"transposed"``, one whose pattern is kept by columns;
         ``"coo"``, a COO tensor, not coalesced; ``"coalesced"``; ``"csr"``.
     batch : tuple of int, or a strategy of them
         Members of a SparseMatrix share the pattern.  Those of a torch tensor, which has one axis
         of them at most, store different entries; in CSR equally many, so some of them store zeros.
-    dtype, magnitudes
+    dtype, magnitudes, values, condition
         As for `entries`.
     strides : str, or a strategy of them
         How the values of a SparseMatrix lie in memory, as for `restrided`; not ``"expanded"``.
@@ -84,7 +81,14 @@ def sparse_matrices(
     one_of_names("kind", kind, KINDS)
     one_of_names("layout", layout, LAYOUTS)
     one_of_names("strides", strides, _SAME_NUMBERS)
-    shared = {"dtype": choice(dtype), "magnitudes": choice(magnitudes), **where}
+    one_of_names("values", values, VALUES)
+    shared = {
+        "dtype": choice(dtype),
+        "magnitudes": choice(magnitudes),
+        "values": choice(values),
+        "condition": condition,
+        **where,
+    }
     entries(kind, **shared)  # which refuses wrong options here, and not when a test runs
     return _matrices(choice(kind), choice(layout), batches(batch), choice(strides), shared)
 
@@ -138,7 +142,7 @@ def _torch_batch(
 def _sizes(first: Entries, kind: str, shared: dict[str, Any]) -> dict[str, Any]:
     """Return the options that make a member like the first one."""
     n, m = first.shape
-    square = kind not in ("general", "tall") or shared.get("form") == "square"
+    square = is_square(kind, shared.get("form"))
     sizes: dict[str, Any] = {"rows": n} if square else {"rows": n, "cols": m}
     return sizes | {"dtype": first.values.dtype, "index_dtype": first.row.dtype}
 

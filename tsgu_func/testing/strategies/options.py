@@ -8,7 +8,16 @@ from typing import Any, TypeVar
 import torch
 from hypothesis import strategies as st
 
-__all__ = ["DTYPES", "INDEX_DTYPES", "Bounds", "batches", "bounds", "choice", "one_of_names"]
+__all__ = [
+    "DTYPES",
+    "INDEX_DTYPES",
+    "Bounds",
+    "batches",
+    "bounds",
+    "choice",
+    "condition_bounds",
+    "one_of_names",
+]
 
 Bounds = int | tuple[int, int]
 T = TypeVar("T")
@@ -51,6 +60,42 @@ def bounds(name: str, given: Any) -> tuple[int, int]:
     if not 0 <= least <= most:
         raise ValueError(f"{name} is (least, most) with 0 <= least <= most; got {given!r}")
     return least, most
+
+
+def condition_bounds(given: Any) -> tuple[float, float]:
+    """Return the least and the most of condition numbers.
+
+    Parameters
+    ----------
+    given : (float, float)
+
+    Raises
+    ------
+    TypeError
+        If it is no pair of numbers.
+    ValueError
+        If they are not in order, below 1, or out of reach: what was drawn for a matrix may have a
+        condition number of 5 already, and one above 1e14 is not told from that of a singular one.
+
+    Examples
+    --------
+    >>> from tsgu_func.testing.strategies.options import condition_bounds
+    >>> condition_bounds((1, 1e12))
+    (1.0, 1000000000000.0)
+    """
+    if (
+        not isinstance(given, tuple)
+        or len(given) != 2
+        or not all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in given)
+    ):
+        raise TypeError(f"condition is a pair (least, most) of numbers; got {given!r}")
+    least, most = given
+    if not 1 <= least <= most or not 5 <= most <= 1e14:
+        raise ValueError(
+            f"condition is (least, most) with 1 <= least <= most and 5 <= most <= 1e14; got "
+            f"{given!r}"
+        )
+    return float(least), float(most)
 
 
 def choice(given: T | st.SearchStrategy[T]) -> st.SearchStrategy[T]:

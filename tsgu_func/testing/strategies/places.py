@@ -22,10 +22,11 @@ from tsgu_func.testing.strategies.options import (
 
 __all__ = ["Places", "Where", "patterns"]
 
-FORMS = ("any", "square", "tall")
+FORMS = ("any", "square", "even", "tall", "wide")
+_SQUARE = ("square", "even")
 TRIANGLES = (None, "lower", "upper", "strictly lower", "strictly upper")
-_SIZES = (0, 6)
-_ENTRIES = (0, 12)
+SIZES = (0, 6)
+ENTRIES = (0, 12)
 
 Cell = tuple[int, int]
 
@@ -98,12 +99,12 @@ class _Options(NamedTuple):
 def _check_names(form: str, triangle: str | None) -> None:
     one_of_names("form", form, FORMS)
     one_of_names("triangle", triangle, TRIANGLES)
-    if triangle is not None and form != "square":
-        raise ValueError(f"a triangle has form 'square'; got form {form!r}")
+    if triangle is not None and form not in _SQUARE:
+        raise ValueError(f"a triangle has form 'square' or 'even'; got form {form!r}")
 
 
 def _check_either(form: str, cols: Any, nnz: Any, density: Any) -> None:
-    if form == "square" and cols is not None:
+    if form in _SQUARE and cols is not None:
         raise ValueError("a square matrix takes its size from rows: leave cols out")
     if nnz is not None and density is not None:
         raise ValueError("nnz and density both say how many entries there are: give one")
@@ -113,11 +114,15 @@ def _with_room(options: _Options) -> _Options:
     """Leave out sizes that cannot hold the least that is asked for."""
     least = 0 if options.nnz is None else options.nnz[0]
     (low, high), (low_cols, high_cols) = options.rows, options.cols
-    if options.form == "square":
+    if options.form == "even":
+        low, high = low + low % 2, high - high % 2
+    if options.form in _SQUARE:
         low_cols, high_cols = low, high
     low, low_cols = max(low, min(least, 1)), max(low_cols, min(least, 1))
     if options.form == "tall":
         low, high_cols = max(low, low_cols), min(high, high_cols)
+    if options.form == "wide":
+        low_cols, high = max(low_cols, low), min(high, high_cols)
     room = count_cells(high, high_cols, options.triangle)
     if low > high or low_cols > high_cols or room < (least if options.unique else min(least, 1)):
         apart = " at different places" if options.unique else ""
@@ -185,7 +190,7 @@ def triangle_mask(shape: tuple[int, int], triangle: str | None) -> Tensor:
 
 def patterns(
     *,
-    rows: Bounds = _SIZES,
+    rows: Bounds = SIZES,
     cols: Bounds | None = None,
     nnz: Bounds | None = None,
     density: tuple[float, float] | None = None,
@@ -213,9 +218,9 @@ def patterns(
         Whether no place comes up twice.
     ordered : bool
         Whether entries are sorted by row, then by column.
-    form : {"any", "square", "tall"}
-        ``"tall"`` has at least as many rows as columns.  A square matrix takes its size from
-        `rows`.
+    form : {"any", "square", "even", "tall", "wide"}
+        ``"tall"`` has at least as many rows as columns, ``"wide"`` at most.  A square matrix takes
+        its size from `rows`; ``"even"`` is a square one with an even number of them.
     triangle : {None, "lower", "upper", "strictly lower", "strictly upper"}
         The part of a square matrix in which entries are stored; without the diagonal if strictly.
     index_dtype : torch.dtype, or a strategy of them
@@ -242,11 +247,11 @@ def patterns(
     _check_names(form, triangle)
     _check_either(form, cols, nnz, density)
     if density is None:
-        entries = bounds("nnz", _ENTRIES if nnz is None else nnz)
+        entries = bounds("nnz", ENTRIES if nnz is None else nnz)
     else:
         entries = None
         _check_density(density)
-    sizes = bounds("rows", rows), bounds("cols", _SIZES if cols is None else cols)
+    sizes = bounds("rows", rows), bounds("cols", SIZES if cols is None else cols)
     options = _Options(
         *sizes, entries, density, unique, ordered, form, triangle, choice(index_dtype)
     )
@@ -265,10 +270,15 @@ def _patterns(draw: st.DrawFn, options: _Options) -> Places:
 
 
 def _shape(draw: st.DrawFn, options: _Options) -> tuple[int, int]:
-    n = draw(st.integers(*options.rows))
+    low, high = options.rows
+    if options.form == "even":
+        n = 2 * draw(st.integers((low + 1) // 2, high // 2))
+        return n, n
+    n = draw(st.integers(low, high))
     if options.form == "square":
         return n, n
     low, high = options.cols
+    low = max(low, n) if options.form == "wide" else low
     return n, draw(st.integers(low, min(high, n) if options.form == "tall" else high))
 
 

@@ -11,7 +11,17 @@ from torch import Tensor
 
 from tsgu_func.testing.strategies.options import one_of_names
 
-__all__ = ["SEEDS", "STRIDES", "magnitudes", "numbers", "restrided"]
+__all__ = [
+    "SEEDS",
+    "STRIDES",
+    "VALUES",
+    "magnitudes",
+    "numbers",
+    "numbers_of",
+    "restrided",
+    "scales",
+    "special_numbers",
+]
 
 # A failing example ends with seed 0, which stands for ones, unless it takes other numbers.
 SEEDS = st.integers(0, 2**16 - 1)
@@ -50,6 +60,55 @@ def numbers(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
     return x.masked_fill(zero, 0).to(torch.get_default_device())
 
 
+def special_numbers(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
+    """Return other numbers that a seed stands for: 0, 1, -1, and powers of two from 1/8 to 8.
+
+    Sums and products of a few of them are exact, so that they cancel to zero and tie.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    dtype : torch.dtype
+        Floating-point or complex; some complex numbers are imaginary.
+    seed : int
+        0 stands for ones, as for `numbers`.
+
+    Returns
+    -------
+    Tensor
+        Contiguous, on the default device; the same numbers on every device.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tsgu_func.testing.strategies import special_numbers
+    >>> special_numbers((5,), torch.float64, 2)
+    tensor([...], dtype=torch.float64)
+    """
+    if seed == 0:
+        return torch.ones(shape, dtype=dtype)
+    choices: list[complex] = [0, 1, 1, 1, -1, -1]
+    choices += [sign * 2.0**power for power in range(-3, 4) for sign in (1, -1)]
+    if dtype.is_complex:
+        choices += [1j * number for number in choices]
+    generator = torch.Generator("cpu").manual_seed(seed)
+    which = torch.randint(len(choices), shape, generator=generator, device="cpu")
+    return torch.tensor(choices, dtype=dtype, device="cpu")[which].to(torch.get_default_device())
+
+
+_NUMBERS: dict[str, Callable[[tuple[int, ...], torch.dtype, int], Tensor]] = {
+    "random": numbers,
+    "special": special_numbers,
+}
+VALUES = tuple(_NUMBERS)
+
+
+def numbers_of(values: str) -> Callable[[tuple[int, ...], torch.dtype, int], Tensor]:
+    """Return `numbers` or `special_numbers`, by one of the names in `VALUES`."""
+    one_of_names("values", values, VALUES)
+    return _NUMBERS[values]
+
+
 def magnitudes(dtype: torch.dtype = torch.float64) -> st.SearchStrategy[float]:
     """Draw a factor for all numbers of a tensor: one most often, else huge or tiny.
 
@@ -77,6 +136,37 @@ def magnitudes(dtype: torch.dtype = torch.float64) -> st.SearchStrategy[float]:
     middle = min(3, power)
     others = [10.0**middle, 10.0**-middle, 10.0**power, 10.0**-power]
     return st.one_of(st.just(1.0), st.just(1.0), st.sampled_from(others))
+
+
+def scales(dtype: torch.dtype = torch.float64) -> st.SearchStrategy[float]:
+    """Draw a power of two as a factor for all numbers of a tensor: from nearly all of the range.
+
+    Nothing is rounded by such a factor, so that what does not depend on units comes out the same to
+    the last bit.  Products of two numbers of the drawn size may overflow or vanish.
+
+    Parameters
+    ----------
+    dtype : torch.dtype
+
+    Returns
+    -------
+    SearchStrategy of float
+        In double precision from 2⁻⁶⁸¹, about 1e-205, to 2⁵¹², about 1e154; in single from 2⁻⁸⁴,
+        about 5e-26, to 2⁶⁴, about 2e19.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hypothesis import find
+    >>> from tsgu_func.testing.strategies import scales
+    >>> find(scales(torch.float32), lambda x: True), find(scales(), lambda x: x * x == 0) < 1e-161
+    (1.0, True)
+    """
+    limits = torch.finfo(dtype)
+    largest, smallest = math.frexp(limits.max)[1], math.frexp(limits.tiny)[1] - 1
+    powers = st.integers(-(-2 * smallest // 3), largest // 2)
+    extremes = st.sampled_from([-(-2 * smallest // 3), largest // 2])
+    return st.one_of(powers, extremes).map(lambda power: 2.0**power)
 
 
 def _transposed(x: Tensor) -> Tensor:
