@@ -18,7 +18,7 @@ from tests.systems import (
     read_as,
     stored,
 )
-from tsgu_func import SparseMatrix, sparse_generic_solve
+from tsgu_func import SparseMatrix, sparse_generic_solve, sparse_solve
 from tsgu_func.kernels import products
 from tsgu_func.solvers import (
     CG,
@@ -275,10 +275,16 @@ def test_too_few_iterations_raise_through_the_op(solver):
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=repr)
-def test_numbers_that_overflow_are_an_error(solver):
-    D = torch.full((3, 3), 1.7e308, dtype=torch.float64)
-    with pytest.raises(SolveError, match=r"overflow|not finite|scale its rows"):
-        computed(solver, D, torch.ones(3, 1).double())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex128])
+@pytest.mark.parametrize("power", [-1000, -100, 0, 100, 1000])
+def test_the_scale_of_the_matrix_does_not_matter(solver, dtype, power):
+    if dtype is torch.float32:
+        power = power // 10
+    A = SparseMatrix.from_dense(dense_for(solver, dtype))
+    B = randn(N, 2, dtype=dtype)
+    plain = sparse_solve(A, B, solver=solver)
+    scaled = sparse_solve(A * 2.0**power, B, solver=solver)
+    torch.testing.assert_close(scaled * 2.0**power, plain, **close(dtype))
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,8 @@ _REFUSED, _NOTICED = 1e-3, 1e-10
 def moderate(A: Any) -> tuple[Any, Tensor | None]:
     """Return A, or A times a power of two if its entries are tiny or huge, and the exponent.
 
-    That is of shape () or (b, 1, 1), and None where A is as it was.  No digit of a result depends
-    on the scale of A then, because a power of two rounds nothing.
+    That is of shape () or (b, 1, 1), and None where A is as it was.  A power of two rounds
+    nothing, so what is solved is the same system.
     """
     if not isinstance(A, StoredMatrix) or not A.values.numel():
         return A, None
