@@ -18,7 +18,7 @@ from tsgu_func.solvers.direct.dense import DenseLU
 from tsgu_func.solvers.direct.pardiso import Pardiso
 from tsgu_func.solvers.direct.superlu import SuperLU
 from tsgu_func.solvers.factors import prepared
-from tsgu_func.solvers.judgement import acceptable
+from tsgu_func.solvers.judgement import acceptable, small
 from tsgu_func.solvers.krylov.bicgstab import BiCGStab
 from tsgu_func.solvers.krylov.cg import CG
 from tsgu_func.solvers.krylov.gmres import GMRES
@@ -55,7 +55,11 @@ def choose(A: StoredMatrix, rtol: float | None = None) -> Plan:
         return Plan((DenseLU(),))
     if triangular(A.structure):
         return Plan((Substitution(),))
-    settings: dict[str, Any] = {"rtol": rtol, "max_iterations": _PATIENCE}
+    settings: dict[str, Any] = {
+        "rtol": rtol,
+        "max_iterations": _PATIENCE,
+        "componentwise": small(A.dtype),
+    }
     if A.values.device.type != "cpu":  # products and a diagonal run there
         iterative = CG if _definite(traits_of(A)) else BiCGStab
         return Plan((iterative(Jacobi(), **settings), SuperLU()))

@@ -15,6 +15,7 @@ more either.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -135,6 +136,37 @@ class Krylov(Settings):
         X0: Tensor | None = None,
     ) -> Solution:
         """Solve for the columns of B (n, p) or, for a batch, (b, n, p), starting at X0."""
+        solved = self._judged(state, A, B, X0)
+        return solved if self.componentwise is None else self._in_each_row(state, A, B, solved)
+
+    def _in_each_row(self, state: Any, A: Any, B: Tensor, solved: Solution) -> Solution:
+        """Go on for a smaller residual, while a row is not solved as well as asked."""
+        wanted, rtol = self.componentwise, self._rtol(B.dtype)
+        enough = solved.result.failed
+        while not enough and bool((above := solved.componentwise > wanted).any()):
+            rtol = rtol / 100
+            stricter: Krylov = dataclasses.replace(self, rtol=rtol, componentwise=None)
+            again = stricter._judged(state, A, B, solved.value)
+            gained = above & (again.componentwise < solved.componentwise)
+            code = torch.where(gained | ~above, solved.code, int(Result.STAGNATED))
+            chosen = (torch.where(gained, x, y) for x, y in zip(again[1:], solved[1:], strict=True))
+            X = torch.where(gained.unsqueeze(-2), again.value, solved.value)
+            iterations = solved.iterations + again.iterations
+            solved = Solution(X, *chosen)._replace(
+                code=code, iterations=iterations, method=solved.method
+            )
+            enough = rtol < torch.finfo(B.dtype).eps
+        above = solved.componentwise > wanted
+        code = torch.where(above & (solved.code == 0), int(Result.STAGNATED), solved.code)
+        return solved._replace(code=code)
+
+    def _judged(
+        self,
+        state: tuple[Any, ...],
+        A: StoredMatrix | MatrixFree,
+        B: Tensor,
+        X0: Tensor | None,
+    ) -> Solution:
         scaled, exponent = moderate(A)
         if exponent is not None and X0 is not None:
             X0 = shifted(X0, -exponent)

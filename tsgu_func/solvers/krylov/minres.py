@@ -19,10 +19,21 @@ from torch import Tensor
 
 from tsgu_func.solvers.iteration import check_product, column_norms, dot, quotient
 from tsgu_func.solvers.krylov.base import Krylov
-from tsgu_func.solvers.krylov.block import Problem
+from tsgu_func.solvers.krylov.block import Place, Problem
 from tsgu_func.solvers.protocol import Result
 
 __all__ = ["MINRES"]
+
+
+# A solution that has grown so much, while its residual was as small as it can be, is none.
+_GROWN = 1e3
+
+
+class Lowest(NamedTuple):
+    """A correction whose residual A maps close to zero, and how close, relative to |A| |R|."""
+
+    change: Tensor
+    slope: Tensor  # infinite where there is none
 
 
 class State(NamedTuple):
@@ -45,6 +56,7 @@ class State(NamedTuple):
     epsilon: Tensor
     phi_bar: Tensor
     size: Tensor  # of the tridiagonal matrix
+    least: Lowest
 
 
 def start(problem: Problem, Q: Tensor, R: Tensor) -> State:
@@ -55,7 +67,7 @@ def start(problem: Problem, Q: Tensor, R: Tensor) -> State:
     none, phi_bar = torch.zeros_like(norm), beta.expand_as(norm)
     return State(
         zero, R, zero, zero, Q, torch.zeros_like(Q), Y, norm, code, beta, torch.zeros_like(beta),
-        none - 1, none, none, none, phi_bar, none,
+        none - 1, none, none, none, phi_bar, none, Lowest(zero, none + torch.inf),
     )  # fmt: skip
 
 
@@ -91,10 +103,38 @@ def step(
     norm = column_norms(R)
     ended = active & (code == 0) & ((norm > problem.goal) & ~(beta > eps * size) | ~solid)
     code = torch.where(ended, int(Result.BREAKDOWN), code)
+    # |A R| of the last step is |R| times this (Paige and Saunders, 1975).
+    slope = quotient(torch.hypot(gamma_bar, delta_bar), size, size > 0)
+    least = _lowest(state, slope, active)
+    change, code = _or_lowest(least, change, code, active)
     return State(
         change, R, W, state.W, Q, state.Q, Y, norm, code, beta, beta_now, c, s, delta_bar, epsilon,
-        phi_bar, size,
+        phi_bar, size, least,
     )  # fmt: skip
+
+
+def _lowest(state: State, slope: Tensor, active: Tensor) -> Lowest:
+    """Keep what the last step came to, if A maps its residual closer to zero than any before."""
+    least, zero = state.least, torch.finfo(slope.dtype).eps ** 0.5
+    lower = active & (slope < least.slope) & (slope <= zero)
+    if not bool(lower.any()):
+        return least
+    change = torch.where(lower, state.change, least.change)
+    return Lowest(change, torch.where(lower, slope, least.slope))
+
+
+def _or_lowest(
+    least: Lowest, change: Tensor, code: Tensor, active: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return to it where the recurrence came to an end, or X grows along what A maps to zero."""
+    known = active & (least.slope < torch.inf)
+    if not bool(known.any()):
+        return change, code
+    grown = column_norms(change) > _GROWN * column_norms(least.change)
+    back = known & (grown | (code == Result.BREAKDOWN))
+    return torch.where(back, least.change, change), torch.where(
+        back, int(Result.LEAST_SQUARES), code
+    )
 
 
 def _preconditioned(problem: Problem, Q: Tensor, code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,9 +155,8 @@ class MINRES(Krylov):
 
     Notes
     -----
-    A column whose Krylov space ends before it has converged, as it does where A is singular, ends
-    with `Result.BREAKDOWN`.  For an A that is not Hermitian the true residual does not follow, and
-    the column does not count as converged.
+    A column whose residual A maps to zero, as far as rounding allows, can get no better: A is
+    singular, X minimizes ``|A X - B|``, and the column ends with `Result.LEAST_SQUARES`.
 
     Cost: one product with A and one with M⁻¹ an iteration, for all columns at once; memory O(n p).
     Paige and Saunders, 1975.
@@ -137,6 +176,11 @@ class MINRES(Krylov):
     def start(self, problem: Problem, R: Tensor, attempt: int) -> State:
         """Return the state at a residual."""
         return start(problem, R, R)
+
+    def narrow(self, state: State, place: Place) -> State:
+        """Return the state of some members and columns."""
+        *parts, least = state
+        return State(*map(place.take, parts), Lowest(*map(place.take, least)))
 
     def step(self, problem: Problem, state: State, active: Tensor) -> State:
         """Advance the active columns."""
