@@ -1,20 +1,25 @@
 """What is kept from one call to the next: factors, patterns, names.  One limit for all of it.
 
-Whatever is kept has an *owner*, whose end is its end; a *size*, which counts against the limit that
-all stores share; and an *end* of its own, when the limit is exceeded: then the least recently used
-goes first, of the stores of the lowest rank first.  Each kind of thing has a `Store`; nothing in
-this library is kept anywhere else, but what is derived from a pattern, and lives in it.
+Whatever is kept has *owners*, and ends with the first of them; a *size*, which counts against the
+limit that all stores share; and an *end* of its own, when the limit is exceeded: then the least
+recently used goes first, of the stores of the lowest rank first.  Each kind of thing has a `Store`;
+nothing in this library is kept anywhere else, but what is derived from a pattern, and lives in it.
+
+Keeping, finding and dropping cost the same however much is kept: sizes are summed up as they come
+and go.  So one that changes has to be measured again (`Store.measure`).
 """
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Hashable
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-__all__ = ["CacheInfo", "Kind", "Store", "cache_info", "cache_limit", "clear_cache"]
+__all__ = ["CacheInfo", "Kind", "Store", "cache_info", "cache_limit", "clear_cache", "stands_for"]
 
 
 class Kind(NamedTuple):
@@ -47,21 +52,22 @@ class CacheInfo(NamedTuple):
     kinds: dict[str, Kind]
 
 
-class _Kept(NamedTuple):
+@dataclass(eq=False, slots=True)
+class _Kept:
     value: Any
-    finalizer: weakref.finalize[Any, Any] | None
-
-    @property
-    def bytes(self) -> int:
-        return getattr(self.value, "bytes", 0)
+    bytes: int
+    finalizers: list[weakref.finalize[Any, Any]]
+    used: int = 0
 
 
 # A finalizer may take an entry out at any time, in any thread, while the lock is held by another:
-# it pops, which is atomic, and whoever goes through entries goes through a copy.
+# it pops, which is atomic, and leaves the sum of sizes to whoever holds the lock next.
 _lock = threading.RLock()
 _stores: list[Store] = []
 _limit = 2**31  # bytes
 _clock = 0  # counts uses: the order in which things go
+# What copies stand for: values that are read off a tensor at each call, for those of the tensor.
+_originals: weakref.WeakKeyDictionary[Any, weakref.ref[Any]] = weakref.WeakKeyDictionary()
 
 
 class Store:
@@ -81,7 +87,8 @@ class Store:
         self.kind, self.most, self.rank = kind, most, rank
         self.hits = self.misses = 0
         self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
-        self._used: dict[Hashable, int] = {}
+        self._bytes = 0  # of what is kept, and of what has ended
+        self._ended: deque[_Kept] = deque()
         _stores.append(self)
 
     def get(self, key: Hashable) -> Any:
@@ -90,7 +97,7 @@ class Store:
         if kept is None:
             return None
         with _lock:
-            self._use(key)
+            self._use(key, kept)
         return kept.value
 
     def items(self) -> list[tuple[Hashable, Any]]:
@@ -98,34 +105,49 @@ class Store:
         with _lock:
             return [(key, kept.value) for key, kept in list(self._kept.items())]
 
-    def keep(self, key: Hashable, value: Any, owner: Any = None) -> None:
-        """Keep a value, whose `bytes` are counted, until its owner ends, or the limit is exceeded.
+    def keep(self, key: Hashable, value: Any, *owners: Any) -> None:
+        """Keep a value, whose `bytes` are counted, until an owner ends, or the limit is exceeded.
 
         One that exceeds the limit by itself is not kept: it would push out all others.
         """
-        finalizer = None
         with _lock:
             self.drop(key)
-            if getattr(value, "bytes", 0) > _limit:
+            kept = _Kept(value, getattr(value, "bytes", 0), [])
+            if kept.bytes > _limit:
                 return
-            if owner is not None:
-                finalizer = weakref.finalize(owner, _pop, weakref.ref(self), key)
+            for owner in (x for x in owners if x is not None):
+                finalizer = weakref.finalize(_original(owner), _pop, weakref.ref(self), key)
                 finalizer.atexit = False
-            self._kept[key] = _Kept(value, finalizer)
-            self._use(key)
+                kept.finalizers.append(finalizer)
+            self._kept[key] = kept
+            self._bytes += kept.bytes
+            self._use(key, kept)
             while self.most is not None and len(self._kept) > self.most:
-                self.drop(next(iter(self._kept)))
+                self._drop_oldest()
+            _shrink()
+
+    def measure(self, key: Hashable) -> None:
+        """Ask what is kept under a key, if anything is, for its `bytes` again."""
+        with _lock:
+            kept = self._kept.get(key)
+            if kept is None:
+                return
+            before, kept.bytes = kept.bytes, getattr(kept.value, "bytes", 0)
+            self._bytes += kept.bytes - before
+            if kept.bytes > _limit:
+                self.drop(key)
             _shrink()
 
     def drop(self, key: Hashable) -> Any:
         """Take out and return what is kept under a key; None if nothing is."""
-        kept = self._kept.pop(key, None)
-        self._used.pop(key, None)
-        if kept is None:
-            return None
-        if kept.finalizer is not None:
-            kept.finalizer.detach()
-        return kept.value
+        with _lock:
+            kept = self._kept.pop(key, None)
+            if kept is None:
+                return None
+            for finalizer in kept.finalizers:
+                finalizer.detach()
+            self._bytes -= kept.bytes
+            return kept.value
 
     def clear(self) -> None:
         """Forget all, and the counts."""
@@ -136,39 +158,63 @@ class Store:
 
     @property
     def bytes(self) -> int:
-        """Size of what is kept."""
-        return sum(kept.bytes for kept in list(self._kept.values()))
+        """Size of what is kept, as it was when it was kept, or measured the last time."""
+        with _lock:
+            while self._ended:
+                self._bytes -= self._ended.popleft().bytes
+            return self._bytes
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def _use(self, key: Hashable) -> None:
+    def _use(self, key: Hashable, kept: _Kept) -> None:
         global _clock
         _clock += 1
-        if key in self._kept:
+        kept.used = _clock
+        with suppress(KeyError):  # it has just ended
             self._kept.move_to_end(key)
-            self._used[key] = _clock
+
+    def _oldest(self) -> tuple[Hashable, int] | None:
+        """Return the key of what goes next, and when it was used."""
+        while True:
+            try:
+                key, kept = next(iter(self._kept.items()))
+            except StopIteration:
+                return None
+            except RuntimeError:  # something has ended meanwhile
+                continue
+            return key, kept.used
+
+    def _drop_oldest(self) -> None:
+        if (oldest := self._oldest()) is not None:
+            self.drop(oldest[0])
 
 
 def _pop(store: weakref.ref[Store], key: Hashable) -> None:
-    if (living := store()) is not None:
-        living._kept.pop(key, None)
-        living._used.pop(key, None)
+    if (living := store()) is not None and (kept := living._kept.pop(key, None)) is not None:
+        for finalizer in kept.finalizers:
+            finalizer.detach()
+        kept.value = None
+        living._ended.append(kept)
+
+
+def stands_for(copy: Any, original: Any) -> None:
+    """Let what is kept with a copy for its owner end with the original, and not with the copy."""
+    _originals[copy] = weakref.ref(original)
+
+
+def _original(owner: Any) -> Any:
+    known = _originals.get(owner)
+    return owner if known is None or (original := known()) is None else original
 
 
 def _shrink() -> None:
-    excess = sum(store.bytes for store in _stores) - _limit
-    if excess <= 0:
-        return
-    order = [
-        (store.rank, store._used.get(key, 0), store, key)
-        for store in _stores
-        for key in list(store._kept)
-    ]
-    for _, _, store, key in sorted(order, key=lambda entry: entry[:2]):
-        store.drop(key)  # what it leaves may be kept in another store
-        if sum(store.bytes for store in _stores) <= _limit:
+    while sum(store.bytes for store in _stores) > _limit:
+        ends = [(s.rank, end[1], s) for s in _stores if s.bytes and (end := s._oldest())]
+        if not ends:
             return
+        *_, store = min(ends, key=lambda end: end[:2])
+        store._drop_oldest()  # what it leaves may be kept in another store
 
 
 def cache_info() -> CacheInfo:
@@ -182,6 +228,9 @@ def cache_info() -> CacheInfo:
     Kind(entries=0, bytes=0)
     """
     with _lock:
+        for store in _stores:
+            for key in list(store._kept):
+                store.measure(key)
         kinds = {store.kind: Kind(len(store), store.bytes) for store in _stores}
         hits, misses = (sum(getattr(s, n) for s in _stores) for n in ("hits", "misses"))
         entries, size = (sum(numbers) for numbers in zip(*kinds.values(), strict=True))

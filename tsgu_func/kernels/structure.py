@@ -74,6 +74,7 @@ class Structure:
         self._derived: dict[Any, Any] = {}
         self._bytes = crow.nbytes + col.nbytes
         self._inner: list[Structure] = []
+        self._outer: weakref.ref[Structure] | None = None  # that this one was derived from
 
     @property
     def nnz(self) -> int:
@@ -100,17 +101,27 @@ class Structure:
                 piece = make(self)
                 self._count(piece)
                 self._derived[key] = piece
+                self._tell()
             return self._derived[key]
 
     def _count(self, piece: Any) -> None:
         """Count the size of a derived piece; another structure goes on growing."""
         if isinstance(piece, Structure):
             self._inner.append(piece)
+            piece._outer = weakref.ref(self)
         elif isinstance(piece, tuple):
             for part in piece:
                 self._count(part)
         else:
             self._bytes += getattr(piece, "nbytes", 0)
+
+    def _tell(self) -> None:
+        """Let the store that keeps this structure, or what it was derived from, know its size."""
+        whole: Structure | None = self
+        while whole is not None:
+            if whole.content is not None:
+                patterns.measure(whole.content)
+            whole = None if whole._outer is None else whole._outer()
 
     @property
     def row(self) -> Tensor:

@@ -53,7 +53,7 @@ def derived(make: Callable[..., T], *given: Any) -> T:
         return kept.piece
     with outside_transforms():
         piece = make(*given)
-    _kept.keep(key, _Kept(piece), owner=_owner(given))
+    _kept.keep(key, _Kept(piece), _owner(given))
     return piece
 
 
@@ -68,7 +68,7 @@ def _name_on_shelf(make: Callable[..., Any], *flat: Any) -> str:
         setattr(_shelf, name, piece)
         kept = _Kept(piece)
         weakref.finalize(kept, vars(_shelf).pop, name, None)
-        _in_graphs.keep(name, kept, owner=_owner(given))
+        _in_graphs.keep(name, kept, _owner(given))
     return name
 
 

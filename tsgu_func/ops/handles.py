@@ -6,7 +6,7 @@ import ast
 import functools
 import importlib
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,9 +17,10 @@ from tsgu_func.cache import Store
 from tsgu_func.kernels.checks import all_finite
 from tsgu_func.ops import keys
 from tsgu_func.solvers import warm
-from tsgu_func.solvers.factors import prepared
+from tsgu_func.solvers.factors import prepared, prepared_each, resizing
 from tsgu_func.solvers.iteration import check_policy
 from tsgu_func.solvers.judgement import checked, report
+from tsgu_func.solvers.members import named
 from tsgu_func.solvers.nullspace import NullSpace, projected
 from tsgu_func.solvers.protocol import (
     Result,
@@ -44,6 +45,9 @@ __all__ = [
 ]
 
 
+Compute = Callable[[Any, StoredMatrix, Tensor], Solution]
+
+
 @dataclass(frozen=True, eq=False)
 class SolverHandle:
     """A `Solver`, and what is done if it does not converge: "raise", "warn" or "ignore".
@@ -58,65 +62,50 @@ class SolverHandle:
     def solve(self, A: StoredMatrix, B: Tensor, *, condition: bool) -> Solution:
         """Solve ``A X = B`` for B (n, p) or (b, n, p); the condition number takes more solves."""
         compute = self._compute_in_full if condition else self._compute
-        solved = self._in_members(compute, A, B)
+        solved = self._solved(compute, A, B)
         report(self.on_failure, solved)
         return solved
 
     def solve_projected(self, A: StoredMatrix, B: Tensor, null: NullSpace) -> Solution:
         """Solve in the complement of what A maps to zero."""
-        solved = projected(functools.partial(self._in_members, self._compute), null, A, B)
+        solved = projected(functools.partial(self._solved, self._compute), null, A, B)
         report(self.on_failure, solved)
         return solved
 
-    def _in_members(
-        self, compute: Callable[[StoredMatrix, Tensor], Solution], A: StoredMatrix, B: Tensor
-    ) -> Solution:
-        """Hand a batch over whole to a solver that takes it, and else member by member.
-
-        So is a batch with a singular member, for the others to come back right.
-        """
-        if B.ndim == 2:
-            return self._or_singular(compute, A, B)
-        if getattr(self.solver, "takes_batches", False):
+    def _solved(self, compute: Compute, A: StoredMatrix, B: Tensor) -> Solution:
+        """Hand a batch over whole to a solver that takes it, and else member by member."""
+        with resizing():
+            if B.ndim == 2:
+                return self._or_singular(compute, A, B)
             try:
-                return compute(A, B)
-            except SingularError:
-                pass
-        members = enumerate(zip(A.members(), B, strict=True))
-        return stacked(
-            [self._or_singular(compute, *pair, f" of member {i}") for i, pair in members]
-        )
+                if getattr(self.solver, "takes_batches", False):
+                    return compute(self._state(A), A, B)
+                members = enumerate(zip(self._states(A), A.members(), B, strict=True))
+                return stacked([named(i, compute, *member) for i, member in members])
+            except SingularError:  # one of them is, and the others are to come back right
+                members = enumerate(zip(A.members(), B, strict=True))
+                return stacked([named(i, self._or_singular, compute, *m) for i, m in members])
 
-    def _or_singular(
-        self,
-        compute: Callable[[StoredMatrix, Tensor], Solution],
-        A: StoredMatrix,
-        B: Tensor,
-        member: str = "",
-    ) -> Solution:
+    def _or_singular(self, compute: Compute, A: StoredMatrix, B: Tensor) -> Solution:
         """Solve; where the matrix turns out to be singular, say so, as the caller wants it."""
         try:
-            return compute(A, B)
-        except SingularError as error:
+            return compute(self._state(A), A, B)
+        except SingularError:
             if self.on_failure in ("raise", "strict"):
-                raise SingularError(f"{error}{member}") from error
+                raise
         X = torch.full_like(B, torch.nan)
         return solution(self.solver, X, X[..., 0, :].abs(), code=Result.SINGULAR)
 
-    def _compute(self, A: StoredMatrix, B: Tensor) -> Solution:
-        return checked(A, B, self._compute_with(self._state(A), A, B))
-
-    def _compute_in_full(self, A: StoredMatrix, B: Tensor) -> Solution:
-        state = self._state(A)
-        solution = checked(A, B, self._compute_with(state, A, B))
+    def _compute_in_full(self, state: Any, A: StoredMatrix, B: Tensor) -> Solution:
+        solution = self._compute(state, A, B)
         if (estimate := getattr(self.solver, "condition", None)) is None:
             return solution
         kind = {"dtype": solution.condition.dtype, "device": solution.condition.device}
         condition = torch.as_tensor(estimate(state), **kind)
         return solution._replace(condition=condition.expand_as(solution.condition))
 
-    def _compute_with(self, state: Any, A: StoredMatrix, B: Tensor) -> Solution:
-        solution = self.solver.compute(state, A, B, warm.last(self.solver, A, B))
+    def _compute(self, state: Any, A: StoredMatrix, B: Tensor) -> Solution:
+        solution = checked(A, B, self.solver.compute(state, A, B, warm.last(self.solver, A, B)))
         warm.keep(self.solver, A, solution.value)
         return solution
 
@@ -127,9 +116,17 @@ class SolverHandle:
             return solver.init(replace(A, transpose=False, conjugate=False))
         return prepared(solver, A)
 
+    def _states(self, A: StoredMatrix) -> list[Any]:
+        """Return what the solver is handed one by one: one state, or those of a batch."""
+        if A.values.ndim == 1 or getattr(self.solver, "takes_batches", False):
+            return [self._state(A)]
+        if getattr(self.solver, "stateless", False):
+            return list(map(self._state, A.members()))
+        return list(prepared_each(self.solver, A))
+
     def prepare(self, A: StoredMatrix) -> list[Any]:
         """Return the states that `solve` will find: one, or one for each member of a batch."""
-        states = list(map(self._state, self._parts(A)))
+        states = self._states(A)
         if (ready := getattr(self.solver, "ready", None)) is not None:
             for state in states:
                 ready(state)
@@ -139,14 +136,10 @@ class SolverHandle:
         """Return log|det A|, shape (b,) for a batch, by a solver whose factor tells it."""
         tell: Any = self.solver
         real, device = A.dtype.to_real(), A.values.device
-        told = [torch.as_tensor(tell.logabsdet(self._state(part))) for part in self._parts(A)]
-        told = [x.to(device, real, copy=True) for x in told]
+        with resizing():
+            told = [tell.logabsdet(state) for state in self._states(A)]
+        told = [torch.as_tensor(x, dtype=real, device=device).clone() for x in told]
         return told[0] if told[0].shape == A.values.shape[:-1] else torch.stack(told)
-
-    def _parts(self, A: StoredMatrix) -> Iterable[StoredMatrix]:
-        """Return what the solver is handed at once: all, or the members of a batch."""
-        whole = A.values.ndim == 1 or getattr(self.solver, "takes_batches", False)
-        return [A] if whole else A.members()
 
     def adjoint(self) -> SolverHandle:
         """Return itself: the matrix is transposed, not the solver."""
@@ -197,8 +190,8 @@ class FunctionHandle:
         transposed = self.transposed if self.adjoints else None
         whole = transposed is None and getattr(self.function, "takes_batches", False)
         if B.ndim == 3 and not whole:
-            pairs = zip(A.members(), B, strict=True)
-            return torch.stack([self._called(member, b) for member, b in pairs])
+            pairs = enumerate(zip(A.members(), B, strict=True))
+            return torch.stack([named(i, self._called, *pair) for i, pair in pairs])
         right = B.squeeze(-1) if self.vector and B.shape[-1] == 1 and not whole else B
         if whole:
             X = self.function(A, right, **self.options)

@@ -2,8 +2,9 @@
 
 A backward pass, a second right-hand side, a line search that returns to a point: all ask for a
 factor of values seen before.  What they hand over need not be the same tensor (a compiled graph
-may compute it anew), so a factor is found by comparing values, O(nnz) and exact: values that were
-changed in place simply do not match.  A factor goes when the memory of its values goes, or for the
+may compute it anew), so a factor is looked up by a digest of the values, and what is found is
+compared with them, O(nnz) and exact: values that were changed in place simply do not match.  A
+batch is one entry.  A factor goes when the memory of its values goes, or its solver, or for the
 limit that all that is kept shares.
 
 What a factor leaves behind that may serve other values of its pattern, as a symbolic analysis does,
@@ -11,54 +12,69 @@ is kept until somebody takes it.  It goes with the pattern, and is the first to 
 
 What a user holds, by what `holding` collects, is his: it is found as long as he holds it, whatever
 the limit, and is not counted when it is not kept here.
+
+A solver that has others work for it keeps what these prepare as `Parts` of its own state.
 """
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 import threading
 import weakref
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tsgu_func.cache import Store
+from tsgu_func.kernels import compiled
 from tsgu_func.kernels.structure import Structure
+from tsgu_func.solvers.members import named
 from tsgu_func.solvers.protocol import same_solver
 from tsgu_func.solvers.stored import StoredMatrix
 
-__all__ = ["Held", "holding", "keep_analysis", "prepared", "take_analysis"]
+__all__ = [
+    "Held",
+    "Parts",
+    "holding",
+    "keep_analysis",
+    "prepared",
+    "prepared_each",
+    "resizing",
+    "take_analysis",
+]
 
 _factors = Store("factors")
 _analyses = Store("analyses", rank=0)
-_numbers = itertools.count()
 _lock = threading.Lock()
-_held: weakref.WeakValueDictionary[int, _Factor] = weakref.WeakValueDictionary()
-_holder = threading.local()
+# Factors that users hold, by their keys; and the last one for each place in memory.
+_held: weakref.WeakValueDictionary[Hashable, _Factor] = weakref.WeakValueDictionary()
+_at: weakref.WeakValueDictionary[Hashable, _Factor] = weakref.WeakValueDictionary()
+# A lock for each factor that is looked for: of two threads that want one, one makes it.
+_turns: weakref.WeakValueDictionary[Hashable, Any] = weakref.WeakValueDictionary()
 
 
-@dataclass(frozen=True)
-class _Factor:
-    solver: Any
-    structure: weakref.ref[Structure]
-    source: int  # address of the user's values
-    values: Tensor  # a copy of them: the store does not keep the user's memory alive
-    state: Any
+class _OfThread(threading.local):
+    """What is collected in a thread, and by whom: the innermost is the last."""
 
-    @property
-    def bytes(self) -> int:
-        return self.values.nbytes + getattr(self.state, "bytes", 0)
+    def __init__(self) -> None:
+        self.collectors: list[list[_Factor]] = []
+        self.parts: Parts | None = None
 
-    def belongs(self, solver: Any, A: StoredMatrix) -> bool:
-        return self.structure() is A.structure and same_solver(self.solver, solver)
 
-    def matches(self, solver: Any, A: StoredMatrix) -> bool:
-        same = self.belongs(solver, A) and self.values.dtype == A.dtype
-        return same and torch.equal(self.values, A.values)
+_of_thread = _OfThread()
+
+
+class Prepares(Protocol):
+    """A solver, or a preconditioner."""
+
+    def init(self, A: StoredMatrix) -> Any:
+        """Prepare a matrix."""
+        ...
 
 
 class Held(Protocol):
@@ -70,60 +86,236 @@ class Held(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class _Factor:
+    key: Hashable
+    solver: Callable[[], Any]
+    values: Tensor  # a copy: the store does not keep the user's memory alive
+    state: Any
+
+    @property
+    def bytes(self) -> int:
+        return self.values.nbytes + _size(self.state, self.values)
+
+    def matches(self, solver: Any, values: Tensor) -> bool:
+        """Compare in full: a digest, or what names an object, may be met twice."""
+        return same_solver(self.solver(), solver) and torch.equal(self.values, values)
+
+
+# ------------------------------------------------------------------------------------ collecting
+
+
 @contextmanager
 def holding() -> Iterator[list[Held]]:
     """Collect what is prepared in this thread: who keeps the list holds it."""
-    before = getattr(_holder, "collected", None)
-    _holder.collected = collected = []
-    try:
+    collected: list[Any] = []
+    with _collecting(collected):
         yield collected
+    for factor in collected:
+        _held[factor.key] = factor
+
+
+@contextmanager
+def resizing() -> Iterator[None]:
+    """Measure what is prepared in this thread once more at the end: use makes some states grow."""
+    used: list[_Factor] = []
+    try:
+        with _collecting(used):
+            yield
     finally:
-        _holder.collected = before
+        for factor in used:
+            _factors.measure(factor.key)
 
 
-class Prepares(Protocol):
-    """A solver, or a preconditioner."""
+@contextmanager
+def _collecting(collector: list[_Factor]) -> Iterator[None]:
+    _of_thread.collectors.append(collector)
+    try:
+        yield
+    finally:
+        _of_thread.collectors.pop()
 
-    def init(self, A: StoredMatrix) -> Any:
-        """Prepare a matrix."""
-        ...
+
+# ------------------------------------------------------------------------------------- preparing
 
 
 def prepared(solver: Prepares, A: StoredMatrix) -> Any:
     """Return ``solver.init`` of the stored matrix, kept from before if its values are the same."""
-    factor = _found(solver, A) or _made(solver, A)
-    if (collected := getattr(_holder, "collected", None)) is not None:
-        collected.append(factor)
-        _held[id(factor)] = factor
+    return _prepared(solver, A, solver.init)
+
+
+def prepared_each(solver: Prepares, A: StoredMatrix) -> tuple[Any, ...]:
+    """Return what `prepared` does for a matrix, or for each member of a batch, kept as one."""
+    if A.values.ndim == 1:
+        return (prepared(solver, A),)
+
+    def init(A: StoredMatrix) -> tuple[Any, ...]:
+        return tuple(named(i, solver.init, member) for i, member in enumerate(A.members()))
+
+    return _prepared(solver, A, init)
+
+
+def _prepared(solver: Prepares, A: StoredMatrix, init: Callable[[StoredMatrix], Any]) -> Any:
+    if (parts := _of_thread.parts) is not None:
+        return parts.state(solver, A, init)
+    named_as = _name(solver), A.structure.serial, A.dtype, A.values.device, tuple(A.values.shape)
+    key = *named_as, _digest(A.values)
+    with _turn(key):
+        factor = _found(key, solver, A.values)
+        if factor is None:
+            factor = _made(key, (*named_as, A.values.data_ptr()), solver, A, init)
+    for collector in _of_thread.collectors:
+        collector.append(factor)
     return factor.state
 
 
-def _found(solver: Prepares, A: StoredMatrix) -> _Factor | None:
-    stored = StoredMatrix(A.structure, A.values)
-    for key, factor in reversed(_factors.items()):
-        if factor.matches(solver, stored):
-            _factors.hits += 1
-            _factors.get(key)
-            return factor
-    for ref in _held.valuerefs():
-        if (factor := ref()) is not None and factor.matches(solver, stored):
-            _factors.hits += 1
-            return factor
+def _turn(key: Hashable) -> Any:
+    with _lock:
+        if (turn := _turns.get(key)) is None:
+            _turns[key] = turn = threading.RLock()
+        return turn
+
+
+def _found(key: Hashable, solver: Prepares, values: Tensor) -> _Factor | None:
+    for known in (_factors.get(key), _held.get(key)):
+        if known is not None and known.matches(solver, values):
+            _count(hits=1)
+            return known
     return None
 
 
-def _made(solver: Prepares, A: StoredMatrix) -> _Factor:
+def _made(
+    key: Hashable,
+    place: Hashable,
+    solver: Prepares,
+    A: StoredMatrix,
+    init: Callable[[StoredMatrix], Any],
+) -> _Factor:
     copy = StoredMatrix(A.structure, A.values.clone())
-    state = solver.init(copy)
-    source = A.values.data_ptr()
-    factor = _Factor(solver, weakref.ref(A.structure), source, copy.values, state)
-    _factors.misses += 1
-    for key, old in _factors.items():  # of values that were changed in place
-        if old.belongs(solver, A) and old.source == source:
-            _factors.drop(key)
+    owners: list[Any] = [] if dataclasses.is_dataclass(solver) else [solver]
+    factor = _Factor(key, _reference(solver), copy.values, init(copy))
+    _count(misses=1)
+    if (old := _at.get(place)) is not None:  # of values that were changed in place
+        _factors.drop(old.key)
+    _at[place] = factor
     # The owner is the storage, not the tensor: a kernel sees a tensor object of its own.
-    _factors.keep(next(_numbers), factor, owner=A.values.untyped_storage())
+    _factors.keep(key, factor, A.values.untyped_storage(), *filter(_mortal, owners))
     return factor
+
+
+def _count(hits: int = 0, misses: int = 0) -> None:
+    with _lock:
+        _factors.hits += hits
+        _factors.misses += misses
+
+
+class Parts:
+    """What is prepared for the state of a solver that has others work for it: part of that state.
+
+    All of it is for one matrix, or members of it, that nobody writes to.
+    """
+
+    def __init__(self) -> None:
+        self._states: list[tuple[Any, int, Any]] = []
+
+    @property
+    def bytes(self) -> int:
+        """Size of the states."""
+        return sum(_size(state) for *_, state in self._states)
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Keep here what is prepared in this thread, and look for it here."""
+        before, _of_thread.parts = _of_thread.parts, self
+        try:
+            yield
+        finally:
+            _of_thread.parts = before
+
+    def state(self, solver: Prepares, A: StoredMatrix, init: Callable[[StoredMatrix], Any]) -> Any:
+        """Return what was prepared, or prepare it."""
+        at = A.values.data_ptr()
+        for known, place, state in self._states:
+            if place == at and same_solver(known, solver):
+                return state
+        state = init(StoredMatrix(A.structure, A.values))
+        self._states.append((solver, at, state))
+        return state
+
+
+# --------------------------------------------------------------------------------- names and sizes
+
+
+def _name(x: Any) -> Hashable:
+    """Return what is equal for the same solvers (see `same_solver`), and keeps no object alive."""
+    if isinstance(x, (bool, int, float, complex, str, type(None), torch.dtype)):
+        return type(x), x
+    if isinstance(x, tuple):
+        return tuple(map(_name, x))
+    if not dataclasses.is_dataclass(x):
+        return id(x)
+    return type(x), *(_name(getattr(x, f.name)) for f in dataclasses.fields(x))
+
+
+def _reference(solver: Any) -> Callable[[], Any]:
+    """Refer to a solver: those that are equal only to themselves are not kept alive."""
+    if not dataclasses.is_dataclass(solver) and _mortal(solver):
+        return weakref.ref(solver)
+    return lambda: solver
+
+
+def _mortal(x: Any) -> bool:
+    return type(x).__weakrefoffset__ != 0
+
+
+_WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _digest(values: Tensor) -> int:
+    """Return a number that is another for other values, as good as surely.  O(nnz) time."""
+    values = values.detach().resolve_conj().resolve_neg().contiguous()
+    if values.device.type == "cpu":
+        words = values.flatten().view(values.dtype.to_real()).numpy()
+        return int(compiled.inspection.digest(words.view(f"u{words.itemsize}")))
+    real = values.dtype.to_real()
+    words = values.flatten().view(real).view(_WORDS[real.itemsize]).long()
+    weights = torch.arange(1, len(words) + 1, device=words.device) * 0x1E3779B97F4A7C15
+    return int(((words ^ (words >> 32)) * (weights | 1)).sum())
+
+
+def _size(state: Any, known: Tensor | None = None) -> int:
+    """Return the bytes that a state says it takes, or else those of the arrays seen in it."""
+    seen = set() if known is None else {known.untyped_storage().data_ptr()}
+    return _size_of(state, seen, _DEPTH)
+
+
+_DEPTH = 4
+
+
+def _size_of(x: Any, seen: set[int], depth: int) -> int:
+    if isinstance(x, Structure) or not depth:
+        return 0
+    if isinstance(x, (Tensor, np.ndarray)):
+        return _size_of_array(x, seen)
+    if (said := getattr(x, "bytes", None)) is not None:
+        return said
+    if isinstance(x, (tuple, list)):
+        inside = x
+    else:
+        inside = (x if isinstance(x, dict) else getattr(x, "__dict__", {})).values()
+    return sum(_size_of(part, seen, depth - 1) for part in list(inside))
+
+
+def _size_of_array(x: Any, seen: set[int]) -> int:
+    dense = isinstance(x, np.ndarray) or x.layout == torch.strided
+    at = (x.untyped_storage().data_ptr() if isinstance(x, Tensor) else id(x)) if dense else 0
+    if not dense or at in seen:
+        return 0
+    seen.add(at)
+    return x.nbytes
+
+
+# ---------------------------------------------------------------------------------------- analyses
 
 
 @dataclass(frozen=True)
@@ -139,7 +331,7 @@ class _Analysis:
 def keep_analysis(structure: weakref.ref[Structure], key: Hashable, state: Any) -> None:
     """Keep what may serve other values of a pattern, if that lives, in the place of what was."""
     if (pattern := structure()) is not None:
-        _analyses.keep(id(pattern), _Analysis(key, state), owner=pattern)
+        _analyses.keep(id(pattern), _Analysis(key, state), pattern)
 
 
 def take_analysis(structure: Structure, key: Hashable) -> Any:

@@ -19,6 +19,10 @@ class _Triangle:
     upper: bool
     diagonal: Tensor
 
+    @property
+    def bytes(self) -> int:
+        return self.diagonal.nbytes
+
 
 @dataclass(frozen=True)
 class Substitution:

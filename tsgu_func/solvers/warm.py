@@ -60,7 +60,7 @@ def keep(solver: Any, A: StoredMatrix, X: Tensor) -> None:
     end = _ends.get(id(A.structure)) or _End()
     # A copy: what is handed out may be changed in place.
     end = end.with_solution(solver, _kind(A, X), X.clone())
-    _ends.keep(id(A.structure), end, owner=A.structure)
+    _ends.keep(id(A.structure), end, A.structure)
 
 
 def _kind(A: StoredMatrix, X: Tensor) -> tuple[Any, ...]:

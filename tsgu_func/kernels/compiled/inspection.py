@@ -4,6 +4,33 @@ import numpy as np
 
 from tsgu_func.kernels.compiled.compiling import ONE, compiled_as_written
 
+# An odd factor without pattern, and how far down its product's upper half is.
+_FACTOR, _HALF = np.uint64(0x9E3779B97F4A7C15), np.uint64(32)
+
+
+@compiled_as_written
+def digest(words):
+    """Return 64 bits that depend on each of some unsigned integers, and on its place.
+
+    Four sums are independent, so that a processor works on them at once.
+    """
+    a, b, c, d = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
+    whole = len(words) - len(words) % 4
+    for i in range(0, whole, 4):
+        a = _mixed(a, words[i])
+        b = _mixed(b, words[i + 1])
+        c = _mixed(c, words[i + 2])
+        d = _mixed(d, words[i + 3])
+    for i in range(whole, len(words)):
+        a = _mixed(a, words[i])
+    return _mixed(_mixed(_mixed(a, b), c), d)
+
+
+@compiled_as_written
+def _mixed(total, word):
+    product = (total ^ np.uint64(word)) * _FACTOR
+    return product ^ (product >> _HALF)
+
 
 @compiled_as_written
 def diagonal(crow, col):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels.structure import Structure
 from tsgu_func.solvers.direct.base import DirectWithPivots, on_host
 from tsgu_func.solvers.protocol import SolveError
 from tsgu_func.solvers.stored import StoredMatrix
@@ -22,14 +23,25 @@ from tsgu_func.solvers.traits import hermitian
 __all__ = ["Cholesky"]
 
 
+# Of a pattern CHOLMOD notes an order, its inverse, a tree, and counts: four integers a row.
+_PLACES = 16  # bytes
+
+
+@dataclass(frozen=True)
+class _Analysis:
+    factor: Any
+    nbytes: int
+
+
 @dataclass(frozen=True)
 class _Factor:
     cholesky: Any
     entries: int
+    itemsize: int
 
     @property
     def bytes(self) -> int:
-        return 16 * self.entries
+        return (self.itemsize + 4) * self.entries
 
     def solve(self, B: Tensor, transpose: bool, conjugate: bool) -> Tensor:
         # A is its own adjoint, so the transpose is the conjugate: conj(A conj(X) = conj(B)).
@@ -79,11 +91,15 @@ class Cholesky(DirectWithPivots):
             )
         columns = _columns(A)
         kind = A.dtype.is_complex
-        analysis = A.structure.derive(("CHOLMOD", kind), lambda _: cholmod.analyze(columns))
+
+        def analysed(_: Structure) -> _Analysis:
+            return _Analysis(cholmod.analyze(columns), _PLACES * A.shape[0])
+
+        analysis = A.structure.derive(("CHOLMOD", kind), analysed).factor
         factor = _factored(cholmod, analysis, columns)
         # Counted once, because that takes a copy.
         entries = A.structure.derive(("CHOLMOD entries", kind), lambda _: factor.copy().LD().nnz)
-        return _Factor(factor, int(entries))
+        return _Factor(factor, int(entries), columns.dtype.itemsize)
 
 
 def _factored(cholmod: Any, analysis: Any, columns: Any) -> Any:

@@ -71,7 +71,11 @@ class _Factor:
     def bytes(self) -> int:
         # iparm(17) and (18): kilobytes of the factor, and its entries.
         kilobytes, entries = (int(self.analysis.solver.get_iparm(i)) for i in (17, 18))
-        return self.analysis.bytes + max(1024 * kilobytes, 12 * entries)
+        # pypardiso holds a copy of a matrix that is not large.
+        matrices = (self.matrix, self.analysis.solver.factorized_A)
+        arrays = [(x.data, x.indices, x.indptr) for x in matrices if not isinstance(x, str)]
+        held = sum(array.nbytes for of_one in arrays for array in of_one)
+        return self.analysis.bytes + max(1024 * kilobytes, 12 * entries) + held
 
     def solve(self, B: Tensor, transpose: bool, conjugate: bool) -> Tensor:
         # Rows read as columns are the transpose; pypardiso looks at the format, not the memory.

@@ -34,13 +34,17 @@ class _Factor:
     """A factor of Sᵀ (SciPy's takes columns, we store rows)."""
 
     lu: Any
+    itemsize: int
     later: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
-        # The number of entries is that of both triangles, each with an index of 4 bytes; to look
-        # at the triangles copies them, and SciPy keeps the copies.
-        return int(self.lu.nnz) * 12 * (2 if self.later else 1)
+        # The number of entries is that of both triangles, each with an index of 4 bytes; for each
+        # row and column there is where it starts, and its place.  To look at the triangles copies
+        # them, and SciPy keeps the copies.
+        n = self.lu.shape[0]
+        factors = int(self.lu.nnz) * (self.itemsize + 4) + 16 * n
+        return factors * (2 if self.later else 1)
 
     def logabsdet(self) -> Tensor:
         if "logabsdet" not in self.later:
@@ -95,7 +99,7 @@ def _factored(A: StoredMatrix, settings: dict[str, Any]) -> _Factor:
 
     columns = A.to_scipy().T  # the transpose of CSR is CSC, without a copy
     try:
-        return _Factor(splu(columns, **settings))
+        return _Factor(splu(columns, **settings), A.values.itemsize)
     except RuntimeError as error:
         if "singular" not in str(error):
             raise

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.solvers import iteration
-from tsgu_func.solvers.factors import prepared
+from tsgu_func.solvers.factors import prepared_each
 from tsgu_func.solvers.iteration import System, column_norms
 from tsgu_func.solvers.judgement import judged
 from tsgu_func.solvers.krylov.block import Block, Equations, Place, Problem
@@ -125,8 +125,7 @@ class Krylov(Settings):
             return (M.init(A),) * count
         if not isinstance(A, StoredMatrix):
             raise TypeError(f"{M!r} is made from entries, and a LinearOperator shows none")
-        members = A.members() if A.values.ndim == 2 else [A]
-        return tuple(prepared(M, member) for member in members)
+        return prepared_each(M, A)
 
     def compute(
         self,

@@ -41,4 +41,4 @@ def take(n: int, dtype: np.dtype[Any]) -> tuple[np.ndarray, ...]:
 
 def give_back(vectors: tuple[np.ndarray, ...], owner: object) -> None:
     """Keep vectors that were taken, as long as their owner lives."""
-    _spare.keep(next(_numbers), _Spare(vectors), owner=owner)
+    _spare.keep(next(_numbers), _Spare(vectors), owner)

@@ -63,7 +63,8 @@ class _Hierarchy:
     @property
     def bytes(self) -> int:
         parts = [getattr(level, name, None) for level in self.solver.levels for name in "APR"]
-        own = sum(part.data.nbytes + part.indices.nbytes for part in parts if part is not None)
+        arrays = [(x.data, x.indices, x.indptr) for x in parts if x is not None]
+        own = sum(array.nbytes for of_one in arrays for array in of_one)
         return own * (1 + ("transposed" in self.__dict__))
 
 

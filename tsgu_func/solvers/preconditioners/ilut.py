@@ -31,7 +31,7 @@ class _State:
 
     @property
     def bytes(self) -> int:
-        return int(self.lu.nnz) * (self.itemsize + 4)
+        return int(self.lu.nnz) * (self.itemsize + 4) + 16 * self.lu.shape[0]
 
     def solve(self, R: np.ndarray, transpose: bool, conjugate: bool) -> np.ndarray:
         # With F = Sᵀ: S = Fᵀ, conj(S) = Fᴴ, Sᵀ = F, and Sᴴ X = R is conj(F conj(X) = conj(R)).
