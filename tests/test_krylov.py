@@ -28,7 +28,6 @@ from tsgu_func.solvers import (
     BiCGStab,
     ConvergenceError,
     Result,
-    SolveError,
     Solver,
 )
 from tsgu_func.utils import bicgstab, linear_cg, minres

@@ -23,6 +23,7 @@ from tsgu_func.solvers.preconditioners import (
     BlockJacobi,
     Custom,
     Jacobi,
+    Stale,
 )
 from tsgu_func.solvers.protocol import (
     ConvergenceError,
@@ -67,6 +68,7 @@ __all__ = [
     "Solution",
     "SolveError",
     "Solver",
+    "Stale",
     "Substitution",
     "SuperLU",
     "cache_info",

@@ -7,7 +7,7 @@ import enum
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -304,6 +304,8 @@ def stacked(solutions: Sequence[Solution]) -> Solution:
 class Settings:
     """A dataclass that prints what differs from the defaults: short, and enough to tell it."""
 
+    takes_operators: ClassVar[bool] = False
+
     def __repr__(self) -> str:
         own: Any = self
         given = ((f.name, getattr(self, f.name), f.default) for f in dataclasses.fields(own))
@@ -347,8 +349,8 @@ class Preconditioner(Protocol):
 
     A state may say how many `bytes` it takes, and by which `shift` of the diagonal, relative to
     it, a factorization was completed.  One with ``stateless = True`` looks at no matrix when it is
-    prepared, for all members of a batch at once; with ``takes_operators = True`` as well, it serves
-    a matrix that is known by its products.
+    prepared, for all members of a batch at once.  It may be handed a `MatrixFree`, which shows
+    products and no entries, unless it says ``takes_operators = False``.
     """
 
     def init(self, A: StoredMatrix) -> Any:

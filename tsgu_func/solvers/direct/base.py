@@ -160,11 +160,11 @@ class Direct(Settings):
 
     def _refined(self, state: Factored, A: StoredMatrix, B: Tensor) -> tuple[Tensor, Measured]:
         """Return X, and what it leaves."""
-        X = self._solved(state, A, B)
+        X = self.once(state, A, B)
         told = measured(A, X, B)
         steps = self.refine if self._narrow(B.dtype) is None else max(self.refine, _STEPS)
         for _ in range(steps if _accurate(told) else max(steps, 1)):
-            refined = X + self._solved(state, A, told.R)
+            refined = X + self.once(state, A, told.R)
             after = measured(A, refined, B)
             gained = after.componentwise < told.componentwise
             if not bool(gained.any()):
@@ -180,8 +180,8 @@ class Direct(Settings):
         """Return the lower precision of the factor, if it has one."""
         return None if self.precision is None else _LOWER.get(dtype)
 
-    def _solved(self, state: Factored, A: StoredMatrix, B: Tensor) -> Tensor:
-        """Solve with the factor, once."""
+    def once(self, state: Factored, A: StoredMatrix, B: Tensor) -> Tensor:
+        """Solve with the factor, and leave it at that: no refinement, no look at the residual."""
         narrow = self._narrow(B.dtype)
         if narrow is None:
             return state.solve(A, B)
@@ -225,12 +225,12 @@ class Direct(Settings):
         f = (told.R.abs() + rounding * told.sizes).to(size.dtype) / torch.where(size == 0, 1, size)
         V, largest = torch.full_like(X, 1 / X.shape[-2]), torch.zeros_like(size)
         for _ in range(_ESTIMATES):
-            Y = f * self._solved(state, A.mH, V)
+            Y = f * self.once(state, A.mH, V)
             norm = Y.abs().sum(-2, keepdim=True)
             if not bool((norm > largest).any()):  # of NaN too
                 return torch.maximum(largest, norm).squeeze(-2)
             largest = torch.maximum(largest, norm)
-            Z = self._solved(state, A, f * torch.where(Y == 0, 1, Y.sgn()))
+            Z = self.once(state, A, f * torch.where(Y == 0, 1, Y.sgn()))
             most = Z.abs().argmax(-2, keepdim=True)
             V = torch.zeros_like(X).scatter(-2, most, 1)
         return largest.squeeze(-2)

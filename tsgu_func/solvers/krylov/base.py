@@ -15,9 +15,8 @@ more either.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -108,15 +107,13 @@ class Krylov(Settings):
     def takes_operators(self) -> bool:
         """Whether a matrix that is known by its products alone will do."""
         M = self.preconditioner
-        return M is None or getattr(M, "takes_operators", False)
+        return M is None or getattr(M, "takes_operators", True)
 
     def init(self, A: StoredMatrix | MatrixFree) -> tuple[Any, ...]:
         """Precondition each member of a batch."""
         A, _ = moderate(A)
-        members: Any = A.members() if isinstance(A, StoredMatrix) and A.values.ndim == 2 else [A]
         if self.hermitian:
-            for member in members:
-                check_hermitian(self, member)
+            check_hermitian(self, A)
         M: Any = self.preconditioner
         if M is None:
             return ()
@@ -124,7 +121,11 @@ class Krylov(Settings):
             count = len(A.values) if A.values.ndim == 2 else 1
             return (M.init(A),) * count
         if not isinstance(A, StoredMatrix):
-            raise TypeError(f"{M!r} is made from entries, and a LinearOperator shows none")
+            if not getattr(M, "takes_operators", True):
+                raise TypeError(f"{M!r} is made from entries, and a LinearOperator shows none")
+            return (M.init(A),)
+        if getattr(M, "by_pattern", False):
+            return tuple(map(M.init, A.members() if A.values.ndim == 2 else [A]))
         return prepared_each(M, A)
 
     def compute(
@@ -136,7 +137,21 @@ class Krylov(Settings):
     ) -> Solution:
         """Solve for the columns of B (n, p) or, for a batch, (b, n, p), starting at X0."""
         solved = self._judged(state, A, B, X0)
+        if self._learned(state, A, solved):
+            state = self.init(replace(A, transpose=False, conjugate=False))
+            solved = self._judged(state, A, B, X0)
         return solved if self.componentwise is None else self._in_each_row(state, A, B, solved)
+
+    def _learned(self, state: tuple[Any, ...], A: Any, solved: Solution) -> bool:
+        """Tell the preconditioner how it went; return whether it would do better now."""
+        learn = getattr(self.preconditioner, "learn", None)
+        if learn is None:
+            return False
+        members = A.members() if A.values.ndim == 2 else [A]
+        told = solved.iterations, solved.result.failed
+        pairs = zip(state, members, strict=True)
+        better = [learn(part, moderate(member)[0], *told) for part, member in pairs]
+        return any(better)
 
     def _in_each_row(self, state: Any, A: Any, B: Tensor, solved: Solution) -> Solution:
         """Go on for a smaller residual, while a row is not solved as well as asked."""
@@ -144,7 +159,7 @@ class Krylov(Settings):
         enough = solved.result.failed
         while not enough and bool((above := solved.componentwise > wanted).any()):
             rtol = rtol / 100
-            stricter: Krylov = dataclasses.replace(self, rtol=rtol, componentwise=None)
+            stricter: Krylov = replace(self, rtol=rtol, componentwise=None)
             again = stricter._judged(state, A, B, solved.value)
             gained = above & (again.componentwise < solved.componentwise)
             code = torch.where(gained | ~above, solved.code, int(Result.STAGNATED))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.solvers.iteration import dot
+from tsgu_func.solvers.members import named
 from tsgu_func.solvers.protocol import Result, SolveError
 from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import asymmetry
@@ -46,8 +47,18 @@ def shifted(X: Tensor, exponent: Tensor) -> Tensor:
 
 
 def check_hermitian(solver: Any, A: Any) -> None:
-    """Refuse a stored matrix that is far from its adjoint.  O(nnz) time."""
-    if isinstance(A, StoredMatrix) and A.values.numel() and (far := asymmetry(A)) > _REFUSED:
+    """Refuse a stored matrix, or a batch, that is far from its adjoint.  O(nnz) time."""
+    if not isinstance(A, StoredMatrix) or not A.values.numel():
+        return
+    if A.values.ndim == 1:
+        _check_hermitian(solver, A)
+        return
+    for i, member in enumerate(A.members()):
+        named(i, _check_hermitian, solver, member)
+
+
+def _check_hermitian(solver: Any, A: StoredMatrix) -> None:
+    if (far := asymmetry(A)) > _REFUSED:
         raise SolveError(
             f"{solver!r}: {Result.NOT_HERMITIAN.message}; the largest entry of A - A^H is "
             f"{far:.1e} of the largest of A"

@@ -13,5 +13,6 @@ from tsgu_func.solvers.preconditioners.ilu0 import ILU0
 from tsgu_func.solvers.preconditioners.ilut import ILUT
 from tsgu_func.solvers.preconditioners.jacobi import Jacobi
 from tsgu_func.solvers.preconditioners.ssor import SSOR
+from tsgu_func.solvers.preconditioners.stale import Stale
 
-__all__ = ["AMG", "DIC", "IC0", "ILU0", "ILUT", "SSOR", "BlockJacobi", "Custom", "Jacobi"]
+__all__ = ["AMG", "DIC", "IC0", "ILU0", "ILUT", "SSOR", "BlockJacobi", "Custom", "Jacobi", "Stale"]
