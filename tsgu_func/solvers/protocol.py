@@ -7,7 +7,7 @@ import enum
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -303,8 +303,6 @@ def stacked(solutions: Sequence[Solution]) -> Solution:
 
 class Settings:
     """A dataclass that prints what differs from the defaults: short, and enough to tell it."""
-
-    takes_operators: ClassVar[bool] = False
 
     def __repr__(self) -> str:
         own: Any = self

@@ -305,7 +305,7 @@ def _where(gained: Tensor, after: Measured, before: Measured) -> Measured:
         mask = gained.unsqueeze(-2) if x.ndim > gained.ndim or x.shape != gained.shape else gained
         return torch.where(mask, x, y)
 
-    return Measured(*map(choose, after[:-1], before[:-1]), after.constants)
+    return Measured(*map(choose, after[:-1], before[:-1]), constants=after.constants)
 
 
 def on_host(solve: Callable[[np.ndarray], np.ndarray], B: Tensor) -> Tensor:

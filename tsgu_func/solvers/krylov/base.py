@@ -91,7 +91,8 @@ class Krylov(Settings):
                 iteration.check_number(name, value)
         M: Any = self.preconditioner
         if callable(M) and not isinstance(M, (Preconditioner, type)):
-            M = Custom(M)
+            function: Any = M
+            M = Custom(function)
             object.__setattr__(self, "preconditioner", M)
         if not (M is None or isinstance(M, Preconditioner)) or isinstance(M, type):
             raise TypeError(
@@ -107,7 +108,7 @@ class Krylov(Settings):
     def takes_operators(self) -> bool:
         """Whether a matrix that is known by its products alone will do."""
         M = self.preconditioner
-        return M is None or getattr(M, "takes_operators", True)
+        return M is None or _takes_operators(M)
 
     def init(self, A: StoredMatrix | MatrixFree) -> tuple[Any, ...]:
         """Precondition each member of a batch."""
@@ -121,7 +122,7 @@ class Krylov(Settings):
             count = len(A.values) if A.values.ndim == 2 else 1
             return (M.init(A),) * count
         if not isinstance(A, StoredMatrix):
-            if not getattr(M, "takes_operators", True):
+            if not _takes_operators(M):
                 raise TypeError(f"{M!r} is made from entries, and a LinearOperator shows none")
             return (M.init(A),)
         if getattr(M, "by_pattern", False):
@@ -140,7 +141,9 @@ class Krylov(Settings):
         if self._learned(state, A, solved):
             state = self.init(replace(A, transpose=False, conjugate=False))
             solved = self._judged(state, A, B, X0)
-        return solved if self.componentwise is None else self._in_each_row(state, A, B, solved)
+        if self.componentwise is None:
+            return solved
+        return self._in_each_row(state, A, B, solved, self.componentwise)
 
     def _learned(self, state: tuple[Any, ...], A: Any, solved: Solution) -> bool:
         """Tell the preconditioner how it went; return whether it would do better now."""
@@ -153,9 +156,11 @@ class Krylov(Settings):
         better = [learn(part, moderate(member)[0], *told) for part, member in pairs]
         return any(better)
 
-    def _in_each_row(self, state: Any, A: Any, B: Tensor, solved: Solution) -> Solution:
-        """Go on for a smaller residual, while a row is not solved as well as asked."""
-        wanted, rtol = self.componentwise, self._rtol(B.dtype)
+    def _in_each_row(
+        self, state: Any, A: Any, B: Tensor, solved: Solution, wanted: float
+    ) -> Solution:
+        """Go on for a smaller residual, while a row is not solved as well as `wanted`."""
+        rtol = self._rtol(B.dtype)
         enough = solved.result.failed
         while not enough and bool((above := solved.componentwise > wanted).any()):
             rtol = rtol / 100
@@ -349,6 +354,11 @@ class Run(NamedTuple):
         """Fill in some members and columns."""
         for whole, part in zip(self, parts, strict=True):
             place.put(whole, part)
+
+
+def _takes_operators(M: Any) -> bool:
+    """Say whether a preconditioner asks for no entries; those of this library do, as a rule."""
+    return getattr(M, "takes_operators", not isinstance(M, Settings))
 
 
 def _among(code: Tensor, results: tuple[Result, ...]) -> Tensor:

@@ -180,7 +180,7 @@ class MINRES(Krylov):
     def narrow(self, state: State, place: Place) -> State:
         """Return the state of some members and columns."""
         *parts, least = state
-        return State(*map(place.take, parts), Lowest(*map(place.take, least)))
+        return State(*map(place.take, parts), least=Lowest(*map(place.take, least)))
 
     def step(self, problem: Problem, state: State, active: Tensor) -> State:
         """Advance the active columns."""
