@@ -20,6 +20,9 @@ NAMES = [
     "torch._C._AutoDispatchBelowAutograd",
     "torch._C._PreserveDispatchKeyGuard",
     "torch._C._TorchDispatchModeKey.PROXY",
+    "torch._C.DispatchKey.ADInplaceOrView",
+    "torch._C.DispatchKey.AutogradFunctionality",
+    "torch._C.DispatchKey.AutogradOther",
     "torch._C.DispatchKey.Conjugate",
     "torch._C.DispatchKey.FuncTorchDynamicLayerBackMode",
     "torch._C.DispatchKey.FuncTorchDynamicLayerFrontMode",
@@ -96,6 +99,29 @@ def test_a_static_size_is_what_the_compiler_marks():
     marked = torch.ones(2)
     torch._dynamo.mark_static(marked)
     assert marked._dynamo_static_indices == {0}
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_what_is_made_in_place_over_a_tensor_breaks_the_graph(constant):
+    """As `ops.constants` takes functions apart."""
+
+    def called(x):
+        k = 2.0 if constant else x.sum()
+        function = lambda y: k * y
+        try:
+            cells = function.__closure__
+        except AttributeError:
+            cells = None
+        repr(function)
+        return function(x), cells
+
+    torch.compiler.reset()
+    run = torch.compile(called, backend="eager", fullgraph=True)
+    if constant:
+        assert run(X)[1] is None
+    else:
+        with pytest.raises(torch._dynamo.exc.Unsupported, match="closure"):
+            run(X)
 
 
 # ------------------------------------------------------------------------------- PyTorch's bugs

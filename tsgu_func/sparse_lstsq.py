@@ -63,6 +63,9 @@ def sparse_generic_lstsq(
     SolveError
         If the solver did not converge, or met what shows that A lacks full column rank: a column
         of zeros, a condition number beyond the precision, or an adjoint system without solution.
+    RuntimeError
+        If a function uses a tensor that is being differentiated or mapped over, and that is neither
+        A nor B: there would be no derivative of it.
 
     Notes
     -----

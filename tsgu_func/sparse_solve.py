@@ -133,8 +133,8 @@ def sparse_generic_solve(
         shape ``A.shape[:-1]``: a vector for each, as in ``torch.linalg.solve``.
     solve : callable or Solver, optional
         ``solve(A, B, **kwargs) -> X``, which gets `A` as a ``torch.sparse_csr`` tensor, or a
-        `Solver`.  It need not be differentiable.  Default: `minres`, for Hermitian A; ``SuperLU()``
-        takes any A.
+        `Solver`.  It need not be differentiable, and may write to what it gets.  Default: `minres`,
+        for Hermitian A; ``SuperLU()`` takes any A.
     transpose_solve : callable, optional
         ``transpose_solve(A, G, **kwargs) -> Y`` with ``Aᵀ Y = G``, for the reverse mode.  Default:
         `solve`, applied to the transpose (for complex A, the conjugate transpose).
@@ -155,6 +155,9 @@ def sparse_generic_solve(
         finite.
     SolveError
         If the matrix is singular, or (ConvergenceError) the solver did not converge.
+    RuntimeError
+        If a function uses a tensor that is being differentiated or mapped over, and that is neither
+        A nor B: there would be no derivative of it.
 
     Warns
     -----
@@ -293,6 +296,9 @@ def sparse_solve(
         If the matrix is singular, or (ConvergenceError) the solver did not converge.
     ImportError
         If the solver needs an optional package that is not installed.
+    RuntimeError
+        If a function uses a tensor that is being differentiated or mapped over, and that is neither
+        A nor B: there would be no derivative of it.
 
     Notes
     -----

@@ -6,17 +6,26 @@ wrapped, would end in an internal error there, or be taken for one of another le
 function is called once before, where such a tensor can be told: on plain values, in so many levels
 of an idle ``vmap`` as there are transforms, so that what its own transforms wrap has a level above
 all of them.
+
+A function that solves is too dear to be called twice, and may do more than an idle ``vmap`` stands.
+It is looked at while a kernel calls it (`call_watched`).  There no transform is active but its own,
+so a tensor with a level that none of them has is another's; where its own have one, what it is
+closed over and what it finds among the globals are told by what they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import contextlib
+import types
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from tsgu_func.ops import keys
 from tsgu_func.registration.transforms import (
     depth,
     first_member,
@@ -24,9 +33,15 @@ from tsgu_func.registration.transforms import (
     levels,
     outside_transforms,
     pytree,
+    seen_by_autograd,
 )
 
-__all__ = ["is_watched", "uses_captured"]
+__all__ = ["NOBODY", "Watch", "call_watched", "is_watched", "uses_captured", "watch"]
+
+CURE = (
+    "uses a tensor that is being differentiated or mapped over, and that is neither A nor B, where "
+    "no derivative would be seen: make it part of A or B, or detach it"
+)
 
 
 def is_watched() -> bool:
@@ -59,9 +74,14 @@ class _Finder(TorchFunctionMode):
         super().__init__()
         self.depth, self.wrapped, self.tangent = depth, False, False
 
+    def is_captured(self, x: Tensor) -> bool:
+        return any(1 <= level <= self.depth for level in levels(x))
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for x in pytree.tree_leaves((args, kwargs)):
-            if isinstance(x, Tensor) and any(1 <= level <= self.depth for level in levels(x)):
+        # An attribute tells nothing of the values, or is a tensor of the same level.
+        found = () if func.__name__ == "__get__" else pytree.tree_leaves((args, kwargs))
+        for x in found:
+            if isinstance(x, Tensor) and self.is_captured(x):
                 self.wrapped = True
                 raise RuntimeError("a tensor of another level")
         return func(*args, **(kwargs or {}))
@@ -78,3 +98,72 @@ def _in_levels(function: Callable[[], None], count: int) -> None:
         return x
 
     torch.func.vmap(level, randomness="different")(torch.zeros(1))
+
+
+# ------------------------------------------------------------------------- while a kernel calls it
+
+
+class Watch(NamedTuple):
+    """Who looks on where a function is handed over: eager autograd, transforms."""
+
+    recorded: bool
+    transformed: bool
+
+
+NOBODY = Watch(False, False)
+
+
+def watch() -> Watch:
+    """Return who looks on here."""
+    return Watch(torch.is_grad_enabled(), is_watched())
+
+
+def call_watched(watch: Watch, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call a function inside of a kernel; raise if it uses a tensor that is watched."""
+    if watch == NOBODY:
+        return function(*args, **options)
+    finder = _FinderInside(function)
+    X: Any = None
+    with seen_by_autograd(watch.recorded):
+        try:
+            with finder if watch.transformed else contextlib.nullcontext():
+                X = function(*args, **options)
+        except Exception:
+            if not finder.wrapped:  # else what went wrong is told
+                raise
+        tracked = isinstance(X, Tensor) and (X.requires_grad or has_tangent(X))
+    if finder.wrapped or tracked:
+        # No ValueError: what only traces a graph takes those for the fault of its placeholders.
+        raise RuntimeError(f"{keys.name_of(function)} {CURE}")
+    return X
+
+
+class _FinderInside(_Finder):
+    """Looks for tensors that are wrapped by another transform than those of the function."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(0)
+        self.function = function
+
+    @cached_property
+    def held(self) -> set[int]:
+        return {id(x) for x in _held(self.function) if any(levels(x))}
+
+    def is_captured(self, x: Tensor) -> bool:
+        inner = depth()
+        return id(x) in self.held or any(level > inner for level in levels(x))
+
+
+def _held(function: Any) -> Iterator[Tensor]:
+    """Go through the tensors that a function holds or finds among the globals."""
+    yield from keys.tensors_of(function)
+    if isinstance(function, types.FunctionType):
+        found = map(function.__globals__.get, _names(function.__code__))
+        yield from (x for x in found if isinstance(x, Tensor))
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            yield from _names(inner)

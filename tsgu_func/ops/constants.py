@@ -60,12 +60,26 @@ def taken_apart(x: Any) -> tuple[Any, ...]:
         for key in x:
             flat = (*flat, key, *taken_apart(x[key]))
         return flat
+    if isinstance(x, types.FunctionType) and x.__code__.co_freevars and not _has_cells(x):
+        repr(x)  # breaks the graph if x holds a tensor: make x outside, or pass it in parameters
     if not isinstance(x, _FUNCTIONS) and _made_inside(x, id(x)):
         flat = ("dataclass", type(x))
         for name in _field_names(type(x)):
             flat = (*flat, *taken_apart(getattr(x, name)))
         return flat
     return ("known", x, id(x))
+
+
+def _has_cells(function: Any) -> bool:
+    """Say whether the compiler knows a function from outside, and not as code that it has read.
+
+    Of the latter it makes a function where what it is closed over are constants, as `repr` does,
+    which breaks the graph where they are not; handed over as it is, it is an internal error.
+    """
+    try:
+        return function.__closure__ is not None
+    except AttributeError:
+        return False
 
 
 def put_together(flat: tuple[Any, ...]) -> Any:

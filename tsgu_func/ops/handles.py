@@ -16,6 +16,7 @@ from torch import Tensor
 from tsgu_func.cache import Store
 from tsgu_func.kernels.checks import all_finite
 from tsgu_func.ops import keys
+from tsgu_func.ops.captured import NOBODY, Watch, call_watched, watch
 from tsgu_func.solvers import warm
 from tsgu_func.solvers.factors import prepared, prepared_each, resizing
 from tsgu_func.solvers.iteration import check_policy
@@ -152,7 +153,8 @@ class FunctionHandle:
 
     With `vector` the functions get a vector for one column; with `adjoints` this is the handle of
     the adjoint system.  What becomes of a solution with a large residual is said by `on_failure`,
-    as for a `Solver`; without, the function is taken at its word.
+    as for a `Solver`; without, the function is taken at its word.  Of what it is closed over there
+    is no derivative, so whoever asks for one is told, while somebody looks on (`watch`).
     """
 
     key: str
@@ -162,6 +164,7 @@ class FunctionHandle:
     vector: bool
     on_failure: str | None = None
     adjoints: bool = False
+    watch: Watch = NOBODY
 
     def solve(self, A: StoredMatrix, B: Tensor, *, condition: bool = False) -> Solution:
         """Solve, and judge what comes back; a function has no condition number to tell."""
@@ -192,28 +195,39 @@ class FunctionHandle:
         if B.ndim == 3 and not whole:
             pairs = enumerate(zip(A.members(), B, strict=True))
             return torch.stack([named(i, self._called, *pair) for i, pair in pairs])
-        right = B.squeeze(-1) if self.vector and B.shape[-1] == 1 and not whole else B
         if whole:
-            X = self.function(A, right, **self.options)
-        elif transposed is None:
-            X = self.function(A.to_csr(), right, **self.options)
+            X = self.function(A, B, **self.options)
+            return _checked_solution(X, A, B)
+        # Copies, which the function may write to.
+        right = (B.squeeze(-1) if self.vector and B.shape[-1] == 1 else B).clone()
+        if transposed is None:
+            function, handed = self.function, A.to_csr()
         else:
             # Handed Aᴴ, to be solved by what takes M and solves with Mᵀ: M is conj(A).
-            X = transposed(A.T.to_csr(), right, **self.options)
-        shape = _solution_shape(A, right)
-        if not isinstance(X, Tensor) or X.shape != shape or X.dtype != B.dtype:
-            got = f"{tuple(X.shape)}, {X.dtype}" if isinstance(X, Tensor) else type(X).__name__
-            raise SolveError(
-                f"for B {tuple(right.shape)} a solver returns X with shape {shape} and dtype "
-                f"{B.dtype}; got {got}"
-            )
-        # A function may hand back its argument, or a view; an op must not.
-        return X.reshape(_solution_shape(A, B)).clone(memory_format=torch.contiguous_format)
+            function, handed = transposed, A.T.to_csr()
+        X = call_watched(self.watch, function, handed, right, **self.options)
+        return _checked_solution(X, A, right).reshape(_solution_shape(A, B))
 
     def adjoint(self) -> FunctionHandle:
         """Return the same functions in the other role, under a key of its own."""
         key = self.key.removesuffix(_ADJOINT) if self.adjoints else self.key + _ADJOINT
         return replace(self, adjoints=not self.adjoints, key=key)
+
+
+def _checked_solution(X: Any, A: StoredMatrix, B: Tensor) -> Tensor:
+    """Return what a function returned, if it can be a solution for B."""
+    shape, expected = _solution_shape(A, B), (torch.strided, B.device)
+    if isinstance(X, Tensor) and (X.layout, X.device) != expected:
+        raise SolveError(
+            f"a solver returns a dense tensor on {B.device}; got {X.layout}, {X.device}"
+        )
+    if not isinstance(X, Tensor) or X.shape != shape or X.dtype != B.dtype:
+        got = f"{tuple(X.shape)}, {X.dtype}" if isinstance(X, Tensor) else type(X).__name__
+        raise SolveError(
+            f"for B {tuple(B.shape)} a solver returns X with shape {shape} and dtype {B.dtype}; "
+            f"got {got}"
+        )
+    return X.detach()
 
 
 def _solution_shape(A: StoredMatrix, B: Tensor) -> tuple[int, ...]:
@@ -270,14 +284,15 @@ def handle_of_function(
     if on_failure is not None:
         check_policy(on_failure)
     described = None if transposed is not None else _description_of_call(function, options)
-    at = id(function), id(transposed), vector, on_failure, described
+    looks_on = watch() if described is None else NOBODY
+    at = id(function), id(transposed), vector, on_failure, described, looks_on
     if (not options or described) and (known := _by_object.get(at)) is not None:
         return known
     if described is not None:
         key = described + (_VECTOR if vector else "") + (f"|{on_failure}" if on_failure else "")
         return _kept(FunctionHandle(key, function, None, options, vector, on_failure), at)
     key = keys.new_name(keys.name_of(function))
-    handle = FunctionHandle(key, function, transposed, options, vector, on_failure)
+    handle = FunctionHandle(key, function, transposed, options, vector, on_failure, watch=looks_on)
     if not options:
         _by_object[at] = handle
     return keys.register(handle)
@@ -286,7 +301,8 @@ def handle_of_function(
 def handle_of_transposed(function: Callable[..., Tensor], vector: bool) -> FunctionHandle:
     """Return the handle of what takes M and solves with Mᵀ, in its role: it is handed Aᴴ."""
     key = keys.new_name(keys.name_of(function))
-    return keys.register(FunctionHandle(key, function, function, {}, vector, adjoints=True))
+    handle = FunctionHandle(key, function, function, {}, vector, adjoints=True, watch=watch())
+    return keys.register(handle)
 
 
 def handle_of(key: str) -> Any:

@@ -28,7 +28,7 @@ from tsgu_func.cache import Store
 from tsgu_func.ops.constants import put_together, taken_apart
 from tsgu_func.registration.transforms import constant_when_traced, is_tracing
 
-__all__ = ["Named", "is_name", "key_of", "name_of", "named", "new_name", "register"]
+__all__ = ["Named", "is_name", "key_of", "name_of", "named", "new_name", "register", "tensors_of"]
 
 
 class Named(Protocol):
@@ -118,10 +118,10 @@ class _InGraph:
     """What a graph names, and the size of the tensors that it can be seen to hold."""
 
     def __init__(self, x: Any) -> None:
-        self.x, self.bytes = x, sum(t.nbytes for t in _tensors(x, _DEEP))
+        self.x, self.bytes = x, sum(t.nbytes for t in tensors_of(x))
 
 
-def _tensors(x: Any, depth: int) -> list[Tensor]:
+def tensors_of(x: Any, depth: int = _DEEP) -> list[Tensor]:
     """Return the dense tensors that x has for attributes, or is closed over, some levels deep."""
     if isinstance(x, Tensor):
         return [x] if x.layout == torch.strided else []
@@ -135,7 +135,7 @@ def _tensors(x: Any, depth: int) -> list[Tensor]:
     if isinstance(x, dict):
         held += x.values()
     held += getattr(x, "args", ()) if callable(x) else ()
-    return [tensor for item in held for tensor in _tensors(item, depth - 1)]
+    return [tensor for item in held for tensor in tensors_of(item, depth - 1)]
 
 
 def _contents(cell: Any) -> list[Any]:

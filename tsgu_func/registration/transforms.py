@@ -36,6 +36,7 @@ __all__ = [
     "parse_schema",
     "pytree",
     "record",
+    "seen_by_autograd",
     "storage_number",
     "unwrapped",
     "without_tangent",
@@ -58,6 +59,7 @@ def _private(module: str, *names: str) -> Any:
 
 _LAZY = ("Conjugate", "Negative", "ZeroTensor")
 _NESTED = ("DynamicLayerFrontMode", "DynamicLayerBackMode", "GradWrapper")
+_AUTOGRAD = ("AutogradFunctionality", "AutogradOther", "ADInplaceOrView")
 _NAMES = (*_LAZY, *(f"FuncTorch{key}" for key in _NESTED))
 _C = _private(
     "torch._C",
@@ -71,7 +73,7 @@ _C = _private(
     "_dispatch_tls_set_dispatch_key_excluded",
     "_get_dispatch_mode",
     "parse_schema",
-    *(f"DispatchKey.{name}" for name in _NAMES),
+    *(f"DispatchKey.{name}" for name in (*_NAMES, *_AUTOGRAD)),
 )
 _autograd = _private(
     "torch._C._autograd",
@@ -102,6 +104,7 @@ parse_schema = _C.parse_schema
 _PROXY = _C._TorchDispatchModeKey.PROXY
 _FAKE, _FUNCTIONAL = _C._TorchDispatchModeKey.FAKE, _C._TorchDispatchModeKey.FUNCTIONAL
 _KEYS = [getattr(_C.DispatchKey, name) for name in _NAMES]
+_RECORDING = [getattr(_C.DispatchKey, name) for name in _AUTOGRAD]
 _traced = threading.local()  # whether this thread runs a kernel only to trace a graph
 
 
@@ -152,6 +155,19 @@ def as_outside() -> Iterator[None]:
         return
     with _C._PreserveDispatchKeyGuard():
         for key in _KEYS:
+            _C._dispatch_tls_set_dispatch_key_excluded(key, False)
+        yield
+
+
+@contextlib.contextmanager
+def seen_by_autograd(recorded: bool) -> Iterator[None]:
+    """Let eager autograd see what runs inside of a kernel, which is called below it."""
+    with (
+        _C._PreserveDispatchKeyGuard(),
+        torch.set_grad_enabled(recorded),
+        _forward._set_fwd_grad_enabled(True),
+    ):
+        for key in _RECORDING:
             _C._dispatch_tls_set_dispatch_key_excluded(key, False)
         yield
 

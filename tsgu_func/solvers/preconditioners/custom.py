@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import functools
+import types
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -117,11 +120,24 @@ def _value(x: Any) -> Any:
 
 
 def _check_closure(function: Any) -> None:
-    for cell in getattr(function, "__closure__", None) or ():
-        held = cell.cell_contents
-        if isinstance(held, Tensor) and any(level > 0 for level in levels(held)):
-            raise ValueError(
-                "the function of a preconditioner is closed over a tensor that is being "
-                "differentiated or mapped over: pass Custom(LinearOperator(function, parameters)), "
-                "which takes the values of its parameters"
-            )
+    if any(level > 0 for x in _closed_over(function, 4) for level in levels(x)):
+        raise ValueError(
+            "the function of a preconditioner is closed over a tensor that is being "
+            "differentiated or mapped over: pass Custom(LinearOperator(function, parameters)), "
+            "which takes the values of its parameters"
+        )
+
+
+def _closed_over(x: Any, depth: int) -> Iterator[Tensor]:
+    """Go through the tensors that a function is closed over, and those that such functions are."""
+    if isinstance(x, Tensor):
+        yield x
+    elif depth and isinstance(x, (types.FunctionType, functools.partial)):
+        held = [*getattr(x, "args", ()), getattr(x, "func", None)]
+        held += (getattr(x, "keywords", None) or {}).values()
+        held += getattr(x, "__defaults__", None) or ()
+        held += (getattr(x, "__kwdefaults__", None) or {}).values()
+        with contextlib.suppress(ValueError):  # a name that is not bound yet
+            held += (cell.cell_contents for cell in getattr(x, "__closure__", None) or ())
+        for item in held:
+            yield from _closed_over(item, depth - 1)
