@@ -20,6 +20,7 @@ from tsgu_func.solvers import (
     SuperLU,
     auto,
     cache_info,
+    choice,
     clear_cache,
 )
 from tsgu_func.utils import bicgstab, linear_cg, minres
@@ -49,8 +50,8 @@ def without(monkeypatch):
     """Pretend that optional packages are not installed."""
 
     def pretend(*packages):
-        installed = auto.installed
-        monkeypatch.setattr(auto, "installed", lambda p: p not in packages and installed(p))
+        installed = choice.installed
+        monkeypatch.setattr(choice, "installed", lambda p: p not in packages and installed(p))
 
     clear_cache()
     yield pretend
@@ -196,8 +197,8 @@ def test_pardiso_is_for_what_is_real_and_not_small():
 
 def test_what_is_expensive_to_factor_is_tried_iteratively_first(without, monkeypatch):
     without("pypardiso")
-    monkeypatch.setattr(auto, "_LONG", 0.0)
-    monkeypatch.setattr(auto, "_SMALL", 100)
+    monkeypatch.setattr(choice, "_LONG", 0.0)
+    monkeypatch.setattr(choice, "_SMALL", 100)
     general = poisson(12) + SparseMatrix.from_scipy(
         sp.diags_array([0.5], offsets=[1], shape=(144, 144))
     )
@@ -212,9 +213,9 @@ def test_what_is_expensive_to_factor_is_tried_iteratively_first(without, monkeyp
 
 def test_an_iteration_that_does_not_end_is_followed_by_a_factorization(without, monkeypatch):
     without("pypardiso")
-    monkeypatch.setattr(auto, "_LONG", 0.0)
-    monkeypatch.setattr(auto, "_PATIENCE", 1)
-    monkeypatch.setattr(auto, "_SMALL", 100)
+    monkeypatch.setattr(choice, "_LONG", 0.0)
+    monkeypatch.setattr(choice, "_PATIENCE", 1)
+    monkeypatch.setattr(choice, "_SMALL", 100)
     A = poisson(12) + SparseMatrix.from_scipy(sp.diags_array([0.5], offsets=[1], shape=(144, 144)))
     b = randn(144)
     x, info = sparse_solve(A, b, return_info=True)

@@ -23,7 +23,7 @@ __all__ = ["OUTPUTS", "beside", "empty", "solve_by", "unpacked"]
 
 OUTPUTS = "(Tensor value, Tensor report)"
 _ROWS = len(Info._fields)
-_WHOLE = ("code", "iterations", "method")  # what is a whole number
+_WHOLE = ("code", "iterations", "method", "vain")  # what is a whole number
 # A number that is not known: no NaN, which would make two equal runs differ.
 _NONE = -1.0
 

@@ -2,6 +2,7 @@
 
 from tsgu_func.cache import cache_info, cache_limit, clear_cache
 from tsgu_func.solvers.auto import Auto
+from tsgu_func.solvers.choice import Plan, plan
 from tsgu_func.solvers.direct.cholesky import Cholesky
 from tsgu_func.solvers.direct.dense import DenseLU
 from tsgu_func.solvers.direct.pardiso import Pardiso
@@ -62,6 +63,7 @@ __all__ = [
     "Info",
     "Jacobi",
     "Pardiso",
+    "Plan",
     "Preconditioner",
     "Result",
     "SingularError",
@@ -74,4 +76,5 @@ __all__ = [
     "cache_info",
     "cache_limit",
     "clear_cache",
+    "plan",
 ]

@@ -170,6 +170,8 @@ def _summary(self: Any) -> str:
     numbers = f"iterations={_largest(self.iterations)}, residual={_largest(self.residual):.1e}"
     if not bool(self.condition.isnan().all()):
         numbers += f", condition={_largest(self.condition):.1e}"
+    if bool(self.vain.any()):
+        numbers += f", vain={_largest(self.vain)}"
     if bool(self.shift.any()):
         numbers += f", shift={_largest(self.shift):.1e}"
     return f"{name}({self.solver or 'no columns'}, {self.result.name}, {numbers})"
@@ -206,6 +208,8 @@ class Info(NamedTuple):
         What was added to the diagonal, relative to it, to complete a preconditioner; else 0.
     method : Tensor of int64, shape ``(*batch, p)``
         Number of the solver that did it, the same in every process; `solver` is its name.
+    vain : Tensor of int64, shape ``(*batch, p)``
+        Iterations of solvers that were tried before it, in vain.
     """
 
     code: Tensor
@@ -216,6 +220,7 @@ class Info(NamedTuple):
     condition: Tensor
     shift: Tensor
     method: Tensor
+    vain: Tensor
 
     solver = property(_solver)
     result = property(_result)
@@ -236,12 +241,17 @@ class Solution(NamedTuple):
     condition: Tensor
     shift: Tensor
     method: Tensor
+    vain: Tensor
 
     solver = property(_solver)
     result = property(_result)
     message = property(_message)
     __repr__ = _summary
     __reduce__ = _reduced
+
+    def after(self, vain: Tensor) -> Solution:
+        """Return it as what was found after iterations in vain."""
+        return self._replace(vain=self.vain + vain.to(self.vain.device))
 
 
 # Names of solvers by number, so that a tensor can say which it was.
@@ -293,6 +303,7 @@ def solution(
         column(condition, residual.dtype),
         column(shift, residual.dtype),
         column(_number_of(solver if isinstance(solver, str) else repr(solver)), torch.int64),
+        column(0, torch.int64),
     )
 
 

@@ -15,6 +15,7 @@ from tsgu_func.solvers.stored import StoredMatrix
 __all__ = [
     "Traits",
     "asymmetry",
+    "dense_rows",
     "hermitian",
     "rounding",
     "sums_of_magnitudes",
@@ -26,6 +27,11 @@ __all__ = [
 
 # Row sums of a Laplacian are zero up to so many units of rounding of what they are sums of.
 _UNITS = 4096
+# An entry and its mirror image are the same up to so many units of rounding of the root of the
+# product of their diagonal entries, which a sum of squares bounds them by.
+_MIRRORED = 16
+# A row of so many entries is not dense, however few rows there are.
+_FEW_ENTRIES = 16
 
 
 class Traits(NamedTuple):
@@ -34,7 +40,8 @@ class Traits(NamedTuple):
     Attributes
     ----------
     hermitian : bool
-        By pattern and values, exactly.
+        By pattern and values, up to a few roundings of what meets in the diagonal: products such as
+        ``J.T @ D @ J`` are no more exact.
     positive : bool
         Whether all of the diagonal is real and positive: with `hermitian`, a necessary condition
         for a definite matrix.
@@ -56,7 +63,9 @@ def traits_of(A: StoredMatrix) -> Traits:
 
 
 def _inspect(s: Structure, values: Tensor) -> tuple[bool, bool, bool, bool]:
-    return compiled.inspection.traits(*_on_host(s), _plain(values), rounding(values.dtype))
+    eps = torch.finfo(values.dtype).eps
+    units = _UNITS * eps, _MIRRORED * eps
+    return compiled.inspection.traits(*_on_host(s), _plain(values), *units)
 
 
 def rounding(dtype: torch.dtype) -> float:
@@ -118,15 +127,28 @@ def width(s: Structure) -> int:
     Such a set separates the graph: n for a graph without small separators, n^(1/2) for a grid in
     the plane, n^(2/3) for one in space.  It is about the bandwidth of the matrix after reordering
     (Cuthill and McKee, *Reducing the Bandwidth of Sparse Symmetric Matrices*, 1969, who order by
-    these sets), and tells what a factorization will cost.  O(nnz) time.
+    these sets), and tells what a factorization will cost.  Rows that are nearly `dense_rows` are
+    left out, as minimum-degree orderings do: they join everything with everything, and are
+    eliminated last.  O(nnz) time.
     """
-    return s.derive("width", _width)
+    return s.derive("width", _searched)[0]
 
 
-def _width(s: Structure) -> int:
+def dense_rows(s: Structure) -> int:
+    """Return how many rows, or columns, have more than 10 √n entries; found once.
+
+    Amestoy, Davis and Duff, *Algorithm 837: AMD, an Approximate Minimum Degree Ordering Algorithm*,
+    ACM TOMS 30(3), 2004, who set them aside.
+    """
+    return s.derive("width", _searched)[1]
+
+
+def _searched(s: Structure) -> tuple[int, int]:
     if symmetric_pattern(s):
-        return compiled.inspection.widest_level(*_on_host(s))
-    S = StoredMatrix(s, torch.ones(s.nnz, dtype=torch.int8, device="cpu")).to_scipy()
-    both = (S + S.T).tocsr()
-    crow, col = (x.astype("u4") for x in (both.indptr, both.indices))
-    return compiled.inspection.widest_level(crow, col)
+        crow, col = _on_host(s)
+    else:
+        S = StoredMatrix(s, torch.ones(s.nnz, dtype=torch.int8, device="cpu")).to_scipy()
+        both = (S + S.T).tocsr()
+        crow, col = (x.astype("u4") for x in (both.indptr, both.indices))
+    most = max(_FEW_ENTRIES, int(10 * s.rows**0.5))
+    return compiled.inspection.widest_level(crow, col, most)

@@ -46,7 +46,7 @@ def diagonal(crow, col):
 
 
 @compiled_as_written
-def traits(crow, col, values, slack):
+def traits(crow, col, values, slack, unequal):
     """Say what the pattern, and the values, decide; each of them a yes or no.
 
     They are: the pattern is that of the transpose; the matrix is Hermitian; its diagonal is real
@@ -54,9 +54,14 @@ def traits(crow, col, values, slack):
 
     Rows are gone through in order, so what is stored at (i, j) above the diagonal meets the
     entries (j, i) of row j in the order of its columns: the next one that has not been met.
-    Row sums may be negative by `slack` times the sum of the magnitudes in the row.
+    Row sums may be negative by `slack` times the sum of the magnitudes in the row; mirror images
+    may differ by `unequal` times the root of the product of the diagonal entries of their rows.
     """
-    following = crow[:-1].copy()
+    following, root = crow[:-1].copy(), np.zeros(crow.shape[0] - 1)
+    for i in range(crow.shape[0] - 1):
+        for k in range(crow[i], crow[i + 1]):
+            if col[k] == i:
+                root[i] = np.sqrt(abs(values[k]))
     pattern = hermitian = positive = dominant = True
     for i in range(crow.shape[0] - 1):
         total, size, found = 0.0, 0.0, False
@@ -65,8 +70,9 @@ def traits(crow, col, values, slack):
             total += a.real
             size += abs(a.real)
             if j == i:
-                hermitian &= a.imag == 0
-                found = a.imag == 0 and a.real > 0
+                real = abs(a.imag) <= unequal * abs(a)
+                hermitian &= real
+                found = real and a.real > 0
                 continue
             dominant &= a.imag == 0 and a.real <= 0
             if j < i:
@@ -75,7 +81,7 @@ def traits(crow, col, values, slack):
             q = following[j]
             if q < crow[j + 1] and col[q] == i:
                 following[j] = q + ONE
-                hermitian &= values[q] == np.conj(a)
+                hermitian &= abs(values[q] - np.conj(a)) <= unequal * root[i] * root[j]
             else:
                 pattern = False
         positive &= found
@@ -129,21 +135,26 @@ def magnitudes(crow, col, values, rows, columns):
 
 
 @compiled_as_written
-def widest_level(crow, col):
+def widest_level(crow, col, most):
     """Return the size of the largest set of nodes at one distance from an end of the graph.
 
     An end of each connected part is what a search from any of its nodes comes to last.  The pattern
-    is that of its transpose.
+    is that of its transpose.  Nodes with more than `most` entries are left out; how many these are
+    is returned as well.
     """
     n = crow.shape[0] - 1
     seen, queue = np.zeros(n, np.uint8), np.empty(n, col.dtype)
-    widest = 0
+    widest = dense = 0
+    for i in range(n):
+        if crow[i + 1] - crow[i] > most:
+            seen[i] = 2  # as after both searches
+            dense += 1
     for first in range(n):
         if seen[first] == 0:
             stop, _ = _search(crow, col, first, np.uint8(1), seen, queue)
             _, width = _search(crow, col, queue[stop - 1], np.uint8(2), seen, queue)
             widest = max(widest, width)
-    return widest
+    return widest, dense
 
 
 @compiled_as_written
