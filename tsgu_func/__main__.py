@@ -132,7 +132,6 @@ def _kernels() -> dict[str, str]:
         "gradient of A": f"{loops} (sampled products)",
         "triangular solve": f"{loops} (substitution)",
         "sparse_solve": "chosen by the matrix, see tsgu_func.solvers.Auto",
-        "direct solve": "SuperLU, through SciPy",
         "compiled loops": _kept_at(compiled.products.product.stats.cache_path),
     }
     if torch.cuda.is_available():

@@ -202,9 +202,13 @@ class _Made(NamedTuple):
         name = ", ".join(dict.fromkeys(map(repr, chosen)))
         numbers = [float("nan")]
         if hasattr(solver, "condition"):
-            numbers = [float(torch.as_tensor(solver.condition(s)).max()) for s in self.states]
+            numbers = [_largest(solver.condition(s)) for s in self.states]
         condition = max(numbers, default=float("nan"))
         return FactorInfo(name, True, sum(x.bytes for x in self.held), condition)
+
+
+def _largest(condition: float | Tensor) -> float:
+    return float(condition.max()) if isinstance(condition, Tensor) else float(condition)
 
 
 def _made_for(

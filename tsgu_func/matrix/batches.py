@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tsgu_func.matrix.arguments import are_vectors
 from tsgu_func.matrix.pattern import SparsityPattern
-from tsgu_func.matrix.torch_sparse import blocks_from_torch, from_torch
+from tsgu_func.matrix.torch_sparse import blocks_from_torch, borrowed, from_torch
 from tsgu_func.registration.transforms import pytree
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ def over_matrix(function: Function, A: MatrixBase | Tensor, B: Tensor, rows: int
     if not isinstance(A, Tensor):
         return over_batches(function, A.pattern, A.values, B)
     if A.ndim == 2:
-        return over_batches(function, *from_torch(A), B)
+        pattern, values = from_torch(A)
+        return over_batches(function, pattern, borrowed(values, A), B)
     pattern, values, b = blocks_from_torch(A)
-
-    outputs = function(pattern, values, B.flatten(0, 1))
+    outputs = function(pattern, borrowed(values, A), B.flatten(0, 1))
     if isinstance(outputs, Tensor):
         return outputs.unflatten(0, (b, rows))
     result, *others = outputs

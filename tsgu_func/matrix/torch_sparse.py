@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tsgu_func.cache import Store
+from tsgu_func.cache import Store, stands_for
 from tsgu_func.kernels.structure import Structure, shared
 from tsgu_func.matrix.assembly import check_index
 from tsgu_func.matrix.pattern import Assembly, SparsityPattern, assemble_coo, assemble_csr
 from tsgu_func.registration.transforms import is_batched, outside_transforms, unwrapped
 
-__all__ = ["BlockMatrix", "blocks_from_torch", "from_torch"]
+__all__ = ["BlockMatrix", "blocks_from_torch", "borrowed", "from_torch"]
 
 _INSTEAD = "pass a SparseMatrix (SparseMatrix.from_torch(A), or its values) through the transform"
 _seen = Store("sparse tensors", most=256, rank=0)
@@ -79,6 +79,19 @@ def blocks_from_torch(A: Tensor) -> BlockMatrix:
 
         assembly = _assembled(A, blocks, crow, col)
     return BlockMatrix(assembly.pattern, assembly(values), b)
+
+
+def borrowed(values: Tensor, A: Tensor) -> Tensor:
+    """Return values that were read off a tensor for one call, of which nobody keeps the copy.
+
+    What is kept for them is kept as long as those of the tensor live.
+    """
+    if not torch.compiler.is_compiling():
+        with outside_transforms():
+            plain = unwrapped(A.detach())
+            original = plain._values() if A.layout == torch.sparse_coo else plain.values()
+            stands_for(unwrapped(values).untyped_storage(), original.untyped_storage())
+    return values
 
 
 def dense_axes(A: Tensor) -> int:

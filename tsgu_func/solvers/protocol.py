@@ -318,8 +318,15 @@ class Settings:
     def __repr__(self) -> str:
         own: Any = self
         given = ((f.name, getattr(self, f.name), f.default) for f in dataclasses.fields(own))
-        changed = (f"{name}={value!r}" for name, value, default in given if value != default)
+        changed = (f"{name}={_shown(value)}" for name, value, default in given if value != default)
         return f"{type(self).__name__}({', '.join(changed)})"
+
+
+def _shown(value: Any) -> str:
+    """Return how a setting prints: a function by its name, which no address makes another one."""
+    if not isinstance(value, type) and dataclasses.is_dataclass(value):
+        return repr(value)
+    return getattr(value, "__qualname__", None) or repr(value)
 
 
 @runtime_checkable
