@@ -1,12 +1,16 @@
 """The package as a whole: a light import, the command line."""
 
 import json
+import re
 import subprocess
 import sys
 from importlib.resources import files
 
 import numpy as np
 import pytest
+import torch
+
+from tsgu_func.kernels.shapes import broadcast_shapes
 
 HEAVY = ("numba", "scipy", "matplotlib", "hypothesis", "rich", "sympy", "torch._dynamo")
 
@@ -25,6 +29,55 @@ def test_import_is_light(module):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert json.loads(done.stdout) == []
+
+
+CALLS = """
+import sys
+import torch
+from tsgu_func import *
+from tsgu_func.solvers import *
+sys.modules["sympy"] = None
+A, b = SparseMatrix.from_dense(2 * torch.eye(3)), torch.ones(3)
+V = A.values.clone().requires_grad_()
+own = A.with_values(V)
+for x in (A @ b, own @ torch.ones(3, 20), sparse_triangular_solve(own, b), sparse_solve(own, b),
+          *(sparse_solve(own, b, solver=s) for s in (CG(IC0()), GMRES(), ICCG(), SuperLU())),
+          sparse_lstsq(own, b), (own @ A).values, (own + A).values,
+          sparse_mm(torch.eye(3).to_sparse(), V[None].mT),
+          sparse_solve(A.with_values(V[None].expand(2, 3)), b)):
+    if x.requires_grad:
+        x.sum().backward()
+"""
+
+
+def test_no_call_imports_what_an_interrupt_would_break():
+    """An import of SymPy that is interrupted half-way leaves PyTorch broken for good."""
+    done = subprocess.run(
+        [sys.executable, "-c", CALLS], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        ((),),
+        ((2, 3), (3,)),
+        ((2, 1), (1, 3), ()),
+        ((0,), (1,)),
+        ((0, 1), (4,)),
+        ((2,), (3,)),
+        ((0,), (2,)),
+    ],
+)
+def test_batches_broadcast_as_pytorch_says(shapes):
+    try:
+        expected = torch.broadcast_shapes(*shapes)
+    except RuntimeError as error:
+        with pytest.raises(RuntimeError, match=re.escape(str(error)[:30])):
+            broadcast_shapes(*shapes)
+    else:
+        assert broadcast_shapes(*shapes) == expected
 
 
 def test_type_checkers_read_the_annotations():

@@ -3,10 +3,10 @@
     spmm:   C = S B or Sᵀ B                    O(nnz p) time, O(n p) memory
     sddmm:  v_k = X[row_k] . Y[col_k]          O(nnz p) time, O(nnz) memory
 
-Data comes with one leading batch axis or without.  On the CPU, MKL is faster for a few columns and
-the compiled loops for many, sooner so for complex numbers (each by a factor of up to two or three);
-elsewhere PyTorch's CSR products do the work, a batch as one block-diagonal
-matrix.
+Data comes with one leading batch axis or without.  On the CPU, MKL is faster for three columns or a
+few more, and the compiled loops for one, two or many, sooner so for complex numbers (each by a
+factor of up to two or three); elsewhere PyTorch's CSR products do the work, a batch as one
+block-diagonal matrix.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels import compiled, threads
+from tsgu_func.kernels.processors import considerate
 from tsgu_func.kernels.structure import Structure, index_dtype, unsigned
 
 __all__ = [
@@ -34,13 +35,14 @@ __all__ = [
     "spmm",
 ]
 
-# Up to this many columns MKL wins.
-_NARROW = {torch.float32: 12, torch.float64: 8, torch.complex64: 4, torch.complex128: 2}
+# From three columns up to this many MKL wins.
+_NARROW = {torch.float32: 12, torch.float64: 8, torch.complex64: 4}
 # Less work than this is done before another thread has started.
 _WORTH_A_THREAD = 1 << 15
 HALF = (torch.float16, torch.bfloat16)
 
 
+@considerate
 def spmm(structure: Structure, values: Tensor, B: Tensor, *, transpose: bool = False) -> Tensor:
     """Multiply, with values (nnz,) and B (m, p), or values (b, nnz) and B (b, m, p)."""
     rows = structure.rows if transpose else structure.cols
@@ -54,11 +56,12 @@ def spmm(structure: Structure, values: Tensor, B: Tensor, *, transpose: bool = F
         values = values.index_select(-1, order)
     if B.device.type != "cpu":
         return _spmm_torch(oriented, values, B)
-    if values.ndim == 1 and B.shape[-1] <= _NARROW.get(B.dtype, 0) and _has_mkl():
+    if values.ndim == 1 and 2 < B.shape[-1] <= _NARROW.get(B.dtype, 0) and _has_mkl():
         return _spmm_torch(oriented, values, B)
     return _spmm_loops(oriented, values, B)
 
 
+@considerate
 def sddmm(structure: Structure, X: Tensor, Y: Tensor) -> Tensor:
     """Dot rows of X (n, p) or (b, n, p) with rows of Y, at the stored entries."""
     check_batch(X.shape[:-2], Y.shape[:-2])

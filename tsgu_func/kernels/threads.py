@@ -8,27 +8,21 @@ they run in a pool.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from pathlib import Path
+from typing import Any
 
-import torch
+from tsgu_func.kernels import openmp
+from tsgu_func.kernels.processors import workers
 
 __all__ = ["run_all", "run_parts", "workers"]
 
 Task = Callable[[], object]
-_Region = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _PROCESS = os.getpid()  # threads do not survive a fork
-
-
-def workers() -> int:
-    """Return the number of threads to use: the one that PyTorch was told."""
-    return torch.get_num_threads()
 
 
 def run_parts(loop: Callable[[int, int], None], cuts: Sequence[int]) -> None:
@@ -46,8 +40,8 @@ def run_all(tasks: Sequence[Task]) -> None:
     if len(tasks) <= 1:
         for task in tasks:
             task()
-    elif os.getpid() == _PROCESS and (region := _region()) is not None:
-        _run_in_region(region, tasks)
+    elif os.getpid() == _PROCESS and (library := openmp.runtime()) is not None:
+        _run_in_region(library, tasks)
     else:
         pool = _pool(workers(), os.getpid())
         futures = [pool.submit(task) for task in tasks]
@@ -55,10 +49,10 @@ def run_all(tasks: Sequence[Task]) -> None:
             future.result()
 
 
-def _run_in_region(region: Callable[..., None], tasks: Sequence[Task]) -> None:
+def _run_in_region(library: Any, tasks: Sequence[Task]) -> None:
     left, failed = deque(tasks), []  # popped from by all members: that is safe without a GIL too
 
-    def member(_: int | None) -> None:
+    def work() -> None:
         """Do tasks until none is left: a region may have fewer threads than asked for."""
         try:
             while True:
@@ -69,25 +63,11 @@ def _run_in_region(region: Callable[..., None], tasks: Sequence[Task]) -> None:
                 task()
         except BaseException as error:
             failed.append(error)
+            left.clear()
 
-    region(_Region(member), None, len(tasks), 0)
+    openmp.run_in_region(library, work, len(tasks))
     if failed:
         raise failed[0]
-
-
-@functools.cache
-def _region() -> Callable[..., None] | None:
-    """Return what runs a function in several threads of the OpenMP runtime of GNU, if loaded."""
-    bundled = Path(torch.__file__).parent.glob("lib/libgomp*.so*")
-    for name in (*map(str, bundled), "libgomp.so.1"):
-        try:
-            run = ctypes.CDLL(name, mode=os.RTLD_NOW | os.RTLD_NOLOAD).GOMP_parallel
-        except (OSError, AttributeError):  # not loaded, or no such system
-            continue
-        run.argtypes = [_Region, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-        run.restype = None
-        return run
-    return None
 
 
 @functools.cache

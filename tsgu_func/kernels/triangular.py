@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels import compiled, threads
+from tsgu_func.kernels.processors import considerate
 from tsgu_func.kernels.products import block_diagonal, csr_tensor
 from tsgu_func.kernels.structure import Structure, compress, unsigned
 
@@ -92,6 +93,7 @@ def used(structure: Structure, upper: bool, strict: bool) -> Tensor:
     return structure.derive(("used", upper, strict), make)
 
 
+@considerate
 def solve(
     structure: Structure,
     values: Tensor,

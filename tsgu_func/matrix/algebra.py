@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels.shapes import broadcast_shapes
 from tsgu_func.matrix import arguments, combined
 from tsgu_func.matrix.arguments import describe
 from tsgu_func.matrix.batches import over_batches
@@ -322,7 +323,7 @@ def _sparse_product(A: Algebra, B: Algebra) -> Any:
         return _sparse_product(B.T, A.T).T
     (p, x), (q, y) = _by_rows(A), _by_rows(B)
     pattern = derived(combined.product, p, q)
-    batch = torch.broadcast_shapes(x.shape[:-1], y.shape[:-1])
+    batch = broadcast_shapes(x.shape[:-1], y.shape[:-1])
     if batch:
         x, y = (v.expand(*batch, v.shape[-1]).flatten(0, -2) for v in (x, y))
     structures = (s for P in (p, q, pattern) for s in _stored(P))
@@ -368,5 +369,5 @@ def _check_shapes(A: Algebra, B: Algebra, done: str) -> None:
 
 
 def _side_by_side(x: Tensor, y: Tensor) -> Tensor:
-    batch = torch.broadcast_shapes(x.shape[:-1], y.shape[:-1])
+    batch = broadcast_shapes(x.shape[:-1], y.shape[:-1])
     return torch.cat([v.expand(*batch, v.shape[-1]) for v in (x, y)], -1)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
+from tsgu_func.kernels.shapes import broadcast_shapes
 from tsgu_func.matrix.arguments import are_vectors
 from tsgu_func.matrix.pattern import SparsityPattern
 from tsgu_func.matrix.torch_sparse import blocks_from_torch, borrowed, from_torch
@@ -86,7 +86,7 @@ def over_batches(function: Function, pattern: SparsityPattern, values: Tensor, B
         return pytree.tree_map(
             lambda C: C.squeeze(-1), over_batches(function, pattern, values, B.unsqueeze(-1))
         )
-    batch = torch.broadcast_shapes(values.shape[:-1], B.shape[:-2])
+    batch = broadcast_shapes(values.shape[:-1], B.shape[:-2])
     if not batch:
         return function(pattern, values, B)
     k, p = len(batch), B.shape[-1]

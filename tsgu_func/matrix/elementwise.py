@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels.shapes import broadcast_shapes
 from tsgu_func.matrix.arguments import check_whole, describe
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def check_operand(A: MatrixBase, x: Tensor, what: str) -> None:
 def _check(A: MatrixBase, factor: Tensor) -> None:
     check_operand(A, factor, "its factor")
     try:
-        shape = torch.broadcast_shapes(A.shape, factor.shape)
+        shape = broadcast_shapes(A.shape, factor.shape)
     except RuntimeError:
         shape = None
     if shape is None or shape[-2:] != A.shape[-2:]:

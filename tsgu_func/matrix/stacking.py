@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels.shapes import broadcast_shapes
 from tsgu_func.matrix.arguments import check_whole, describe, is_sparse_matrix
 from tsgu_func.matrix.arrangements import kronecker, spread, tiled
 from tsgu_func.matrix.base import MatrixBase
@@ -258,7 +259,7 @@ def _tiled(
 def _batch(matrices: Sequence[MatrixBase]) -> tuple[int, ...]:
     shapes = [A.values.shape[:-1] for A in matrices]
     try:
-        return tuple(torch.broadcast_shapes(*shapes))
+        return tuple(broadcast_shapes(*shapes))
     except RuntimeError:
         raise ValueError(f"batches broadcast; got {[tuple(shape) for shape in shapes]}") from None
 

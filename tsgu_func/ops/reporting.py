@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels.checks import all_finite, check_computable, check_finite
+from tsgu_func.kernels.processors import considerate
 from tsgu_func.ops.handles import handle_of
 from tsgu_func.solvers.matrix_free import MatrixFree
 from tsgu_func.solvers.nullspace import NullSpace
@@ -28,6 +29,7 @@ _WHOLE = ("code", "iterations", "method", "vain")  # what is a whole number
 _NONE = -1.0
 
 
+@considerate
 def solve_by(
     solver: str,
     A: StoredMatrix | MatrixFree,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels.checks import all_finite
+from tsgu_func.kernels.shapes import broadcast_shapes
 from tsgu_func.solvers.matrix_free import MatrixFree
 from tsgu_func.solvers.protocol import ConvergenceError, SolveError
 from tsgu_func.solvers.stored import StoredMatrix
@@ -164,7 +165,7 @@ def read_system(
     rows: int = B.shape[-2]
     cols = rows if cols is None else cols
     _check_matrix(A, rhs, (rows, cols), names)
-    batch = torch.broadcast_shapes(_batch_of(A), B.shape[:-2])
+    batch = broadcast_shapes(_batch_of(A), B.shape[:-2])
     B = B.expand(*batch, *B.shape[-2:])
     shape = (*rhs.shape[:-2], cols) if vector else (*rhs.shape[:-2], cols, rhs.shape[-1])
     start = _read_start(start, rhs, shape, names)

@@ -253,11 +253,12 @@ def iterate(shared, matrix, vectors, cuts, numbers, goal, most):
     `matrix` is L (crow, col, values), D - 2 I, and the roots of the pivots; `cuts` are where its
     second and its last part begin, and its end.  `vectors` are z, r, p, t and w: a correction,
     still to be scaled by 1 / root; the residual, as `enter` makes it; the direction; room, zero
-    at first.  `numbers` are rᴴ r, that divided by the one before, and the norm of the residual
-    before `enter`, all of them up to date after each call.  Returns the number of iterations, and
-    the last curvature: where that is not positive, there is no way on.
+    at first.  `numbers` are rᴴ r, that divided by the one before, the norm of the residual before
+    `enter`, and the iterations before, all of them up to date after each call: so it makes no
+    difference how many are made in one.  Returns the number of iterations, and the last curvature:
+    where that is not positive, there is no way on.
     """
-    gamma, beta, norm = numbers
+    gamma, beta, norm, before = numbers
     ratio, curvature, made = norm / np.sqrt(gamma), 1.0, 0
     while made < most and not norm <= goal:
         made += 1
@@ -267,10 +268,10 @@ def iterate(shared, matrix, vectors, cuts, numbers, goal, most):
         after = _job(_MOVE, gamma / curvature, shared, matrix, vectors, cuts)
         gamma, beta = after, after / gamma
         norm = ratio * np.sqrt(gamma)
-        if (norm <= _NEAR * goal or made % _EVERY == 1) and gamma > 0:
+        if (norm <= _NEAR * goal or (before + made) % _EVERY == 1) and gamma > 0:
             norm = np.sqrt(_job(_MEASURE, 0.0, shared, matrix, vectors, cuts))
             ratio = norm / np.sqrt(gamma)
-        numbers[0], numbers[1], numbers[2] = gamma, beta, norm
+        numbers[0], numbers[1], numbers[2], numbers[3] = gamma, beta, norm, before + made
     return made, curvature
 
 

@@ -19,6 +19,8 @@ def product(crow, col, values, B, out, first, last):
         v, b = member(values, batch), member(B, batch)
         if B.shape[2] == 1:
             _times_column(crow, col, v, b[:, 0], out[batch, :, 0], start, stop)
+        elif B.shape[2] == 2:
+            _times_pair(crow, col, v, b, out[batch], start, stop)
         else:
             _times_columns(crow, col, v, b, out[batch], start, stop)
 
@@ -56,6 +58,19 @@ def _times_column(crow, col, v, b, out, start, stop):
         for k in range(first, last):
             total += v[k] * b[col[k]]
         out[i], first = total, last
+
+
+@compiled
+def _times_pair(crow, col, v, B, out, start, stop):
+    first = np.uint64(crow[start])
+    for i in range(start, stop):
+        left = right = out.dtype.type(0)
+        last = np.uint64(crow[i + ONE])
+        for k in range(first, last):
+            a, c = v[k], col[k]
+            left += a * B[c, 0]
+            right += a * B[c, 1]
+        out[i, 0], out[i, 1], first = left, right, last
 
 
 @compiled

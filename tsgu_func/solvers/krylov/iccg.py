@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsgu_func.kernels import compiled, threads
+from tsgu_func.kernels import compiled, processors, threads
 from tsgu_func.solvers.iteration import column_norms
 from tsgu_func.solvers.krylov import workspace
 from tsgu_func.solvers.krylov.base import Krylov, Run
@@ -24,6 +24,11 @@ from tsgu_func.solvers.preconditioners.dic import DIC, Split
 from tsgu_func.solvers.protocol import Preconditioner, Result
 
 __all__ = ["ICCG"]
+
+# What is done between two looks at whether the machine is busy, and at signals: 20 ms or so.
+_STRIDE = 1 << 23
+# Iterations with less work than this are over before a second thread is of use.
+_WORTH_A_THREAD = 1 << 14
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,12 +79,13 @@ class ICCG(Krylov):
     ) -> None:
         """Run the recurrence for each active column, into `run`."""
         left, _ = plan
-        stride = 1 if watch.watched else left
         # M is Hermitian as A is: a transpose is the conjugate, for which all is conjugated.
         conjugated = block.equations.A.transpose != block.equations.A.conjugate
         columns = _columns_of(block, R.conj() if conjugated else R, active)
         while left > 0 and (going := [column for column in columns if column.going]):
-            _advance(going, stride)
+            work = sum(column.work for column in going)
+            _advance(going, 1 if watch.watched else min(left, max(1, _STRIDE // work)))
+            processors.look()
             made = max(column.made for column in going)
             left -= made
             numbers = [(x.norm, x.goal) for x in going]
@@ -105,7 +111,12 @@ class _Column:
         self.steps = self.made = 0  # iterations: all, and those of the last call
         self.code, self.change = Result.SOLVED, np.zeros_like(R)
         self._vectors: tuple[np.ndarray, ...] = ()  # z, r, p, t, w: while it is going
-        self._numbers = np.zeros(3)
+        self._numbers = np.zeros(4)
+
+    @property
+    def work(self) -> int:
+        """How many numbers an iteration reads and writes, about."""
+        return len(self.split.values) + 5 * len(self.R)
 
     @property
     def going(self) -> bool:
@@ -149,7 +160,7 @@ class _Column:
         self._vectors = workspace.take(len(self.R), self.R.dtype)
         R = self._vectors[1]
         compiled.eisenstat.enter(split.triangle, split.root, split.rows.order.numpy(), self.R, R)
-        self._numbers[:] = compiled.eisenstat.square(R), 0, self.norm
+        self._numbers[:] = compiled.eisenstat.square(R), 0, self.norm, 0
 
     def stop(self) -> None:
         """Note the correction, and give back the vectors."""
@@ -184,7 +195,8 @@ def _advance(columns: Sequence[_Column], most: int) -> None:
             column.advance(most)
 
     parts = min(threads.workers(), len(columns))
-    if len(columns) == 1 and most > 1 and threads.workers() > 1:
+    alone = len(columns) == 1 and columns[0].work > _WORTH_A_THREAD
+    if alone and most > 1 and threads.workers() > 1:
         columns[0].advance_by_two(most)
     else:
         threads.run_parts(loop, [len(columns) * part // parts for part in range(parts + 1)])
