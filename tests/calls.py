@@ -175,7 +175,7 @@ def least_norm_call(draw, of_values: Batch, of_G: Batch):
     e, transpose = draw(entries("tall", batch=of_values, **SIZES)), draw(FLAG)
     S, G = (flipped(e) if transpose else e).matrix(), dense(draw, e.shape[1], of_G, e.values.dtype)
     flags = transpose, *LSMR
-    return (lambda v, G: least_norm(v, G, *indices(S), *flags)), (S.values, G), (1,)
+    return (lambda v, G: least_norm(v, G, *indices(S), *flags)[0]), (S.values, G), (1,)
 
 
 def operator_solve_call(draw, of_p: Batch, of_B: Batch):
@@ -199,7 +199,7 @@ def operator_least_norm_call(draw, of_p: Batch, of_G: Batch):
     form = TALL_COMPLEX if p.is_complex() else TALL
     G = dense(draw, 2, of_G, p.dtype)
     flags = form.key, LSMR[0]
-    return (lambda p, G: operator_least_norm(p, G, *flags)), (p.squeeze(-1), G), (1,)
+    return (lambda p, G: operator_least_norm(p, G, *flags)[0]), (p.squeeze(-1), G), (1,)
 
 
 def callback_call(draw, of_x: Batch, _: Batch):

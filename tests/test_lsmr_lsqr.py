@@ -84,6 +84,11 @@ def test_a_square_system_without_a_solution_is_not_solved(cls):
     A, b = SparseMatrix.from_dense(D), torch.tensor([1.0, 1.0, 2.0]).double()
     with pytest.raises(ConvergenceError, match=cls.__name__):
         sparse_solve(A, b, solver=cls())
+    x, info = sparse_solve(A, b, solver=cls(), on_failure="ignore", return_info=True)
+    assert info.result is Result.LEAST_SQUARES
+    torch.testing.assert_close(D @ x, D @ numpy_lstsq(D, b))
+    x, info = sparse_solve(A, D @ b, solver=cls(), return_info=True)
+    assert info.result is Result.SOLVED
 
 
 @pytest.mark.parametrize("solver", BOTH, ids=repr)

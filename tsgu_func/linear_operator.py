@@ -15,7 +15,7 @@ from tsgu_func.matrix.sparse_matrix import SparseMatrix
 from tsgu_func.ops import keys
 from tsgu_func.ops.captured import is_watched, uses_captured
 from tsgu_func.ops.forms import CURE, Form, Products, adjoint_product, columns, form_of, varies
-from tsgu_func.ops.operator_least_squares import operator_least_squares
+from tsgu_func.ops.operator_least_squares import operator_least_norm, operator_least_squares
 from tsgu_func.ops.operators import operator_solve
 from tsgu_func.registration.transforms import pytree
 
@@ -396,18 +396,27 @@ def solve_operator(A: LinearOperator, B: Tensor, solver: str) -> tuple[Tensor, T
     )
 
 
-def minimize_operator(A: LinearOperator, B: Tensor, solver: str) -> tuple[Tensor, Tensor]:
-    """Minimize ``|A X - B|`` by the solver of a key; return what the op does."""
+def minimize_operator(
+    A: LinearOperator, B: Tensor, solver: str, damp: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Minimize ``|A X - B|² + damp² |X|²`` by the solver of a key; return what the op does."""
     arguments.check_operator(A.static.shape, B)
-    shape = A.static.shape or (B.shape[0], B.shape[0])
-    if shape[0] < shape[1]:
-        raise ValueError(
-            f"A has at least as many rows as columns; got shape {shape}: a wide system has no "
-            f"unique least-squares solution"
-        )
+    rows, cols = A.static.shape or (B.shape[0], B.shape[0])
+    if damp is not None:
+        A = LinearOperator._of(A.parameters, A.static._replace(shape=(rows, cols)))
+        shape = rows + cols, cols
+        A = LinearOperator._of((damp, A), _Static(of.damped, of.adjoint_of_damped, shape))
+        B = torch.cat([B, B.new_zeros(cols, *B.shape[1:])])
+        return _called(_least_squares_by(solver), A, B, shape)
+    if rows >= cols:
+        return _called(_least_squares_by(solver), A, B, (rows, cols))
     return _called(
-        lambda flat, X, key: operator_least_squares(flat, X, key, solver, "B"), A, B, shape
+        lambda flat, X, key: operator_least_norm(flat, X, key, solver, "B"), A.mH, B, (cols, rows)
     )
+
+
+def _least_squares_by(solver: str) -> Callable[..., tuple[Tensor, Tensor]]:
+    return lambda flat, X, key: operator_least_squares(flat, X, key, solver, "B")
 
 
 def _called(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, overload
 
+import torch
 from torch import Tensor
 
 from tsgu_func.legacy import OpFunction
@@ -13,16 +15,17 @@ from tsgu_func.matrix import arguments
 from tsgu_func.matrix.batches import over_system
 from tsgu_func.matrix.pattern import SparsityPattern
 from tsgu_func.matrix.sparse_matrix import SparseMatrix
+from tsgu_func.matrix.stacking import vstack
 from tsgu_func.ops import keys
 from tsgu_func.ops.handles import handle_of_function, handle_of_solver, handle_of_transposed
-from tsgu_func.ops.least_squares import least_squares
+from tsgu_func.ops.least_squares import least_norm, least_squares
 from tsgu_func.ops.reporting import unpacked
-from tsgu_func.solvers import LSMR, Info, Solver
+from tsgu_func.solvers import LSMR, AutoLeastSquares, Info, Solver
 
 __all__ = ["SparseGenericLstsq", "sparse_generic_lstsq", "sparse_lstsq"]
 
 Solve = Callable[[Tensor, Tensor], Tensor]
-_LSMR = LSMR()
+_LSMR, _AUTO = LSMR(), AutoLeastSquares()
 
 
 def sparse_generic_lstsq(
@@ -94,17 +97,19 @@ def sparse_generic_lstsq(
     True
     """
     arguments.check_least_squares(A, B)
+    arguments.check_tall(A)
     vectors = arguments.are_vectors(A, B)
     key, _held = keys.key_of(_handle, lstsq, vectors)
     adjoint, _held_too = keys.key_of(_adjoint_handle, lstsq, transpose_lstsq, vectors)
-    return over_system(_minimized_by(key, adjoint), A, B)[0]
+    damp = _damping(A, B, getattr(lstsq, "damp", 0.0))
+    return over_system(_minimized_by(key, adjoint, damp), A, B)[0]
 
 
 def _handle(lstsq: Any, vector: bool) -> Any:
     _check_callable("lstsq", lstsq)
     lstsq = _LSMR if lstsq is None else lstsq
     if isinstance(lstsq, Solver) and not isinstance(lstsq, type):
-        return handle_of_solver(lstsq)
+        return handle_of_solver(_undamped(lstsq))
     return handle_of_function(lstsq, None, {}, vector)
 
 
@@ -113,7 +118,7 @@ def _adjoint_handle(lstsq: Any, transpose_lstsq: Any, vector: bool) -> Any:
     if isinstance(lstsq, Solver) and not isinstance(lstsq, type):
         if transpose_lstsq is not None:
             raise TypeError("a Solver brings its own adjoint solve; got transpose_lstsq as well")
-        return handle_of_solver(lstsq)
+        return handle_of_solver(_undamped(lstsq))
     if transpose_lstsq is None:
         return handle_of_solver(_LSMR)
     return handle_of_transposed(transpose_lstsq, vector)
@@ -124,13 +129,57 @@ def _check_callable(name: str, function: Any) -> None:
         raise TypeError(f"{name} is a function of A and B; got {type(function).__name__}")
 
 
-def _minimized_by(key: str, adjoint: str) -> Any:
+def _minimized_by(key: str, adjoint: str, damp: Tensor | None) -> Any:
     def minimized(pattern: SparsityPattern, values: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
-        s = pattern.structure
-        stored = values, B, s.crow, s.col, s.cols
-        return least_squares(*stored, pattern.transposed, key, adjoint, "B")
+        if damp is not None:
+            pattern, values, B = _damped(pattern, values, B, damp)
+        s, by = pattern.structure, (key, adjoint, "B")
+        if pattern.shape[0] >= pattern.shape[1]:
+            return least_squares(values, B, s.crow, s.col, s.cols, pattern.transposed, *by)
+        # The op takes the adjoint of what is solved with.
+        at = s.crow, s.col, s.cols, not pattern.transposed
+        return least_norm(values.conj(), B, *at, *by)
 
     return minimized
+
+
+# --------------------------------------------------------------------------------- damping
+
+
+def _undamped(solver: Any) -> Any:
+    """Return a solver whose damping has become more rows of the matrix."""
+    if isinstance(solver, type) or not getattr(solver, "damp", 0.0):
+        return solver
+    return dataclasses.replace(solver, damp=0.0)
+
+
+def _damping(A: Any, B: Tensor, damp: float | Tensor) -> Tensor | None:
+    """Return a damping with the batch of A, real and of its precision; None for the number 0."""
+    batch = () if isinstance(A, LinearOperator) else A.shape[:-2]
+    arguments.check_damping(damp, batch, B.device)
+    real = B.real.dtype  # the compiler does not know `to_real`
+    if isinstance(damp, Tensor):
+        return (damp.expand(batch) if damp.ndim else damp).to(real)
+    return torch.full((), damp, dtype=real, device=B.device) if damp else None
+
+
+def _damped(
+    pattern: SparsityPattern, values: Tensor, B: Tensor, damp: Tensor
+) -> tuple[SparsityPattern, Tensor, Tensor]:
+    """Return [A; damp I], of values (nnz,) or (b, nnz), and [B; 0].
+
+    A number for each member of a batch finds it along the first axis of the values, or, where the
+    members are blocks of one matrix, in the columns of a block.
+    """
+    members, n = values.shape[:-1], pattern.shape[1]
+    each = damp.to(values.dtype).reshape(-1, 1)
+    diagonal = each.expand(-1, members.numel() * n // len(each)).reshape(*members, n)
+    A = vstack([SparseMatrix(pattern, values), SparseMatrix.diag(diagonal)])
+    zeros = B.new_zeros(*B.shape[:-2], n, B.shape[-1])
+    return A.pattern, A.values, torch.cat([B, zeros], -2)
+
+
+# --------------------------------------------------------------------------- the front door
 
 
 @overload
@@ -139,6 +188,7 @@ def sparse_lstsq(
     B: Tensor,
     *,
     solver: Solver | None = None,
+    damp: float | Tensor = 0.0,
     return_info: Literal[False] = False,
     on_failure: Literal["raise", "warn", "ignore"] = "raise",
 ) -> Tensor: ...
@@ -150,6 +200,7 @@ def sparse_lstsq(
     B: Tensor,
     *,
     solver: Solver | None = None,
+    damp: float | Tensor = 0.0,
     return_info: Literal[True],
     on_failure: Literal["raise", "warn", "ignore"] = "raise",
 ) -> tuple[Tensor, Info]: ...
@@ -160,6 +211,7 @@ def sparse_lstsq(
     B: Tensor,
     *,
     solver: Solver | None = None,
+    damp: float | Tensor = 0.0,
     return_info: bool = False,
     on_failure: Literal["raise", "warn", "ignore"] = "raise",
 ) -> Tensor | tuple[Tensor, Info]:
@@ -230,19 +282,27 @@ def sparse_lstsq(
     >>> info.solver, info.result.name, float(info.residual) < 0.2
     ('LSMR()', 'SOLVED', True)
     """
-    if not isinstance(A, LinearOperator):
-        arguments.check_least_squares(A, B)
-    chosen = _LSMR if solver is None else solver
+    chosen = _AUTO if solver is None else solver
     if isinstance(A, LinearOperator):
         check_takes_operators(chosen)
-    key, _held = keys.key_of(handle_of_solver, chosen, on_failure)
+    else:
+        arguments.check_least_squares(A, B)
+    constant = getattr(solver, "damp", 0.0)
+    if constant and (isinstance(damp, Tensor) or damp):
+        raise ValueError(f"damp is given twice: as {damp!r}, and by {solver!r}")
+    key, _held = keys.key_of(_handle_of_choice, chosen, on_failure)
     if isinstance(A, LinearOperator):
-        outputs = minimize_operator(A, B, key)
+        outputs = minimize_operator(A, B, key, _damping(A, B, constant or damp))
         vectors = B.ndim == 1
     else:
         vectors = arguments.are_vectors(A, B)
-        outputs = over_system(_minimized_by(key, key), A, B)
+        minimized = _minimized_by(key, key, _damping(A, B, constant or damp))
+        outputs = over_system(minimized, A, B)
     return (outputs[0], unpacked(outputs, vectors)) if return_info else outputs[0]
+
+
+def _handle_of_choice(solver: Any, on_failure: str) -> Any:
+    return handle_of_solver(_undamped(solver), on_failure)
 
 
 class SparseGenericLstsq(OpFunction):

@@ -316,14 +316,40 @@ def _null_vectors(A: Any, Z: Any) -> Tensor:
 def check_least_squares(A: Any, B: Any) -> None:
     """Check the matrix and the right-hand side of a least-squares problem."""
     check_system(A, B)
+    check_dtypes(A, B)
+    check_rows(A, B)
+
+
+def check_tall(A: MatrixBase | Tensor) -> None:
+    """Check that a matrix is not wide."""
     m, n = A.shape[-2:]
     if m < n:
         raise ValueError(
             f"A has at least as many rows as columns; got shape {tuple(A.shape)}: a wide system "
-            f"has no unique least-squares solution"
+            f"has no unique least-squares solution; sparse_lstsq returns that of least norm"
         )
-    check_dtypes(A, B)
-    check_rows(A, B)
+
+
+def check_damping(damp: Any, batch: tuple[int, ...], device: torch.device) -> None:
+    """Check what multiplies the identity below A, of which there is a batch."""
+    if not isinstance(damp, Tensor):
+        number = isinstance(damp, (int, float)) and not isinstance(damp, bool)
+        if not number or not 0 <= damp < float("inf"):
+            raise ValueError(f"damp is a number, finite and not negative; got {damp!r}")
+        return
+    if not damp.is_floating_point():
+        raise TypeError(f"damp is real and floating-point; got {damp.dtype}")
+    if damp.device != device:
+        raise ValueError(f"damp is on the device of A, {device}; got {damp.device}")
+    if damp.ndim and not _broadcasts_to(damp.shape, batch):
+        raise ValueError(
+            f"damp is a number, or has one for each member of the batch of A, {tuple(batch)}; got "
+            f"shape {tuple(damp.shape)}"
+        )
+
+
+def _broadcasts_to(shape: Sequence[int], batch: Sequence[int]) -> bool:
+    return _broadcast(shape, batch) and torch.broadcast_shapes(shape, batch) == tuple(batch)
 
 
 def check_system(A: Any, B: Any, error: type[Exception] = TypeError) -> None:

@@ -18,12 +18,14 @@ __all__ = [
     "Multiple",
     "adjoint_of",
     "adjoint_of_composition",
+    "adjoint_of_damped",
     "adjoint_of_matrix",
     "adjoint_of_multiple",
     "adjoint_of_scaled",
     "adjoint_of_sum",
     "composition",
     "conjugate_of",
+    "damped",
     "matrix",
     "multiple",
     "original",
@@ -87,6 +89,19 @@ def adjoint_of_composition(parts: Any, y: Tensor) -> Tensor:
     """Multiply with the conjugate transpose of the product A B."""
     A, B = parts
     return B.adjoint_matmul(A.adjoint_matmul(y))
+
+
+def damped(parts: Any, x: Tensor) -> Tensor:
+    """Multiply with A, and below it a multiple of the identity."""
+    factor, A = parts
+    return torch.cat([A.matmul(x), factor * x])
+
+
+def adjoint_of_damped(parts: Any, y: Tensor) -> Tensor:
+    """Multiply with the conjugate transpose of A, and beside it a multiple of the identity."""
+    factor, A = parts
+    rows = A.shape[0]
+    return A.adjoint_matmul(y[:rows]) + factor * y[rows:]
 
 
 def scaled(parts: Any, x: Tensor) -> Tensor:

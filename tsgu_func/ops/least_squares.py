@@ -67,7 +67,7 @@ def _(B, S, transpose):
 def _(needs, ct, outs, values, B, S, transpose, by):
     if ct is None:
         return None, None
-    Y = least_norm(values, ct, *S, transpose, *by)
+    Y, _ = least_norm(values, ct, *S, transpose, *by)
     if not needs[0]:
         return None, Y
     X = outs[0]
@@ -84,7 +84,8 @@ def _(tangents, outs, values, B, S, transpose, by):
     if dS is not None:
         R = B - spmm(values, X, *S, transpose)
         dAh_R = spmm(dS.conj(), R, *S, not transpose)
-        moved = least_norm(values, dAh_R, *S, transpose, *by) - spmm(dS, X, *S, transpose)
+        into_range, _ = least_norm(values, dAh_R, *S, transpose, *by)
+        moved = into_range - spmm(dS, X, *S, transpose)
         right = moved if dB is None else dB + moved
     dX, _ = least_squares(values, right, *S, transpose, *by)
     return beside(dX, report)
@@ -102,46 +103,51 @@ least_squares.autocast("float32")
 
 least_norm = Primitive(
     "tsgu_func::least_norm(Tensor values, Tensor G, Tensor crow, Tensor col, SymInt cols,"
-    " bool transpose, str solver, str adjoint) -> Tensor",
+    f' bool transpose, str solver, str adjoint, str argument="") -> {OUTPUTS}',
     groups=_GROUPS,
 )
 
 
 @least_norm.kernel
-def _(values, G, S, transpose, by):
+def _(values, G, S, transpose, by, argument):
     A = StoredMatrix(structure_of(*S), values, transpose)
-    return solve_by(by[1], A.mH, G)[0]
+    return solve_by(by[1], A.mH, G, argument)
 
 
 @least_norm.fake
-def _(values, G, S, transpose, by):
+def _(G, S, transpose):
     crow, _, cols = S
     equations = cols if transpose else crow.shape[0] - 1
-    return G.new_empty(*G.shape[:-2], equations, G.shape[-1])
+    return empty(G.new_empty(*G.shape[:-2], equations, G.shape[-1]), G)
 
 
 @least_norm.vjp("values", "G")
-def _(needs, ct, out, values, S, transpose, by):
+def _(needs, ct, outs, values, S, transpose, by):
+    if ct is None:
+        return None, None
     Z, _ = least_squares(values, ct, *S, transpose, *by)
     if not needs[0]:
         return None, Z
+    Y = outs[0]
     E = ct - spmm(values, Z, *S, transpose)
-    H, _ = least_squares(values, out, *S, transpose, *by)
-    return _outer(E, H, out, Z, S, transpose), Z
+    H, _ = least_squares(values, Y, *S, transpose, *by)
+    return _outer(E, H, Y, Z, S, transpose), Z
 
 
 @least_norm.jvp("values", "G")
-def _(tangents, out, values, S, transpose, by):
-    dS, dG = tangents
+def _(tangents, outs, values, S, transpose, by):
+    dS, right = tangents
+    Y, report = outs
+    if dS is not None:
+        dAh_Y = spmm(dS.conj(), Y, *S, not transpose)
+        right = -dAh_Y if right is None else right - dAh_Y
+    dY, _ = least_norm(values, right, *S, transpose, *by)
     if dS is None:
-        return least_norm(values, dG, *S, transpose, *by)
-    dAh_Y = spmm(dS.conj(), out, *S, not transpose)
-    right = -dAh_Y if dG is None else dG - dAh_Y
-    H, _ = least_squares(values, out, *S, transpose, *by)
+        return beside(dY, report)
+    H, _ = least_squares(values, Y, *S, transpose, *by)
     dA_H = spmm(dS, H, *S, transpose)
     along, _ = least_squares(values, dA_H, *S, transpose, *by)
-    outside = dA_H - spmm(values, along, *S, transpose)
-    return least_norm(values, right, *S, transpose, *by) + outside
+    return beside(dY + dA_H - spmm(values, along, *S, transpose), report)
 
 
 @least_norm.retain

@@ -52,7 +52,7 @@ def _(B, by):
 def _(needs, ct, outs, parameters, B, by):
     if ct is None:
         return None, None
-    Y = operator_least_norm(parameters, ct, *by)
+    Y, _ = operator_least_norm(parameters, ct, *by)
     if not needs[0]:
         return None, Y
     X = outs[0]
@@ -69,7 +69,8 @@ def _(tangents, outs, parameters, B, by):
         R = B - applied(by[0], False, parameters, X)
         dAh_R = pushed(by[0], True, parameters, moved, R)
         dA_X = pushed(by[0], False, parameters, moved, X)
-        change = operator_least_norm(parameters, dAh_R, *by) - dA_X
+        into_range, _ = operator_least_norm(parameters, dAh_R, *by)
+        change = into_range - dA_X
         right = change if right is None else right + change
     dX, _ = operator_least_squares(parameters, right, *by)
     return beside(dX, report)
@@ -85,46 +86,52 @@ operator_least_squares.fold(parameters=1, B=2, columns="B")
 # --------------------------------------------------------------------------- operator_least_norm
 
 operator_least_norm = Primitive(
-    "tsgu_func::operator_least_norm(Tensor parameters, Tensor G, str function, str solver)"
-    " -> Tensor",
+    "tsgu_func::operator_least_norm(Tensor parameters, Tensor G, str function, str solver,"
+    f' str argument="") -> {OUTPUTS}',
     groups=_GROUPS,
 )
 
 
 @operator_least_norm.kernel
-def _(parameters, G, by):
+def _(parameters, G, by, argument):
     function, solver = by
     with outside_transforms():
-        return solve_by(solver, matrix_of(keys.named(function), parameters, G).mH, G)[0]
+        A = matrix_of(keys.named(function), parameters, G)
+        return solve_by(solver, A.mH, G, argument)
 
 
 @operator_least_norm.fake
 def _(G, by):
-    return G.new_empty(*G.shape[:-2], _shape(by)[0], G.shape[-1])
+    return empty(G.new_empty(*G.shape[:-2], _shape(by)[0], G.shape[-1]), G)
 
 
 @operator_least_norm.vjp("parameters", "G")
-def _(needs, ct, out, parameters, by):
+def _(needs, ct, outs, parameters, by):
+    if ct is None:
+        return None, None
     Z, _ = operator_least_squares(parameters, ct, *by)
     if not needs[0]:
         return None, Z
+    Y = outs[0]
     E = ct - applied(by[0], False, parameters, Z)
-    H, _ = operator_least_squares(parameters, out, *by)
-    return _pulled(by, parameters, (H, E), (Z, out)), Z
+    H, _ = operator_least_squares(parameters, Y, *by)
+    return _pulled(by, parameters, (H, E), (Z, Y)), Z
 
 
 @operator_least_norm.jvp("parameters", "G")
-def _(tangents, out, parameters, by):
+def _(tangents, outs, parameters, by):
     moved, right = tangents
+    Y, report = outs
+    if moved is not None:
+        dAh_Y = pushed(by[0], True, parameters, moved, Y)
+        right = -dAh_Y if right is None else right - dAh_Y
+    dY, _ = operator_least_norm(parameters, right, *by)
     if moved is None:
-        return operator_least_norm(parameters, right, *by)
-    dAh_Y = pushed(by[0], True, parameters, moved, out)
-    right = -dAh_Y if right is None else right - dAh_Y
-    H, _ = operator_least_squares(parameters, out, *by)
+        return beside(dY, report)
+    H, _ = operator_least_squares(parameters, Y, *by)
     dA_H = pushed(by[0], False, parameters, moved, H)
     along, _ = operator_least_squares(parameters, dA_H, *by)
-    outside = dA_H - applied(by[0], False, parameters, along)
-    return operator_least_norm(parameters, right, *by) + outside
+    return beside(dY + dA_H - applied(by[0], False, parameters, along), report)
 
 
 @operator_least_norm.retain

@@ -12,6 +12,8 @@ from tsgu_func.solvers.krylov.cg import CG
 from tsgu_func.solvers.krylov.gmres import GMRES
 from tsgu_func.solvers.krylov.iccg import ICCG
 from tsgu_func.solvers.krylov.minres import MINRES
+from tsgu_func.solvers.lstsq.augmented import Augmented
+from tsgu_func.solvers.lstsq.auto import AutoLeastSquares
 from tsgu_func.solvers.lstsq.lsmr import LSMR
 from tsgu_func.solvers.lstsq.lsqr import LSQR
 from tsgu_func.solvers.preconditioners import (
@@ -52,7 +54,9 @@ __all__ = [
     "LSQR",
     "MINRES",
     "SSOR",
+    "Augmented",
     "Auto",
+    "AutoLeastSquares",
     "BiCGStab",
     "BlockJacobi",
     "Cholesky",

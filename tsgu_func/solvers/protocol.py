@@ -140,6 +140,14 @@ _MESSAGES = {
     Result.OVERFLOW: (
         "X is beyond the range of its dtype, or A is singular: scale A or B, or use a wider dtype"
     ),
+    Result.SINGULAR: (
+        "A is singular, or lacks full rank, to working precision: there is no one solution, and no "
+        "derivative of it; of least squares, damp= makes a problem that has one"
+    ),
+    Result.LEAST_SQUARES: (
+        "the residual is as small as it can be, and not as small as asked: A is singular, and the "
+        "right-hand side outside of its range"
+    ),
 }
 
 

@@ -110,7 +110,7 @@ def lsmr(
     rules = bidiagonal.rules_of(atol, btol, conlim, maxiter)
     adjoint = _read_adjoint(A, Armat, cols, system.vector)
     problem = bidiagonal.problem_of(system, adjoint, cols, damp)
-    state, condition, _, steps = bidiagonal.solve(problem, rules, LSMRProcess)
+    state, condition, _, steps, _ = bidiagonal.solve(problem, rules, LSMRProcess)
     if not bool(state.converged.all()):
         iteration.fail(on_failure, _failure(state, condition, rules, steps))
     X = state.change * system.peak

@@ -81,7 +81,7 @@ def lstsq_records(dtype: torch.dtype) -> list[Record]:
 
         return Record(
             named("least_norm", transpose=transpose),
-            lambda v, G: least_norm(v, G, s.crow, s.col, s.cols, transpose, *keys),
+            lambda v, G: least_norm(v, G, s.crow, s.col, s.cols, transpose, *keys)[0],
             reference,
             (M.values, G),
             least_norm,

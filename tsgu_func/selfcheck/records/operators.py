@@ -129,7 +129,7 @@ def operator_records(dtype: torch.dtype) -> list[Record]:
         ),
         Record(
             "operator_least_norm",
-            lambda p, G: operator_least_norm(p, G, *tall),
+            lambda p, G: operator_least_norm(p, G, *tall)[0],
             norm,
             (p, G),
             operator_least_norm,

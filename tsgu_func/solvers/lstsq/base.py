@@ -1,16 +1,14 @@
 """Iterative solvers of least-squares problems, with all that is not the method.
 
-Columns are scaled to norm one, which changes no solution and is, among diagonal scalings, within a
-factor of sqrt(n) of the best condition number: van der Sluis, *Condition Numbers and Equilibration
-of Matrices*, Numer. Math. 14, 1969.  A wide matrix, for which the least norm is meant, has its rows
-scaled, and the right-hand side with them.  A matrix that is known by its products shows no columns,
-and is taken as it is.
+Columns are scaled to norm one, or a preconditioner is given.  A wide matrix, for which the least
+norm is meant, has its rows scaled, and the right-hand side with them.  A matrix that is known by
+its products shows no columns, and is taken as it is.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,8 +16,10 @@ from torch import Tensor
 from tsgu_func.solvers import iteration
 from tsgu_func.solvers.lstsq import bidiagonal
 from tsgu_func.solvers.lstsq.bidiagonal import Process
+from tsgu_func.solvers.lstsq.variables import Variables, preconditioned, scaled_columns, unchanged
 from tsgu_func.solvers.matrix_free import MatrixFree
 from tsgu_func.solvers.protocol import (
+    Preconditioner,
     Result,
     Settings,
     Solution,
@@ -36,6 +36,8 @@ Matrix = StoredMatrix | MatrixFree
 # A wide system whose residual stays above this has no solution.
 _INCONSISTENT = 1e-3
 _ROUNDS, _FEWEST = 10, 100
+# The gradient of what is least is this many roundings of one entry, times sqrt(m + n).
+_ROUNDINGS = 100.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -56,42 +58,85 @@ class LeastSquares(Settings):
         Default: ten times the larger side, and 100 at least.
     warm_start : bool
         Start where the last solve of this solver with the same pattern and shape ended.
+    preconditioner : Preconditioner, optional
+        M (n, n) such that the columns of ``A M⁻¹`` are close to orthonormal; for a wide A (m, m),
+        and the rows of ``M⁻ᴴ A``.  It is applied from the right: ``A M⁻¹`` is what is iterated
+        with, and X is ``M⁻¹`` times the solution, so it costs or saves iterations and changes
+        neither X nor its derivatives.  (Of the solutions of an A without full rank, that is taken
+        for which ``|M X|`` is least.)  It is handed A as it is stored; `Custom`, which is made of
+        functions, is one for a `LinearOperator` too.  Default: the columns of a stored matrix are
+        scaled to norm one.
+    damp : float
+        δ: of ``|A X - B|² + δ² |X|²`` the minimum, in `sparse_lstsq` and `sparse_generic_lstsq`
+        alone.  A constant; what is given to `sparse_lstsq` itself can be differentiated.
     """
 
     rtol: float | None = None
     max_iterations: int | None = None
     warm_start: bool = False
+    preconditioner: Preconditioner | None = None
+    damp: float = 0.0
 
     process: ClassVar[type[Process]]
     takes_batches: ClassVar[bool] = True
     stateless: ClassVar[bool] = True
-    takes_operators: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        for name in ("rtol", "max_iterations"):
+        for name in ("rtol", "max_iterations", "damp"):
             if (value := getattr(self, name)) is not None:
                 iteration.check_number(name, value)
+        M = self.preconditioner
+        if not (M is None or isinstance(M, Preconditioner)) or isinstance(M, type):
+            raise TypeError(
+                f"preconditioner is a Preconditioner, such as Custom(f); got {M!r}"
+                + ("; call it" if isinstance(M, type) else "")
+            )
 
-    def init(self, A: Matrix) -> None:
-        """Prepare nothing."""
+    @property
+    def takes_operators(self) -> bool:
+        """Whether a matrix that is known by its products alone will do."""
+        M = self.preconditioner
+        return M is None or getattr(M, "takes_operators", False)
 
-    def compute(self, state: None, A: Matrix, B: Tensor, X0: Tensor | None = None) -> Solution:
+    def init(self, A: Matrix) -> Any:
+        """Precondition."""
+        if self.damp:
+            raise ValueError(
+                f"{self!r} minimizes |A X - B|² + damp² |X|²; to solve A X = B, leave damp=0"
+            )
+        given: Any = A
+        return None if self.preconditioner is None else self.preconditioner.init(given)
+
+    def compute(self, state: Any, A: Matrix, B: Tensor, X0: Tensor | None = None) -> Solution:
         """Solve for the columns of B (m, p) or, for a batch, (b, m, p), starting at X0."""
         rows, cols = A.shape
-        if rows < cols:  # the rows of A are the columns of its adjoint
-            adjoint, scale = _scaled(A.mH)
-            return self._judged(A, B, self._solved(adjoint.mH, scale * B, X0, B), None)
-        columns, scale = _scaled(A)
-        X0 = None if X0 is None else X0 / scale
-        return self._judged(A, B, self._solved(columns, B, X0, B), scale)
+        # An adjoint, whose rows are changed; of a square matrix only a preconditioner asks which.
+        if rows < cols or (rows == cols and self.preconditioner is not None and A.conjugate):
+            variables = self._variables(A.mH, state, "row")
+            return self._judged(A, B, *self._solved(variables.A.mH, variables.adjoint(B), X0))
+        variables = self._variables(A, state, "column")
+        if X0 is not None and variables.inverse is None:
+            change, outcome = self._solved(variables.A, B, None, B - A @ X0)
+            return self._judged(A, B, X0 + variables.forward(change), outcome)
+        start = None if X0 is None or variables.inverse is None else variables.inverse(X0)
+        Y, outcome = self._solved(variables.A, B, start)
+        return self._judged(A, B, variables.forward(Y), outcome)
+
+    def _variables(self, A: Matrix, state: Any, name: str) -> Variables:
+        if self.preconditioner is not None:
+            return preconditioned(A, self.preconditioner, state)
+        return scaled_columns(A, name) if isinstance(A, StoredMatrix) else unchanged(A)
 
     def _solved(
-        self, A: Matrix, right: Tensor, X0: Tensor | None, B: Tensor
+        self, A: Matrix, B: Tensor, X0: Tensor | None, left: Tensor | None = None
     ) -> tuple[Tensor, bidiagonal.Outcome]:
+        """Solve, from a start, or from what is left of B without one."""
         cols = A.shape[1]
-        system = iteration.read_system(A, right, X0, cols=cols, names=("A", "B", "X0"))
+        system = iteration.read_system(A, B, X0, cols=cols, names=("A", "B", "X0"))
         adjoint = iteration.as_operator(A.mH, "the adjoint of A", False, cols)
         problem = bidiagonal.problem_of(system, adjoint, cols)
+        if left is not None:
+            problem = replace(problem, left=left / system.peak)
         outcome = bidiagonal.solve(problem, self._rules(A), self.process)
         X = outcome.state.change * system.peak
         return X if system.start is None else system.start + X, outcome
@@ -111,53 +156,38 @@ class LeastSquares(Settings):
         square = A.shape[0] == A.shape[1]
         return iteration.default_tolerance(A.dtype) if square else 8 * torch.finfo(A.dtype).eps
 
-    def _judged(
-        self,
-        A: Matrix,
-        B: Tensor,
-        solved: tuple[Tensor, bidiagonal.Outcome],
-        scale: Tensor | None,
-    ) -> Solution:
-        X, outcome = solved
-        X = X if scale is None else scale * X
+    def _judged(self, A: Matrix, B: Tensor, X: Tensor, outcome: bidiagonal.Outcome) -> Solution:
         rows, cols = A.shape
         residual = relative_residual(B - A @ X, B)
-        converged = outcome.state.converged.squeeze(-2)
         if rows < cols and not float(residual.max()) <= _INCONSISTENT:
             raise SolveError(
                 f"A does not have full column rank, so its least-squares solution has no "
-                f"derivative: the adjoint system leaves a relative residual of "
-                f"{float(residual.max()):.1e}"
+                f"derivative (or, wide, not full row rank, and no solution): the system of least "
+                f"norm leaves a relative residual of {float(residual.max()):.1e}; damp= makes a "
+                f"problem that has both"
             )
-        if rows == cols:
-            converged = residual <= self._rtol(A)
-        limit = self._rules(A).limit
-        reason = Result.ITERATIONS if outcome.steps >= limit else Result.STAGNATED
-        code = torch.where(converged, int(Result.SOLVED), int(reason))
+        # Fewer steps than unknowns have not seen all of A.
         condition = outcome.condition.squeeze(-2)
+        complete = outcome.longest.squeeze(-2) >= min(rows, cols)
         return solution(
             self,
             X,
             residual,
-            code=code,
+            code=self._code(A, residual, condition, outcome),
             iterations=outcome.iterations.squeeze(-2),
-            condition=condition,
+            condition=torch.where(complete, condition, torch.nan),
         )
 
-
-def _scaled(A: Matrix) -> tuple[Matrix, Tensor]:
-    """Return A with columns of norm one, and what they were multiplied with, ``(..., n, 1)``."""
-    if isinstance(A, MatrixFree):
-        return A, torch.ones(1, 1, dtype=A.dtype.to_real(), device=A.values.device)
-    column = (A.structure.row if A.transpose else A.structure.col).long()
-    size = A.values.abs()
-    zeros = size.new_zeros(*size.shape[:-1], A.shape[1])
-    peak = zeros.scatter_reduce(-1, column.expand_as(size), size, "amax")
-    if not bool((peak > 0).all()):
-        j = int((peak == 0).nonzero()[0, -1])
-        raise SolveError(f"A does not have full column rank: its column {j} holds but zeros")
-    # Divided by the largest entry first, so that no square over- or underflows.
-    norm = zeros.index_add(-1, column, (size / peak.index_select(-1, column)) ** 2).sqrt()
-    scale = 1 / peak / norm
-    values = A.values * scale.index_select(-1, column)
-    return replace(A, values=values), scale.unsqueeze(-1)
+    def _code(
+        self, A: Matrix, residual: Tensor, condition: Tensor, outcome: bidiagonal.Outcome
+    ) -> Tensor:
+        rules, state = self._rules(A), outcome.state
+        reason = Result.ITERATIONS if outcome.steps >= rules.limit else Result.STAGNATED
+        code = torch.where(condition * rules.least < 1, int(reason), int(Result.SINGULAR))
+        if A.shape[0] != A.shape[1]:
+            return torch.where(state.converged.squeeze(-2), int(Result.SOLVED), code)
+        eps, measure = torch.finfo(A.dtype).eps, state.measure.squeeze(-2)
+        noise = _ROUNDINGS * eps * sum(A.shape) ** 0.5
+        least = (measure <= eps**0.5) & (measure * residual <= noise)
+        code = torch.where(least, int(Result.LEAST_SQUARES), code)
+        return torch.where(residual <= rules.btol, int(Result.SOLVED), code)

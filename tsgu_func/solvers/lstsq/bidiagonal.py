@@ -116,12 +116,26 @@ def problem_of(system: System, adjoint: Operator, cols: int, damp: float = 0.0) 
 
 
 class Outcome(NamedTuple):
-    """The state reached, the condition number estimated, iterations of each column and of all."""
+    """What was reached.
+
+    Attributes
+    ----------
+    state : State
+    condition : Tensor
+        An estimate of the condition number, of what the steps made have seen of A.
+    iterations : Tensor
+        Of each column.
+    steps : int
+        Of all.
+    longest : Tensor
+        Most steps that a column made in one pass: with as many as unknowns, all of A was seen.
+    """
 
     state: State
     condition: Tensor
     iterations: Tensor
     steps: int
+    longest: Tensor
 
 
 def solve(problem: Problem, rules: Rules, method: type[Process]) -> Outcome:
@@ -131,12 +145,13 @@ def solve(problem: Problem, rules: Rules, method: type[Process]) -> Outcome:
     infinite = torch.full_like(norm_A, torch.inf)
     state = State(torch.zeros_like(problem.start), problem.left, infinite, ~wanted, norm_A)
     count, steps = torch.zeros_like(wanted, dtype=torch.int64), 0
+    longest = count
     for _ in range(_RESTARTS):
         if not bool(wanted.any()):
             break
         process = method(problem, rules, state.change, state.R, wanted)
         steps += process.run(rules.limit - steps)
-        count = count + process.count
+        count, longest = count + process.count, torch.maximum(longest, process.count)
         norm_A = torch.maximum(norm_A, process.norm_A)
         condition = torch.where(wanted, process.condition, condition)
         after = problem.judge(process.change, norm_A, rules)
@@ -145,7 +160,7 @@ def solve(problem: Problem, rules: Rules, method: type[Process]) -> Outcome:
         gained = wanted & (after.gradient < state.gradient)
         state = State(*(torch.where(gained, x, y) for x, y in zip(after, state, strict=True)))
         wanted = gained & ~state.converged & process.claimed
-    return Outcome(state, condition, count, steps)
+    return Outcome(state, condition, count, steps, longest)
 
 
 # ---------------------------------------------------------------------------------- the process

@@ -1,0 +1,48 @@
+"""Columns of norm one.
+
+That changes no solution, and is, among diagonal scalings, within a factor of sqrt(n) of the best
+condition number: van der Sluis, *Condition Numbers and Equilibration of Matrices*, Numer. Math. 14,
+1969.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from tsgu_func.solvers.protocol import SolveError
+from tsgu_func.solvers.stored import StoredMatrix
+
+__all__ = ["scaled"]
+
+
+def scaled(A: StoredMatrix, name: str = "column") -> tuple[StoredMatrix, Tensor]:
+    """Return A with columns of norm one, and what they were multiplied with, ``(..., n, 1)``.
+
+    Parameters
+    ----------
+    A : StoredMatrix
+    name : str
+        What errors call a column: those of an adjoint are rows.
+
+    Raises
+    ------
+    SolveError
+        If a column holds nothing but zeros.
+    """
+    column = (A.structure.row if A.transpose else A.structure.col).long()
+    size = A.values.abs()
+    zeros = size.new_zeros(*size.shape[:-1], A.shape[1])
+    peak = zeros.scatter_reduce(-1, column.expand_as(size), size, "amax")
+    if bool((empty := peak == 0).any()):
+        *member, j = (int(i) for i in empty.nonzero()[0])
+        where = f" of member {member[0]}" if member and len(peak) > 1 else ""
+        raise SolveError(
+            f"A does not have full {name} rank: its {name} {j}{where} holds but zeros; damp= gives "
+            f"it a solution all the same"
+        )
+    # Divided by the largest entry first, so that no square over- or underflows.
+    norm = zeros.index_add(-1, column, (size / peak.index_select(-1, column)) ** 2).sqrt()
+    scale = 1 / peak / norm
+    return replace(A, values=A.values * scale.index_select(-1, column)), scale.unsqueeze(-1)
