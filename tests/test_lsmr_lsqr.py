@@ -14,10 +14,17 @@ from tests.systems import (
     randn,
     stored,
 )
-from tsgu_func import SparseMatrix, sparse_generic_lstsq, sparse_generic_solve, sparse_solve
+from tsgu_func import (
+    LinearOperator,
+    SparseMatrix,
+    sparse_generic_lstsq,
+    sparse_generic_solve,
+    sparse_lstsq,
+    sparse_solve,
+)
 from tsgu_func.bench.problems import PROBLEMS
 from tsgu_func.kernels import products
-from tsgu_func.solvers import LSMR, LSQR, ConvergenceError, Result, SolveError
+from tsgu_func.solvers import LSMR, LSQR, ConvergenceError, Custom, Result, SolveError
 from tsgu_func.utils import bicgstab
 
 CLASSES = [LSMR, LSQR]
@@ -188,3 +195,81 @@ def test_bad_settings(cls):
         sparse_generic_lstsq(
             SparseMatrix.from_dense(tall()), randn(M_ROWS), lstsq=cls(), transpose_lstsq=lambda a: a
         )
+
+
+# ------------------------------------------------------------------------------ preconditioners
+
+
+def factor_of(D):
+    """Return the Cholesky factor of ``Dᴴ D``, whose inverse makes the columns orthonormal."""
+    return torch.linalg.cholesky(D.mH @ D).mH
+
+
+def by(M):
+    def inverse(R):
+        return torch.linalg.solve_triangular(M, R, upper=True)
+
+    def adjoint(R):
+        return torch.linalg.solve_triangular(M.mH, R, upper=False)
+
+    return Custom(inverse, adjoint)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("kind", ["stored", "transposed", "operator", "batch"])
+def test_a_right_preconditioner(cls, kind, dtype):
+    # Columns that depend on each other nearly, which no scaling mends.
+    D = tall(dtype, scales=False) @ (torch.ones(8, 8).tril() ** 3).to(dtype)
+    D[:, 1] = D[:, 0] + 1e-4 * D[:, 1]
+    B, G = randn(M_ROWS, 2, dtype=dtype), randn(8, 2, dtype=dtype)
+    makes = {
+        "stored": SparseMatrix.from_dense,
+        "transposed": lambda D: SparseMatrix.from_dense(D.mT).T,
+        "operator": lambda D: LinearOperator(lambda D, x: D @ x, D, tuple(D.shape)),
+        "batch": lambda D: SparseMatrix.from_dense(torch.stack([D, D])),
+    }
+    right = B if kind != "batch" else torch.stack([B, 2 * B])
+    solver = cls(preconditioner=by(factor_of(D)))
+    A = makes[kind](D)
+    X, info = sparse_lstsq(A, right, solver=solver, return_info=True)
+    expected = numpy_lstsq(D, B)
+    torch.testing.assert_close(X[0] if kind == "batch" else X, expected, rtol=1e-6, atol=1e-6)
+    assert int(info.iterations.max()) <= 8
+    if kind in ("stored", "transposed"):
+        _, pull = torch.func.vjp(lambda B: sparse_lstsq(A, B, solver=solver), B)
+        torch.testing.assert_close(pull(G)[0], numpy_lstsq(D.mH, G), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("shape", [(9, 4), (4, 9), (5, 5)])
+def test_no_derivative_is_that_of_a_preconditioner(cls, shape):
+    D = randn(*shape) + 2 * torch.eye(*shape).double()
+    A, b = SparseMatrix.from_dense(D), randn(shape[0])
+    solver = cls(rtol=1e-10, preconditioner=by(factor_of(D if shape[0] >= shape[1] else D.mH)))
+
+    def f(values, b):
+        return sparse_lstsq(A.with_values(values), b, solver=solver)
+
+    args = (A.values.clone().requires_grad_(), b.requires_grad_())
+    assert torch.autograd.gradcheck(f, args, check_forward_ad=True)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_preconditioner_and_a_start(cls):
+    D, B = tall(), randn(M_ROWS, 2)
+    solver = cls(preconditioner=by(factor_of(D)))
+    cold = computed(solver, D, B)
+    warm = computed(solver, D, B, cold.value * (1 + 1e-9))
+    torch.testing.assert_close(warm.value, cold.value, rtol=1e-6, atol=1e-8)
+    assert warm.result is Result.SOLVED
+    assert int(warm.iterations.max()) <= int(cold.iterations.max())
+
+
+def test_what_is_no_preconditioner_is_refused():
+    with pytest.raises(TypeError, match=r"Custom\(f\)"):
+        LSMR(preconditioner=torch.eye(2))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="call it"):
+        LSMR(preconditioner=Custom)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="damp"):
+        LSMR(damp=-1.0)

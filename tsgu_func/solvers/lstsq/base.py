@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.solvers import iteration
+from tsgu_func.solvers.iteration import column_norms, quotient
 from tsgu_func.solvers.lstsq import bidiagonal
 from tsgu_func.solvers.lstsq.bidiagonal import Process
 from tsgu_func.solvers.lstsq.variables import Variables, preconditioned, scaled_columns, unchanged
@@ -158,7 +159,8 @@ class LeastSquares(Settings):
 
     def _judged(self, A: Matrix, B: Tensor, X: Tensor, outcome: bidiagonal.Outcome) -> Solution:
         rows, cols = A.shape
-        residual = relative_residual(B - A @ X, B)
+        R = B - A @ X
+        residual = relative_residual(R, B)
         if rows < cols and not float(residual.max()) <= _INCONSISTENT:
             raise SolveError(
                 f"A does not have full column rank, so its least-squares solution has no "
@@ -173,21 +175,42 @@ class LeastSquares(Settings):
             self,
             X,
             residual,
-            code=self._code(A, residual, condition, outcome),
+            code=self._code(A, residual, condition, outcome, self._reached(A, B, X, R)),
             iterations=outcome.iterations.squeeze(-2),
             condition=torch.where(complete, condition, torch.nan),
         )
 
     def _code(
-        self, A: Matrix, residual: Tensor, condition: Tensor, outcome: bidiagonal.Outcome
+        self,
+        A: Matrix,
+        residual: Tensor,
+        condition: Tensor,
+        outcome: bidiagonal.Outcome,
+        reached: Tensor | bool,
     ) -> Tensor:
         rules, state = self._rules(A), outcome.state
         reason = Result.ITERATIONS if outcome.steps >= rules.limit else Result.STAGNATED
         code = torch.where(condition * rules.least < 1, int(reason), int(Result.SINGULAR))
         if A.shape[0] != A.shape[1]:
-            return torch.where(state.converged.squeeze(-2), int(Result.SOLVED), code)
+            return torch.where(state.converged.squeeze(-2) | reached, int(Result.SOLVED), code)
         eps, measure = torch.finfo(A.dtype).eps, state.measure.squeeze(-2)
         noise = _ROUNDINGS * eps * sum(A.shape) ** 0.5
-        least = (measure <= eps**0.5) & (measure * residual <= noise)
-        code = torch.where(least, int(Result.LEAST_SQUARES), code)
+        inconsistent = (measure <= eps**0.5) & (measure * residual <= noise)
+        code = torch.where(inconsistent, int(Result.LEAST_SQUARES), code)
         return torch.where(residual <= rules.btol, int(Result.SOLVED), code)
+
+    def _reached(self, A: Matrix, B: Tensor, X: Tensor, R: Tensor) -> Tensor | bool:
+        """Say whether a column solves its problem with A itself, where M hides it by rounding.
+
+        Each product with A bounds the norm of A from below.
+        """
+        rows, cols = A.shape
+        if self.preconditioner is None or rows == cols:
+            return False
+        of_R, of_B = (column_norms(Y) for Y in (A.mH @ torch.cat([R, B], -1)).chunk(2, -1))
+        r, b, x, ax = (column_norms(Y) for Y in (R, B, X, A @ X))
+        norm = torch.maximum(quotient(of_B, b, b > 0), quotient(ax, x, x > 0))
+        noise = 10 * torch.finfo(A.dtype).eps * (rows + cols) ** 0.5 * (norm * x + b)
+        if rows < cols:
+            return (r <= self._rtol(A) * b + noise).squeeze(-2)
+        return (of_R <= norm * (self._rtol(A) * r + noise)).squeeze(-2)
