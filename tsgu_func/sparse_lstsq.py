@@ -1,4 +1,4 @@
-"""Least-squares solution of sparse, tall systems; derived in `tsgu_func.ops.least_squares`."""
+"""Least-squares solution of sparse systems; derived in `tsgu_func.ops.least_squares`."""
 
 from __future__ import annotations
 
@@ -215,25 +215,34 @@ def sparse_lstsq(
     return_info: bool = False,
     on_failure: Literal["raise", "warn", "ignore"] = "raise",
 ) -> Tensor | tuple[Tensor, Info]:
-    r"""Minimize ``|A X - B|`` for a tall A, and tell how well that went.
+    r"""Minimize ``|A X - B|² + damp² |X|²``, and tell how well that went.
 
     Parameters
     ----------
     A : SparseMatrix ``(*batch, m, n)``, or sparse COO or CSR Tensor (m, n) or (b, m, n)
-        Of full column rank, m >= n; float32, float64, complex64 or complex128.  Or a
-        `LinearOperator` with a shape.
+        Of full rank, if `damp` is zero; float32, float64, complex64 or complex128.  Where A is
+        wide, X is the solution of ``A X = B`` of least norm.  Or a `LinearOperator`, with a shape
+        if it is not square.
     B : Tensor, dense, shape (m,), ``(*batch, m, p)``, or that of ``A.shape[:-1]``
         Of the dtype and on the device of `A`.  The last is a vector for each member of a batch.
         For a `LinearOperator` (m,) or (m, p).
     solver : Solver, optional
-        One for least squares, such as ``LSQR()``.  Default: ``LSMR()``, to the last digits but a
-        few, with the columns of A scaled to norm one; those of a `LinearOperator`, which shows
-        none, are taken as they are.
+        One for least squares, such as ``LSQR()``.  Default: `AutoLeastSquares()`, which takes a
+        factorization of the augmented system, `Augmented()`, where the pattern says that it costs
+        little, as for a banded A; else ``LSMR()``, to the last digits but a few, with the columns
+        of A scaled to norm one, followed by a factorization if that does not converge.  ``LSMR()``
+        for a `LinearOperator`, whose columns, which cannot be seen, are taken as they are.
+    damp : float or real Tensor
+        δ, for damping (Tikhonov regularization): a number; or a tensor without axes, which may be
+        differentiated; or one for each member of a batch of matrices.  What is solved has the rows
+        ``δ I`` below A, and so any shape and rank of A will do.
     return_info : bool
-        Also return an `Info`: how it ended, iterations, an estimate of the condition number of
-        the scaled A, and the residual ``|B - A X| / |B|``, which need not be small.
+        Also return an `Info`: what solved, how it ended, iterations, an estimate of the condition
+        number in the 2-norm of A with its columns (of a wide A, its rows) scaled to norm one (NaN
+        where an iteration ended before it had seen all of A), and the residual
+        ``|B - A X| / |B|``, which need not be small.  With `damp`, that of all rows.
     on_failure : {"raise", "warn", "ignore"}
-        What to do if the solver has not converged.
+        What to do if the solver has not converged, or A lacks full rank.
 
     Returns
     -------
@@ -244,16 +253,17 @@ def sparse_lstsq(
     Raises
     ------
     TypeError
-        If A is not sparse COO or CSR or a SparseMatrix, B is not dense, or `solver` is no Solver.
+        If A is not sparse COO or CSR or a SparseMatrix, B is not dense, `damp` is not real, or
+        `solver` is no Solver.
     ValueError
-        If A is wide; shapes, dtypes or devices differ; or a value is not finite.
+        If shapes, dtypes or devices differ; a value is not finite; or `damp` is negative, or given
+        twice.
     SolveError
-        If the solver did not converge (ConvergenceError), or met what shows that A lacks full
-        column rank.
+        If the solver did not converge (ConvergenceError), or found that A lacks full rank.
 
     See Also
     --------
-    sparse_generic_lstsq : The same with functions in the place of solvers.
+    sparse_generic_lstsq : The same with functions in the place of solvers, for a tall A.
 
     Notes
     -----
@@ -262,14 +272,16 @@ def sparse_lstsq(
     .. math:: \bar B = (A^H)^+ G, \qquad
         \bar A = R\, (A^+ \bar B)^H - \bar B X^H \quad\text{where } A \text{ stores an entry,}
 
+    for a tall A, and for a wide one, with :math:`Z = (A^H)^+ G`,
+
+    .. math:: \bar B = Z, \qquad \bar A = (A A^H)^{-1} B\, (G - A^H Z)^H - Z X^H,
+
     to any order (Golub and Pereyra, 1973).  A derivative is as accurate as the solver is, and the
-    conditioning of the problem enters it squared.
+    conditioning of the problem enters it squared.  An A without full rank has none.
 
     Cost: one least-squares solve for the value; one more and one of least norm for each first
-    derivative.  Each takes O(nnz p) time an iteration and O(nnz + m p) memory.
-
-    A `LinearOperator` is preconditioned by composition: ``P @ sparse_lstsq(A @ P, B)``, for a P
-    (n, n) such that the columns of A P are close to orthonormal.
+    derivative.  A factor is made once for given values; else each takes O(nnz p) time an iteration
+    and O(nnz + m p) memory.
 
     Examples
     --------
@@ -280,7 +292,11 @@ def sparse_lstsq(
     >>> x
     tensor([0.5556, 1.8889])
     >>> info.solver, info.result.name, float(info.residual) < 0.2
-    ('LSMR()', 'SOLVED', True)
+    ('Augmented()', 'SOLVED', True)
+    >>> def size(damp):
+    ...     return sparse_lstsq(A, torch.tensor([1.0, 2.0, 4.0]), damp=damp).norm()
+    >>> torch.func.grad(size)(torch.tensor(0.5))
+    tensor(-0.3386)
     """
     chosen = _AUTO if solver is None else solver
     if isinstance(A, LinearOperator):

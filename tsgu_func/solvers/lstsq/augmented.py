@@ -14,6 +14,9 @@ that of T, squared.  With an α about as large as the smallest singular value σ
 of T, at the cost of more fill.  So α = 1 comes first, and a smaller one where σ, estimated by a few
 solves, is too small for it.
 
+SuperLU it is: it has no more fill here than PARDISO, and takes no pivot that is none, where
+PARDISO, without a matching, replaces some (which shows as a wrong σ, not as an error).
+
 *Refinement* of both parts, by their residuals, gains what the factorization lost to the square.
 """
 
@@ -102,7 +105,7 @@ class Augmented(Settings):
     >>> from tsgu_func.solvers import Augmented
     >>> A = SparseMatrix.from_dense(torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 2.0]]))
     >>> sparse_lstsq(A, torch.tensor([1.0, 3.0, 5.0]), solver=Augmented())
-    tensor([1.0000, 2.0000])
+    tensor([1., 2.])
     """
 
     takes_batches: ClassVar[bool] = True
