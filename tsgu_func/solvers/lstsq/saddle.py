@@ -87,7 +87,7 @@ def _factored(T: StoredMatrix, alpha: Tensor, pivoting: bool) -> list[tuple[int,
     count = len(alpha)
     K = _assembled(T, alpha)
     try:
-        return [(count, _LU.again(K) if pivoting else _LU.factor(K))]
+        return [(count, _LU.again(K, None) if pivoting else _LU.factor(K))]
     except SolveError:
         if count == 1:
             return [(1, None)]

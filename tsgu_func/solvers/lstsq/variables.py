@@ -56,10 +56,10 @@ def preconditioned(A: StoredMatrix | MatrixFree, M: Preconditioner, part: object
     adjoint = iteration.as_operator(A.mH, "the adjoint of A", False, cols)
 
     def forward(Y: Tensor) -> Tensor:
-        return _by_member(lambda y: M.apply(part, y, A.transpose, A.conjugate), Y)
+        return _by_member(lambda y: M.apply(part, y), Y)
 
     def backward(R: Tensor) -> Tensor:
-        return _by_member(lambda r: M.apply(part, r, not A.transpose, not A.conjugate), R)
+        return _by_member(lambda r: M.apply(part, r, True, True), R)
 
     AN = MatrixFree(
         A.structure,
