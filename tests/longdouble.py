@@ -3,7 +3,15 @@
 import numpy as np
 import torch
 
-__all__ = ["ACCURATE", "backward_error", "inverse", "least_squares", "residual", "widest"]
+__all__ = [
+    "ACCURATE",
+    "backward_error",
+    "inverse",
+    "least_squares",
+    "refined",
+    "residual",
+    "widest",
+]
 
 EPS = float(np.finfo(np.longdouble).eps)
 # Elsewhere than on x86 the widest type may be the one that is to be judged.
@@ -43,8 +51,7 @@ def _granularity(D):
 def inverse(D):
     """Return the inverse, or None if it does not have ten digits."""
     A = widest(D)
-    n = len(A)
-    if not n:
+    if not len(A):
         return A
     rows = _units(np.abs(A).max(1))
     cols = _units(np.abs(A / rows[:, None]).max(0))
@@ -52,8 +59,16 @@ def inverse(D):
     X = _eliminated(scaled)
     if X is None or (np.abs(X) @ np.abs(scaled)).sum(1).max() > _MOST:
         return None
-    X = X + X @ (np.eye(n) - scaled @ X)
     return X / cols[:, None] / rows
+
+
+def refined(inverse, D, B):
+    """Return the solution of D X = B: what an inverse makes of it, refined."""
+    A, B = widest(D), widest(B)
+    X = inverse @ B
+    for _ in range(2):
+        X = X + inverse @ (B - A @ X)
+    return X
 
 
 def _units(sizes):
