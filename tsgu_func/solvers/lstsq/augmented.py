@@ -164,9 +164,11 @@ def _solved(state: _State, right: Tensor, adjoint: bool) -> _Solved:
     condition = state.largest / state.smallest
     if adjoint:
         return _Solved(S, backward, _EPS * condition)
-    left, size = (column_norms(Y).squeeze(-2) for Y in (system.alpha * S, X))
-    # The residual counts with the condition number squared.
-    share = quotient(left, state.largest * size, size > 0)
+    left, size, given = (column_norms(Y).squeeze(-2) for Y in (system.alpha * S, X, F))
+    # The residual counts with the condition number squared; beside what X could be, because an X
+    # that is zero has no digits to lose.
+    size = torch.maximum(state.largest * size, given)
+    share = quotient(left, size, size > 0)
     return _Solved(state.scale * X, backward, _EPS * condition * (1 + condition * share))
 
 
