@@ -126,8 +126,9 @@ _MESSAGES = {
         "GMRES and the direct solvers ask for less"
     ),
     Result.SINGULAR: (
-        "A is singular, or so close to it that no digit of X is certain: if it is known what A "
-        "maps to zero, give that as nullspace; sparse_lstsq with damp solves what is nearby"
+        "A is singular, or lacks full rank, to working precision: no digit of X is certain.  If it "
+        "is known what A maps to zero, give that as nullspace; sparse_lstsq with damp solves what "
+        "is nearby"
     ),
     Result.LEAST_SQUARES: (
         "the residual is as small as it can be, and not small: A is singular, and B is not in its "
@@ -139,14 +140,6 @@ _MESSAGES = {
     ),
     Result.OVERFLOW: (
         "X is beyond the range of its dtype, or A is singular: scale A or B, or use a wider dtype"
-    ),
-    Result.SINGULAR: (
-        "A is singular, or lacks full rank, to working precision: there is no one solution, and no "
-        "derivative of it; of least squares, damp= makes a problem that has one"
-    ),
-    Result.LEAST_SQUARES: (
-        "the residual is as small as it can be, and not as small as asked: A is singular, and the "
-        "right-hand side outside of its range"
     ),
 }
 
