@@ -7,6 +7,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from tests.defaults import watching
+from tsgu_func.kernels import processors
 from tsgu_func.solvers import cache_limit, clear_cache
 
 _COMMON = {
@@ -47,8 +48,10 @@ def _seed() -> None:
 
 
 @pytest.fixture
-def threads_of_torch():
-    """Give the function that sets their number, and set it back."""
+def threads_of_torch(monkeypatch):
+    """Give the function that sets their number, which holds on busy machines, and set it back."""
+    monkeypatch.setattr(processors, "_BUSY", 1.0)
+    monkeypatch.setattr(processors, "_wanted", int)
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)

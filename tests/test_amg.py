@@ -1,5 +1,6 @@
 """Algebraic multigrid: symmetry, transposes, repeatability, and what pyamg says."""
 
+import contextlib
 import sys
 import warnings
 
@@ -10,7 +11,7 @@ from scipy.sparse import csr_array, diags_array, eye_array, kron
 from torch.testing import assert_close
 
 from tests.preconditioning import close, dense_inverse, from_scipy, general, poisson
-from tests.systems import FLAGS, read_as, stored
+from tests.systems import FLAGS, randn, read_as, stored
 from tsgu_func import SparseMatrix
 from tsgu_func.solvers.preconditioners import AMG
 from tsgu_func.solvers.protocol import SolveError
@@ -69,24 +70,56 @@ def test_ruge_stuben_is_for_real_matrices():
         AMG().init(stored(SparseMatrix.from_dense(general(torch.complex128))))
 
 
-def test_amg_is_repeatable_and_leaves_the_random_state():
-    S = from_scipy(poisson(12))
-    np.random.seed(3)
-    expected = np.random.rand(4)
-    np.random.seed(3)
-    first, second = (dense_inverse(SMOOTHED, SMOOTHED.init(S), 144) for _ in range(2))
-    assert_close(first, second, rtol=0, atol=0)
-    assert (np.random.rand(4) == expected).all()
+@pytest.mark.parametrize("S", [poisson(30), convection(30)], ids=["symmetric", "general"])
+@pytest.mark.parametrize("M", [AMG(), SMOOTHED], ids=repr)
+def test_amg_is_repeatable_and_draws_nothing(M, S, monkeypatch):
+    A = from_scipy(S)
+    state = np.random.get_state()[1:]
+    first = M.apply(M.init(A), randn(900, 2, dtype=torch.float64))
+
+    def drawn(*_):
+        raise AssertionError("a random number is drawn")
+
+    for name in ("rand", "random", "randint", "permutation", "seed", "set_state"):
+        monkeypatch.setattr(np.random, name, drawn)
+    assert_close(M.apply(M.init(A), randn(900, 2, dtype=torch.float64)), first, rtol=0, atol=0)
+    assert all(np.array_equal(x, y) for x, y in zip(np.random.get_state()[1:], state, strict=True))
 
 
-def test_amg_raises_what_pyamg_warns_of(monkeypatch):
+@pytest.mark.parametrize("M", [AMG(), SMOOTHED], ids=repr)
+def test_what_other_threads_warn_of_while_levels_are_made_stays_a_warning(M, monkeypatch):
+    pyamg = pytest.importorskip("pyamg")
+    name = f"{M.method}_solver"
+    make, seen = getattr(pyamg, name), []
+
+    def made(*args, **settings):
+        before = warnings.filters[:], warnings.showwarning
+        seen.append((before, make(*args, **settings)))
+        assert (warnings.filters, warnings.showwarning) == before
+        return seen[-1][1]
+
+    monkeypatch.setattr(pyamg, name, made)
+    filters, show = warnings.filters[:], warnings.showwarning
+    M.init(from_scipy(poisson(12)))
+    assert [before for before, _ in seen] == [(filters, show)]
+
+
+@pytest.mark.parametrize("M", [AMG(), SMOOTHED], ids=repr)
+@pytest.mark.parametrize("scale", [1e-320, 1e307])
+def test_levels_that_overflow_are_refused(M, scale):
+    with contextlib.suppress(SolveError):  # but for a hierarchy that is sound
+        state = M.init(from_scipy(csr_array(poisson(20) * scale)))
+        assert all(np.isfinite(level.A.data).all() for level in state.hierarchy.solver.levels)
+
+
+def test_amg_explains_what_pyamg_cannot_do(monkeypatch):
     import pyamg
 
-    def doubt(*args, **settings):
-        warnings.warn("no aggregates found", stacklevel=2)
+    def doubt(S, **settings):
+        return np.array([1.0]) / np.array([0.0])
 
     monkeypatch.setattr(pyamg, "ruge_stuben_solver", doubt)
-    with pytest.raises(SolveError, match="no aggregates found"):
+    with pytest.raises(SolveError, match="divide by zero"):
         AMG().init(from_scipy(poisson(3)))
 
 

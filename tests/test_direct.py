@@ -368,3 +368,25 @@ def test_what_exceeds_the_limit_alone_pushes_nothing_out():
 def test_a_limit_is_a_number_of_bytes(wrong):
     with pytest.raises(ValueError, match="bytes"):
         cache_limit(wrong)
+
+
+def test_a_zero_pivot_whose_place_is_not_found(monkeypatch):
+    import scipy.sparse.linalg
+
+    def splu(*_, **settings):
+        raise RuntimeError("Factor is exactly singular")
+
+    monkeypatch.setattr(scipy.sparse.linalg, "splu", splu)
+    with pytest.raises(SolveError, match=r"met a zero pivot$"):
+        SuperLU().init(stored(SparseMatrix.from_dense(torch.eye(3) + 1)))
+
+
+def test_memory_that_does_not_suffice_is_no_property_of_the_matrix(monkeypatch):
+    import scipy.sparse.linalg
+
+    def splu(*_, **settings):
+        raise MemoryError
+
+    monkeypatch.setattr(scipy.sparse.linalg, "splu", splu)
+    with pytest.raises(MemoryError, match="SuperLU found no memory"):
+        sparse_solve(SparseMatrix.from_dense(torch.eye(3) + 1), torch.ones(3), solver=SuperLU())

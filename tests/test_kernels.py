@@ -201,7 +201,7 @@ def test_pool_works_after_a_fork(large, four_threads):
 
 
 @pytest.fixture
-def clock(monkeypatch, threads_of_torch):
+def clock(threads_of_torch, monkeypatch):
     """Give what a thread spends by the clock and on a processor, and who wants one, in numbers."""
 
     class Clock:
@@ -216,6 +216,7 @@ def clock(monkeypatch, threads_of_torch):
         processors._Spent, "now", lambda: processors._Spent(told.clock, told.worked)
     )
     monkeypatch.setattr(processors, "_wanted", lambda: told.wanted)
+    monkeypatch.setattr(processors, "_BUSY", 0.1)
     monkeypatch.setattr(processors, "_until", 0.0)
     monkeypatch.setattr(processors, "_count_at", 0.0)
     monkeypatch.setattr(processors, "_here", processors._Thread())

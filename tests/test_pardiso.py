@@ -119,3 +119,37 @@ def test_an_analysis_goes_with_its_pattern(phases):
     patterns.clear()
     gc.collect()
     assert cache_info().bytes == 0
+
+
+def with_null_vectors(count):
+    """Return a symmetric matrix with a null space of that dimension, in integers."""
+    line = torch.diag(torch.tensor([1.0, 2, 2, 2, 1])) - torch.diag(torch.ones(4), 1)
+    part = line - torch.diag(torch.ones(4), -1)
+    regular = torch.eye(3) + 1
+    return SparseMatrix.from_dense(torch.block_diag(*[part] * count, regular).double())
+
+
+@pytest.mark.parametrize("kind", ["auto", "symmetric", "general"])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_pivots_that_were_put_for_zeros_are_counted(phases, kind, count):
+    A = with_null_vectors(count)
+    solver = Pardiso(kind=kind)
+    assert solver.init(stored(A)).factor.perturbed == count
+    again = solver.init(stored(A.with_values(3 * A.values)))
+    assert again.factor.perturbed == count
+    assert 22 in phases  # by the analysis before
+
+
+@pytest.mark.parametrize("kind", ["auto", "definite", "symmetric", "general"])
+def test_memory_that_does_not_suffice_is_no_property_of_the_matrix(phases, kind, monkeypatch):
+    wrapper = pytest.importorskip("pypardiso").pardiso_wrapper
+    A = SparseMatrix.from_dense(matrix_for(linear_cg, torch.float64))
+
+    def exhausted(self, matrix):
+        raise wrapper.PyPardisoError(-2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(wrapper.PyPardisoSolver, "factorize", exhausted)
+        with pytest.raises(MemoryError, match=r"PARDISO found no memory .* CG\(IC0\(\)\)"):
+            sparse_solve(A, randn(N, dtype=torch.float64), solver=Pardiso(kind=kind))
+    solve_by_pardiso(A, kind)

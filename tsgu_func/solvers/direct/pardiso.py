@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels.structure import Structure, compress
-from tsgu_func.solvers.direct.base import Direct
+from tsgu_func.solvers.direct.base import Direct, Factor
+from tsgu_func.solvers.direct.memory import no_memory
+from tsgu_func.solvers.direct.superlu import SuperLU
 from tsgu_func.solvers.factors import keep_analysis, take_analysis
 from tsgu_func.solvers.protocol import SolveError
 from tsgu_func.solvers.stored import StoredMatrix
@@ -31,6 +33,7 @@ __all__ = ["Pardiso"]
 _DEFINITE, _SYMMETRIC, _GENERAL = 2, -2, 11
 # Phases of PARDISO: to factor, with the analysis before and without.
 _FIRST, _LATER = 12, 22
+_NO_MEMORY = -2  # its error
 _KINDS = {"definite": _DEFINITE, "symmetric": _SYMMETRIC, "general": _GENERAL}
 
 
@@ -49,6 +52,8 @@ class _Analysis:
         try:
             self.solver.factorize(matrix)
         except _pypardiso().pardiso_wrapper.PyPardisoError as error:
+            if error.value == _NO_MEMORY:
+                raise no_memory("PARDISO", matrix.shape[0], matrix.nnz) from None
             raise SolveError(
                 f"PARDISO could not factor the matrix as {_name(self.kind)} ({error}): it is "
                 f"singular, or of another kind"
@@ -61,10 +66,14 @@ class _Analysis:
 
 @dataclass(frozen=True)
 class _Factor:
-    """A factor of S in MKL's memory; of its upper triangle, if S is symmetric."""
+    """A factor of S in MKL's memory; of its upper triangle, if S is symmetric.
+
+    `perturbed` counts the pivots that were too small, and that PARDISO put others for.
+    """
 
     analysis: _Analysis
     matrix: Any
+    perturbed: int
     _lock: Any = field(default_factory=threading.Lock)
 
     @property
@@ -143,8 +152,13 @@ class Pardiso(Direct):
                 pass
         return _factored(A, _SYMMETRIC)
 
-    def again(self, A: StoredMatrix, factor: Any) -> _Factor:
-        """Factor as a general matrix, which has more pivoting, led by these values alone."""
+    def again(self, A: StoredMatrix, factor: Any) -> Factor:
+        """Factor as a general matrix, which has more pivoting, led by these values alone.
+
+        Where pivots were too small, by `SuperLU`, which puts no others in their places.
+        """
+        if factor.perturbed:
+            return SuperLU().again(A, factor)
         matrix = _matrix(A, _GENERAL)
         return _kept(A, _Analysis(_GENERAL, matrix), matrix)
 
@@ -171,7 +185,7 @@ def _known(structure: Structure, kind: int, matrix: Any) -> _Analysis | None:
 
 def _kept(A: StoredMatrix, analysis: _Analysis, matrix: Any) -> _Factor:
     """Return a factor that leaves its analysis to others."""
-    factor = _Factor(analysis, matrix)
+    factor = _Factor(analysis, matrix, int(analysis.solver.get_iparm(14)))
     weakref.finalize(factor, _leave, weakref.ref(A.structure), analysis).atexit = False
     return factor
 

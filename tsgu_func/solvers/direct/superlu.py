@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.solvers.direct.base import DirectWithPivots, on_host
+from tsgu_func.solvers.direct.memory import no_memory
 from tsgu_func.solvers.protocol import SingularError
 from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import symmetric_pattern
@@ -100,26 +101,31 @@ def _factored(A: StoredMatrix, settings: dict[str, Any]) -> _Factor:
     columns = A.to_scipy().T  # the transpose of CSR is CSC, without a copy
     try:
         return _Factor(splu(columns, **settings), A.values.itemsize)
+    except MemoryError:
+        raise no_memory("SuperLU", A.shape[0], A.structure.nnz) from None
     except RuntimeError as error:
         if "singular" not in str(error):
             raise
     raise SingularError(
-        f"the matrix is exactly singular: SuperLU met a zero pivot in row {_dependent(columns)}, "
-        f"which is a combination of other rows"
+        f"the matrix is exactly singular: SuperLU met a zero pivot{_place(columns)}"
     )
 
 
-def _dependent(columns: Any) -> int:
-    """Return a row that is a combination of others: that of the smallest pivot.
+def _place(columns: Any) -> str:
+    """Tell where a zero pivot is: in a row that is a combination of others.
 
     SuperLU does not tell where it stopped, so it factors once more, with a diagonal that is larger
-    by a rounding.
+    by a rounding; the row is that of the smallest pivot.  It may meet a zero again, by underflow.
     """
     from scipy.sparse import eye_array
     from scipy.sparse.linalg import splu
 
     size = np.finfo(columns.dtype).eps * max(abs(columns).max(), np.finfo(columns.dtype).tiny)
     nudged = (columns + size * eye_array(columns.shape[0], dtype=columns.dtype)).tocsc()
-    lu = splu(nudged, **GENERAL)
+    try:
+        lu = splu(nudged, **GENERAL)
+    except (RuntimeError, MemoryError):
+        return ""
     # Column j of what was factored, a row of A, stands at place perm_c[j].
-    return int(np.argsort(lu.perm_c)[np.argmin(abs(lu.U.diagonal()))])
+    row = int(np.argsort(lu.perm_c)[np.argmin(abs(lu.U.diagonal()))])
+    return f" in row {row}, which is a combination of other rows"

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import threading
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -29,8 +27,9 @@ __all__ = ["AMG"]
 _METHODS, _CYCLES = ("ruge_stuben", "smoothed_aggregation"), ("V", "W")
 # The same smoother before and after makes a cycle Hermitian where A is.
 _SMOOTHER = ("gauss_seidel", {"sweep": "symmetric"})
-_SEED = 0
-_lock = threading.Lock()  # NumPy's global random state, and warning filters, belong to all threads
+# Rows are weighted by their own sums: an estimate of the spectral radius, as by default, would draw
+# from NumPy's random state, which belongs to all threads.
+_SMOOTH = ("jacobi", {"weighting": "local"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +117,7 @@ class AMG(Settings):
     -----
     Cost: O(nnz) time to prepare, and to apply to a column; memory O(nnz).  Columns are cycled one
     by one.  The transpose of a matrix that is not Hermitian has levels of its own, made at its
-    first use.  pyamg draws random numbers; they are the same each time, and NumPy's global random
-    state is left as it was.
+    first use.  Nothing is drawn at random.
     """
 
     method: str = "ruge_stuben"
@@ -139,8 +137,10 @@ class AMG(Settings):
             )
         nonzero_diagonal(self, A)
         symmetric = hermitian(A)
-        with _repeatable(), _explained(self):
+        with _explained(self):
             solver = self._levels(A, symmetric)
+            if not all(np.isfinite(level.A.data).all() for level in solver.levels):
+                raise FloatingPointError("entries of a coarse level are not finite")
         return _State(_Hierarchy(solver), symmetric)
 
     def _levels(self, A: StoredMatrix, symmetric: bool) -> Any:
@@ -152,7 +152,7 @@ class AMG(Settings):
         if self.method == "ruge_stuben":
             return pyamg.ruge_stuben_solver(S, **smoothers)
         symmetry = "hermitian" if symmetric else "nonsymmetric"
-        return pyamg.smoothed_aggregation_solver(S, symmetry=symmetry, **smoothers)
+        return pyamg.smoothed_aggregation_solver(S, symmetry=symmetry, smooth=_SMOOTH, **smoothers)
 
     def apply(
         self, state: _State, R: Tensor, transpose: bool = False, conjugate: bool = False
@@ -171,29 +171,16 @@ def _pyamg() -> Any:
 
 
 @contextlib.contextmanager
-def _repeatable() -> Iterator[None]:
-    """Draw the same random numbers each time, and put NumPy's global state back."""
-    with _lock:
-        state = np.random.get_state()
-        np.random.seed(_SEED)
-        try:
-            yield
-        finally:
-            np.random.set_state(state)
-
-
-@contextlib.contextmanager
 def _explained(preconditioner: object) -> Iterator[None]:
-    """Raise what pyamg warns of: a hierarchy that it doubts is none to hand on."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        warnings.simplefilter("error", RuntimeWarning)
-        # A Krylov space of a small matrix that is exhausted: the estimate is then exact.
-        warnings.filterwarnings("ignore", "Breakdown occurred in step", UserWarning)
+    """Raise where numbers get out of hand: such a hierarchy is none to hand on.
+
+    NumPy's handling of errors belongs to this thread, filters of warnings would belong to all.
+    """
+    with np.errstate(divide="raise", over="raise", invalid="raise"):
         try:
             yield
-        except (UserWarning, RuntimeWarning) as warning:
+        except (FloatingPointError, ValueError) as error:
             raise SolveError(
-                f"{preconditioner!r} found no levels for this matrix (pyamg: {warning}): take "
+                f"{preconditioner!r} found no levels for this matrix (pyamg: {error}): take "
                 f"another method, or IC0() or ILU0()"
-            ) from warning
+            ) from error
