@@ -136,11 +136,14 @@ class Direct(Settings):
     ) -> Solution:
         """Solve for the columns of B (n, p); a start X0 is of no use here."""
         X, told = self._refined(state, A, B)
-        perturbed = getattr(state.factor, "perturbed", 0) > 0 and _is_large(told)
+        singular, perturbed = False, _perturbed(state) and _is_large(told)
         if self.precision is None and (perturbed or not _stable(told)):
-            self._factor_again(state)
-            X, told = self._refined(state, A, B)
-        return self._judged(state, A, X, B, told)
+            try:
+                self._factor_again(state)
+                X, told = self._refined(state, A, B)
+            except SingularError:  # and yet columns in the range of A may have solutions
+                singular = True
+        return self._judged(state, A, X, B, told, singular)
 
     def condition(self, state: Factored) -> float | Tensor:
         """Estimate the condition number of A in the 1-norm: some more solves, once for a factor."""
@@ -198,7 +201,13 @@ class Direct(Settings):
             state.later.pop("condition", None)  # that of the other
 
     def _judged(
-        self, state: Factored, A: StoredMatrix, X: Tensor, B: Tensor, told: Measured
+        self,
+        state: Factored,
+        A: StoredMatrix,
+        X: Tensor,
+        B: Tensor,
+        told: Measured,
+        singular: bool,
     ) -> Solution:
         rounding = torch.finfo(B.dtype).eps ** 0.5
         large = told.componentwise > small(B.dtype)
@@ -206,13 +215,12 @@ class Direct(Settings):
         suspicious = ~(told.residual <= rounding) | large  # NaN too
         if self.precision is not None and not _stable(told):
             code = torch.full_like(code, int(Result.STAGNATED))
-        elif bool(suspicious.any()):
+        elif bool(suspicious.any()) or _perturbed(state):
             bound = self._error_bound(state, A, X, told)
-            close = suspicious & (bound > rounding) & ~large
+            close = (suspicious | _perturbed(state)) & (bound > rounding) & ~large
             code = torch.where(close, int(Result.ILL_CONDITIONED), code)
-            code = torch.where(suspicious & ~(bound < _USELESS), int(Result.SINGULAR), code)
-        elif getattr(state.factor, "perturbed", 0) > 0:
-            code = torch.full_like(code, int(Result.ILL_CONDITIONED))
+            useless = singular | ~(bound < _USELESS)
+            code = torch.where(suspicious & useless, int(Result.SINGULAR), code)
         X = torch.where((code == Result.SINGULAR).unsqueeze(-2), torch.nan, X)
         return judged(self, A, X, B, code=code, told=told)
 
@@ -289,6 +297,11 @@ def _accurate(told: Measured) -> bool:
 
 def _rounding(told: Measured) -> float:
     return _STABLE * torch.finfo(told.R.dtype).eps * max(told.R.shape[-2], 1) ** 0.5
+
+
+def _perturbed(state: Factored) -> bool:
+    """Say whether pivots of the factor are not those of the matrix."""
+    return "factor" not in state.later and getattr(state.factor, "perturbed", 0) > 0
 
 
 def _is_large(told: Measured) -> bool:
