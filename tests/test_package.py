@@ -80,6 +80,23 @@ def test_batches_broadcast_as_pytorch_says(shapes):
         assert broadcast_shapes(*shapes) == expected
 
 
+def test_the_command_line_starts_where_the_system_is_not_posix():
+    """On Windows there are no such modules, and nothing forks."""
+    program = (
+        "import sys, os, numba, scipy.sparse, torch, hypothesis, rich, matplotlib.pyplot\n"
+        "for name in ('resource', 'fcntl', 'pwd', 'grp', 'termios', 'syslog'):\n"
+        "    sys.modules[name] = None\n"
+        "del os.register_at_fork\n"
+        "from tsgu_func.__main__ import main\n"
+        "import tsgu_func.bench.worker, tsgu_func.selfcheck.command, tsgu_func.demo.command\n"
+        "sys.exit(main(['bench', '--help']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_type_checkers_read_the_annotations():
     assert files("tsgu_func").joinpath("py.typed").is_file()
 

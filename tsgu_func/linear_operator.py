@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -320,9 +321,9 @@ register(LinearOperator, "parameters", "static", LinearOperator._of, "tsgu_func.
 
 def _as_shape(shape: Any) -> tuple[int, int]:
     try:
-        rows, cols = shape
+        rows, cols = map(operator.index, shape)
         if rows >= 0 and cols >= 0:
-            return int(rows), int(cols)
+            return rows, cols
     except (TypeError, ValueError):
         pass
     raise ValueError(f"shape is a pair of sizes (n, m), of rows and columns; got {shape!r}")

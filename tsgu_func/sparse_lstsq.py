@@ -98,6 +98,7 @@ def sparse_generic_lstsq(
     """
     arguments.check_least_squares(A, B)
     arguments.check_tall(A)
+    _check_takes_tall(lstsq, A)
     vectors = arguments.are_vectors(A, B)
     key, _held = keys.key_of(_handle, lstsq, vectors)
     adjoint, _held_too = keys.key_of(_adjoint_handle, lstsq, transpose_lstsq, vectors)
@@ -122,6 +123,14 @@ def _adjoint_handle(lstsq: Any, transpose_lstsq: Any, vector: bool) -> Any:
     if transpose_lstsq is None:
         return handle_of_solver(_LSMR)
     return handle_of_transposed(transpose_lstsq, vector)
+
+
+def _check_takes_tall(solver: Any, A: SparseMatrix | LinearOperator | Tensor) -> None:
+    shape = A.static.shape if isinstance(A, LinearOperator) else tuple(A.shape[-2:])
+    if shape is not None and shape[0] != shape[1] and getattr(solver, "square_only", False):
+        raise TypeError(
+            f"{solver!r} solves square systems, and A has shape {shape}: take LSMR() or LSQR()"
+        )
 
 
 def _check_callable(name: str, function: Any) -> None:
@@ -299,6 +308,7 @@ def sparse_lstsq(
     tensor(-0.3386)
     """
     chosen = _AUTO if solver is None else solver
+    _check_takes_tall(chosen, A)
     if isinstance(A, LinearOperator):
         check_takes_operators(chosen)
     else:

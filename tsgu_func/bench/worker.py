@@ -8,7 +8,7 @@ because a child inherits its parent's peak.
 from __future__ import annotations
 
 import multiprocessing
-import resource
+import sys
 import time
 import warnings
 from multiprocessing.connection import Connection
@@ -143,4 +143,10 @@ class _Server:
 
 
 def _peak() -> int:
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Return the largest resident size so far; 0 where the system does not tell, as Windows."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -135,6 +135,7 @@ def compressed_coo(row: Any, col: Any, shape: tuple[int, int]) -> Compressed:
             raise ValueError(f"row and col have the same length; got {len(row)} and {len(col)}")
         if row.device != col.device:
             raise ValueError(f"row and col are on one device; got {row.device} and {col.device}")
+        _check_room(rows, len(row))
         return _compressed(_plain(row).long(), _plain(col).long(), rows, cols)
 
 
@@ -240,6 +241,16 @@ def check_shape(shape: Any) -> tuple[int, int]:
     if math.prod(size) and max(size) > 2**62:
         raise ValueError(f"a matrix has at most 2**62 rows and columns; got {size}")
     return size[0], size[1]
+
+
+def _check_room(rows: int, entries: int) -> None:
+    """Refuse a matrix that would take gigabytes to say that most of its rows are empty."""
+    if rows >= 2**30 and rows > 16 * entries:
+        raise ValueError(
+            f"a matrix with {rows} rows keeps where each of them starts, in {rows / 2**27:,.0f} "
+            f"GiB, and {entries} entries are given: number the rows that store entries, or make "
+            f"the transpose, and take its T"
+        )
 
 
 def check_index(name: str, index: Tensor, size: int) -> None:

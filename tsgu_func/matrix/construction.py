@@ -116,6 +116,11 @@ class Construction(MatrixBase):
             raise TypeError(f"from_dense takes a dense tensor; got {describe(A)}")
         if A.ndim < 2:
             raise ValueError(f"a matrix has at least two axes; got shape {tuple(A.shape)}")
+        if A.is_meta:
+            raise ValueError(
+                "a tensor on the meta device keeps no numbers, of which some are zero: make the "
+                "matrix elsewhere and move it with .to('meta')"
+            )
         used = (A.detach() != 0).flatten(0, -3).any(0) if A.ndim > 2 else A.detach() != 0
         row, col = used.nonzero(as_tuple=True)
         return cls.from_coo(row, col, A[..., row, col], (A.shape[-2], A.shape[-1]))

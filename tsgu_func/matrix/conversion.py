@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels.arrays import as_array
 from tsgu_func.kernels.products import csr_tensor
 from tsgu_func.kernels.structure import Structure
 from tsgu_func.matrix import arguments
@@ -52,8 +53,8 @@ class Conversion(MatrixBase):
         from scipy.sparse import csr_array
 
         s, values = self.detach()._by_rows("to_scipy")
-        parts = (x.cpu().resolve_conj() for x in (values, s.col.clone(), s.crow.clone()))
-        return csr_array(tuple(x.numpy() for x in parts), shape=(s.rows, s.cols))
+        parts = values, s.col.clone(), s.crow.clone()
+        return csr_array(tuple(map(as_array, parts)), shape=(s.rows, s.cols))
 
     def _by_rows(self, name: str) -> tuple[Structure, Tensor]:
         """Return compressed rows, and a copy of the values for them."""

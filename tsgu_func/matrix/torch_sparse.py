@@ -20,7 +20,14 @@ from tsgu_func.matrix.assembly import check_index
 from tsgu_func.matrix.pattern import Assembly, SparsityPattern, assemble_coo, assemble_csr
 from tsgu_func.registration.transforms import is_batched, outside_transforms, unwrapped
 
-__all__ = ["BlockMatrix", "blocks_from_torch", "borrowed", "from_torch"]
+__all__ = [
+    "BlockMatrix",
+    "blocks_from_torch",
+    "borrowed",
+    "check_places",
+    "dense_axes",
+    "from_torch",
+]
 
 _INSTEAD = "pass a SparseMatrix (SparseMatrix.from_torch(A), or its values) through the transform"
 _seen = Store("sparse tensors", most=256, rank=0)
@@ -116,15 +123,22 @@ def _from_coo(A: Tensor) -> tuple[SparsityPattern, Tensor]:
 
 
 def _coalesced(A: Tensor) -> Tensor:
-    if A.is_coalesced():
+    if A.is_coalesced():  # the indices are checked where they are assembled
         return A
+    check_places(A)
+    return A.coalesce()
+
+
+def check_places(A: Tensor) -> None:
+    """Check the indices of a COO tensor (n, m) or (b, n, m): PyTorch does not look at them.
+
+    It would write out of bounds, or merge entries, where it coalesces or compresses them.
+    """
     with outside_transforms():
-        # PyTorch does not look at indices: it would write out of bounds, or merge entries.
         names = ("row", "col") if A.ndim == 2 else ("member", "row", "col")
         indices = unwrapped(A.detach())._indices()
         for name, index, size in zip(names, indices, A.shape, strict=True):
             check_index(name, index, size)
-    return A.coalesce()
 
 
 def _from_compressed(A: Tensor, shape: Any) -> tuple[SparsityPattern, Tensor]:

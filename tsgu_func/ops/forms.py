@@ -45,7 +45,8 @@ CURE = (
 
 def columns(function: Any, parameters: Any, X: Tensor) -> Tensor:
     """Apply a function of parameters and a vector to the columns of X (n, p)."""
-    return torch.func.vmap(lambda x: function(parameters, x), -1, -1)(X)
+    # Of a product that does not depend on x, vmap knows where to put the columns only in front.
+    return torch.func.vmap(lambda x: function(parameters, x), -1)(X).movedim(0, -1)
 
 
 def adjoint_product(multiply: Callable[[Tensor], Tensor], Y: Tensor, size: int) -> Tensor:
@@ -300,5 +301,5 @@ def _as_columns(form: Form, adjoint: bool, product: Tensor, X: Tensor) -> Tensor
 
 def _joined(parameters: Tensor, X: Tensor, *others: Tensor) -> Tensor:
     """Put vectors (*batch, k) and columns (*batch, n, p) into one vector."""
-    parts = (x if x.ndim == parameters.ndim else x.reshape(*x.shape[:-2], -1) for x in (X, *others))
+    parts = (x if x.ndim == parameters.ndim else x.flatten(-2) for x in (X, *others))
     return torch.cat([parameters, *parts], -1)

@@ -106,7 +106,13 @@ class SolverHandle:
         return solution._replace(condition=condition.expand_as(solution.condition))
 
     def _compute(self, state: Any, A: StoredMatrix, B: Tensor) -> Solution:
-        solution = checked(A, B, self.solver.compute(state, A, B, warm.last(self.solver, A, B)))
+        solution = self.solver.compute(state, A, B, warm.last(self.solver, A, B))
+        if not isinstance(solution, Solution):
+            raise TypeError(
+                f"compute of {self.solver!r} returns a tsgu_func.solvers.Solution; got "
+                f"{type(solution).__name__}"
+            )
+        solution = checked(A, B, solution)
         warm.keep(self.solver, A, solution.value)
         return solution
 

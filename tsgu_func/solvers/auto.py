@@ -21,6 +21,7 @@ from tsgu_func.solvers.krylov.gmres import GMRES
 from tsgu_func.solvers.krylov.iccg import ICCG
 from tsgu_func.solvers.members import named
 from tsgu_func.solvers.protocol import Solution, SolveError, Solver, stacked
+from tsgu_func.solvers.settings import check_real
 from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["Auto"]
@@ -167,6 +168,11 @@ class Auto:
     rtol: float | None = None
     takes_batches: ClassVar[bool] = True
     takes_operators: ClassVar[bool] = True
+    square_only: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.rtol is not None:
+            check_real("rtol", self.rtol)
 
     def init(self, A: StoredMatrix) -> tuple[_Work, ...]:
         """Look at each member of a batch; small ones are one batch of dense matrices."""

@@ -25,7 +25,6 @@ __all__ = [
     "System",
     "as_operator",
     "check_finite",
-    "check_number",
     "check_policy",
     "check_product",
     "column_norms",
@@ -292,14 +291,6 @@ def check_policy(on_failure: str) -> None:
     """Check what a caller wants done when a solver does not converge."""
     if on_failure not in ("raise", "warn", "ignore", "strict"):
         raise ValueError(f"on_failure is 'raise', 'warn', 'ignore' or 'strict'; got {on_failure!r}")
-
-
-def check_number(name: str, value: float, *, positive: bool = False) -> None:
-    """Check that a setting is a finite number, and not negative."""
-    if not 0 <= value < float("inf") or (positive and value == 0):
-        raise ValueError(
-            f"{name} must be finite and {'positive' if positive else 'not negative'}; got {value}"
-        )
 
 
 def fail(on_failure: str, error: ConvergenceError) -> None:

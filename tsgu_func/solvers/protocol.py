@@ -337,7 +337,8 @@ class Solver(Protocol):
     Its `repr` names it with all its settings, and is the key under which graphs refer to it.  One
     with an attribute ``takes_batches = True`` is handed a batch of matrices whole; what one with
     ``stateless = True`` prepares is not kept, because it costs nothing; one with
-    ``takes_operators = True`` asks for products alone, and may be handed a `MatrixFree`.  A method
+    ``takes_operators = True`` asks for products alone, and may be handed a `MatrixFree`; one with
+    ``square_only = True`` is refused for least squares.  A method
     ``condition(state)`` estimates the condition number, ``logabsdet(state)`` tells log|det A|, and
     ``ready(state)`` prepares what ``init`` left to the first solve.
 

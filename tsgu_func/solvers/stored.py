@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels import products
+from tsgu_func.kernels.arrays import as_array
 from tsgu_func.kernels.structure import Structure
 
 if TYPE_CHECKING:
@@ -76,5 +77,5 @@ class StoredMatrix:
         from scipy.sparse import csr_array
 
         s = self.structure
-        parts = (x.cpu().numpy().copy() for x in (self.values, s.col, s.crow))
+        parts = (as_array(x).copy() for x in (self.values, s.col, s.crow))
         return csr_array(tuple(parts), shape=(s.rows, s.cols))

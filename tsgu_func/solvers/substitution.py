@@ -47,7 +47,7 @@ class Substitution:
     tensor([1., 1.])
     """
 
-    takes_batches = True
+    takes_batches = square_only = True
 
     def init(self, A: StoredMatrix) -> _Triangle:
         """Find the triangle and its diagonal."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from tsgu_func.kernels import compiled
+from tsgu_func.kernels.arrays import as_array
 from tsgu_func.kernels.structure import Structure, unsigned
 from tsgu_func.kernels.triangular import sides
 from tsgu_func.solvers.stored import StoredMatrix
@@ -65,7 +67,7 @@ def traits_of(A: StoredMatrix) -> Traits:
 def _inspect(s: Structure, values: Tensor) -> tuple[bool, bool, bool, bool]:
     eps = torch.finfo(values.dtype).eps
     units = _UNITS * eps, _MIRRORED * eps
-    return compiled.inspection.traits(*_on_host(s), _plain(values), *units)
+    return compiled.inspection.traits(*_on_host(s), as_array(values), *units)
 
 
 def rounding(dtype: torch.dtype) -> float:
@@ -85,7 +87,7 @@ def hermitian(A: StoredMatrix) -> bool:
 
 def asymmetry(A: StoredMatrix) -> float:
     """Return the largest magnitude in A - Aᴴ, relative to that in A.  O(nnz) time."""
-    most, largest = compiled.inspection.asymmetry(*_on_host(A.structure), _plain(A.values))
+    most, largest = compiled.inspection.asymmetry(*_on_host(A.structure), as_array(A.values))
     return float(most) / float(largest or 1)
 
 
@@ -103,22 +105,17 @@ def _symmetric(s: Structure) -> bool:
 def sums_of_magnitudes(A: StoredMatrix) -> tuple[Tensor, Tensor]:
     """Return the sums of |S| along its rows, ``(*batch, n)``, and along its columns."""
     s, batch = A.structure, A.values.shape[:-1]
-    values = A.values.resolve_conj().cpu().reshape(-1, s.nnz).contiguous()
-    real = values.dtype.to_real()
-    rows, columns = (
-        torch.zeros(len(values), n, dtype=real, device="cpu") for n in (s.rows, s.cols)
-    )
-    compiled.inspection.magnitudes(*_on_host(s), values.numpy(), rows.numpy(), columns.numpy())
-    device = A.values.device
-    return rows.reshape(*batch, -1).to(device), columns.reshape(*batch, -1).to(device)
+    # Sizes are named one by one: without entries PyTorch cannot tell one from the others.
+    members = math.prod(batch)
+    values = as_array(A.values.reshape(members, s.nnz))
+    real, device = A.dtype.to_real(), A.values.device
+    rows, columns = (torch.zeros(members, n, dtype=real, device="cpu") for n in (s.rows, s.cols))
+    compiled.inspection.magnitudes(*_on_host(s), values, rows.numpy(), columns.numpy())
+    return rows.reshape(*batch, s.rows).to(device), columns.reshape(*batch, s.cols).to(device)
 
 
 def _on_host(s: Structure):
     return unsigned(s.crow.cpu()), unsigned(s.col.cpu())
-
-
-def _plain(values: Tensor):
-    return values.resolve_conj().cpu().contiguous().numpy()
 
 
 def width(s: Structure) -> int:

@@ -13,6 +13,7 @@ from tsgu_func.solvers.iteration import System
 from tsgu_func.solvers.krylov import bicgstab as recurrence
 from tsgu_func.solvers.krylov.block import Problem
 from tsgu_func.solvers.protocol import ConvergenceError
+from tsgu_func.solvers.settings import check_real, check_settings
 from tsgu_func.utils.passes import Pass, Reached, refine, unconverged
 from tsgu_func.utils.reading import preconditioning, readable
 
@@ -110,6 +111,7 @@ def bicgstab(
     tensor([0.1429, 0.5714])
     """
     iteration.check_policy(on_failure)
+    check_settings(settings, BICGSTABSettings)
     system = iteration.read_system(readable(matmul_closure), rhs, initial_guess)
     precondition = preconditioning(settings.precon, "settings.precon", system.vector)
     limit = _budget(system, settings)
@@ -144,8 +146,8 @@ def _tolerance(system: System, settings: BICGSTABSettings) -> Tensor:
     relative = settings.reltol
     if relative is None:
         relative = iteration.default_tolerance(system.B.dtype)
-    for name, value in (("abstol", settings.abstol), ("reltol", relative)):
-        iteration.check_number(name, value)
+    check_real("abstol", settings.abstol)
+    check_real("reltol", relative)
     return (settings.abstol / system.peak / system.unit).clamp_min(relative)
 
 

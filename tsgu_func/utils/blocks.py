@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels.structure import index_dtype
-from tsgu_func.matrix.arguments import describe
+from tsgu_func.matrix.arguments import check_dense, describe, is_sparse_matrix
+from tsgu_func.matrix.assembly import check_shape
 from tsgu_func.matrix.sparse_matrix import SparseMatrix
 from tsgu_func.matrix.stacking import block_diag
+from tsgu_func.matrix.torch_sparse import check_places
 from tsgu_func.utils.convert import csr_tensor
 
 __all__ = ["block_diag", "block_split", "sparse_block_diag", "sparse_block_diag_split"]
@@ -20,11 +22,23 @@ __all__ = ["block_diag", "block_split", "sparse_block_diag", "sparse_block_diag_
 
 def block_split(X: Tensor, matrices: Sequence[SparseMatrix]) -> tuple[Tensor, ...]:
     """Split the rows of X (sum n_i,) or ``(*batch, sum n_i, p)`` as `block_diag` packed them."""
-    sizes = [A.shape[-2] for A in matrices]
+    check_dense("X", X, TypeError)
+    if not X.ndim:
+        raise ValueError("X has rows, as the matrices; got a number")
+    sizes = [A.shape[-2] for A in _matrices(matrices)]
     axis = 0 if X.ndim == 1 else -2
     if X.shape[axis] != sum(sizes):
         raise ValueError(f"X has {sum(sizes)} rows, as the matrices; got shape {tuple(X.shape)}")
     return X.split(sizes, axis)
+
+
+def _matrices(matrices: Any) -> list[SparseMatrix]:
+    known = isinstance(matrices, Sequence)
+    if wrong := [A for A in matrices if not is_sparse_matrix(A)] if known else [matrices]:
+        raise TypeError(
+            f"matrices is a list of SparseMatrix, as block_diag takes it; got {describe(wrong[0])}"
+        )
+    return list(matrices)
 
 
 # ------------------------------------------------------------------------ torch sparse tensors
@@ -75,6 +89,8 @@ def sparse_block_diag(*sparse_tensors: Tensor) -> Tensor:
     size = (rows[-1], cols[-1])
     if sparse_tensors[0].layout == torch.sparse_csr:
         return _csr_diagonal(sparse_tensors, cols, size)
+    for A in sparse_tensors:
+        check_places(A)
     blocks = [A.coalesce() for A in sparse_tensors]
     places = [
         torch.stack([A.indices()[0] + n, A.indices()[1] + m])
@@ -131,6 +147,7 @@ def sparse_block_diag_split(
     rows, cols = _offsets(shapes)
     if A.layout == torch.sparse_csr:
         return _split_csr(A, shapes, rows, cols)
+    check_places(A)
     A = A.coalesce()
     row, col = A.indices()
     _check_inside(row, col, rows, cols)
@@ -205,8 +222,10 @@ def _check_matrix(name: str, A: Tensor) -> None:
 
 
 def _check_shapes(size: tuple[int, ...], shapes: Sequence[Any]) -> None:
-    if not shapes or any(len(shape) != 2 or min(shape) < 0 for shape in shapes):
-        raise ValueError(f"each block has a shape (rows, columns), none negative; got {shapes}")
+    if not shapes:
+        raise ValueError("each block has a shape (rows, columns); got ()")
+    for shape in shapes:
+        check_shape(shape)
     total = tuple(map(sum, zip(*shapes, strict=True)))
     if total != size:
         raise ValueError(f"the shapes add up to that of the tensor, {size}; got {total}")

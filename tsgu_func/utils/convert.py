@@ -8,6 +8,8 @@ from torch import Tensor
 from tsgu_func.kernels.products import silence_beta_notice
 from tsgu_func.kernels.structure import compress
 from tsgu_func.matrix.arguments import describe
+from tsgu_func.matrix.torch_sparse import check_places
+from tsgu_func.solvers.settings import check_count
 
 __all__ = ["convert_coo_to_csr", "convert_coo_to_csr_indices_values"]
 
@@ -61,6 +63,7 @@ def convert_coo_to_csr_indices_values(
     >>> convert_coo_to_csr_indices_values(places, 2)[2]
     tensor([1, 2, 0])
     """
+    check_count("num_rows", num_rows)
     _check_coordinates(coo_indices, num_rows, values)
     dtype, (row, col) = coo_indices.dtype, coo_indices[-2:].long()
     member = coo_indices[0].long() if len(coo_indices) == 3 else torch.zeros_like(row)
@@ -127,6 +130,7 @@ def convert_coo_to_csr(sparse_coo_tensor: Tensor) -> Tensor:
             f"convert_coo_to_csr takes a matrix (n, m) or a batch (b, n, m), all axes sparse; got "
             f"shape {tuple(A.shape)} with {A.dense_dim()} dense axes"
         )
+    check_places(A)
     if A.ndim == 2:
         _check_differentiable(A)
         silence_beta_notice()
@@ -156,6 +160,11 @@ def _check_differentiable(values: Tensor) -> None:
 
 
 def _entries_of_each(member: Tensor, batch: int) -> int:
+    if batch > max(len(member), 1):
+        raise ValueError(
+            f"all members of a CSR batch store equally many entries; got {len(member)} for {batch} "
+            f"members"
+        )
     counts = torch.bincount(member, minlength=batch)
     if batch and int(counts.min()) != int(counts.max()):
         raise ValueError(
@@ -182,6 +191,8 @@ def _check_coordinates(indices: Tensor, rows: int, values: Tensor | None) -> Non
             f"values has one entry for each of the {indices.shape[1]} columns of coo_indices; "
             f"got shape {tuple(values.shape)}"
         )
+    if indices.is_meta:
+        raise ValueError("coo_indices are on the meta device, which keeps no numbers")
     if bool((indices < 0).any()):
         raise ValueError(f"indices are not negative; got {int(indices.min())} in coo_indices")
     if bool((indices[-2] >= rows).any()):

@@ -18,6 +18,7 @@ from tsgu_func.solvers.iteration import System, quotient
 from tsgu_func.solvers.krylov import cg
 from tsgu_func.solvers.krylov.block import Problem
 from tsgu_func.solvers.protocol import ConvergenceError, SolveError
+from tsgu_func.solvers.settings import check_count, check_real, check_settings
 from tsgu_func.utils.passes import Pass, Reached, refine, unconverged
 from tsgu_func.utils.reading import preconditioning, readable
 
@@ -177,6 +178,7 @@ def linear_cg(
     """
     on_failure = on_failure or ("warn" if return_info else "raise")
     iteration.check_policy(on_failure)
+    check_settings(settings, LinearCGSettings)
     system = iteration.read_system(readable(matmul_closure), rhs, initial_guess)
     rules = _rules(
         system, tolerance, eps, stop_updating_after, max_iter, settings, convergence_reduction,
@@ -247,12 +249,12 @@ def _rules(
     finfo = torch.finfo(dtype)
     limit = settings.max_cg_iterations if max_iter is None else max_iter
     stop, eps = tolerance if stop is None else stop, finfo.tiny if eps is None else eps
-    for name, value in (
-        ("tolerance", tolerance), ("stop_updating_after", stop), ("max_iter", limit),
-        ("min_iter", min_iter), ("max_tridiag_iter", max_tridiag_iter or 0),
-    ):  # fmt: skip
-        iteration.check_number(name, value)
-    iteration.check_number("eps", eps, positive=True)
+    check_real("tolerance", tolerance)
+    check_real("stop_updating_after", stop)
+    check_real("eps", eps, positive=True)
+    check_count("max_iter", limit)
+    check_count("min_iter", min_iter)
+    check_count("max_tridiag_iter", max_tridiag_iter or 0)
     if eps < finfo.tiny:
         raise ValueError(f"eps must be representable in {dtype}, at least {finfo.tiny}; got {eps}")
     if reduction not in ("all", "mean"):

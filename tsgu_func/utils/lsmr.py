@@ -13,6 +13,7 @@ from tsgu_func.solvers.lstsq import bidiagonal
 from tsgu_func.solvers.lstsq.bidiagonal import Rules, State
 from tsgu_func.solvers.lstsq.lsmr import LSMRProcess
 from tsgu_func.solvers.protocol import ConvergenceError, SolveError
+from tsgu_func.solvers.settings import check_real
 from tsgu_func.utils.reading import adjoint_of, readable
 
 __all__ = ["lsmr"]
@@ -106,7 +107,7 @@ def lsmr(
     system = iteration.read_system(readable(A), b, x0, cols=cols, names=("A", "b", "x0"))
     if maxiter is None:
         maxiter = max(_ROUNDS * min(system.B.shape[-2], cols), 100)
-    iteration.check_number("damp", damp)
+    check_real("damp", damp)
     rules = bidiagonal.rules_of(atol, btol, conlim, maxiter)
     adjoint = _read_adjoint(A, Armat, cols, system.vector)
     problem = bidiagonal.problem_of(system, adjoint, cols, damp)

@@ -20,6 +20,7 @@ from tsgu_func.solvers.iteration import Operator, System
 from tsgu_func.solvers.krylov import minres as recurrence
 from tsgu_func.solvers.krylov.block import Problem
 from tsgu_func.solvers.protocol import ConvergenceError, Result, SolveError
+from tsgu_func.solvers.settings import check_count, check_real, check_settings
 from tsgu_func.utils.passes import Pass, Reached, refine, unconverged
 from tsgu_func.utils.reading import preconditioning, readable
 
@@ -125,6 +126,7 @@ def minres(
             [-0.6667,  3.6667]])
     """
     iteration.check_policy(on_failure)
+    check_settings(settings, MINRESSettings)
     plain = iteration.read_system(readable(matmul_closure), rhs, None)
     sigma = _read_shifts(shifts, plain)
     limit, tolerance = _limits(plain, eps, max_iter, settings)
@@ -177,8 +179,9 @@ def _limits(
     tolerance = settings.minres_tolerance
     if tolerance is None:
         tolerance = iteration.default_tolerance(system.B.dtype)
-    for name, number in (("eps", eps), ("minres_tolerance", tolerance), ("max_iter", limit)):
-        iteration.check_number(name, number)
+    check_real("eps", eps)
+    check_real("minres_tolerance", tolerance)
+    check_count("max_iter", limit)
     return limit, tolerance
 
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ from tsgu_func.solvers.protocol import (
     Solution,
     SolveError,
 )
+from tsgu_func.solvers.settings import check_count
 from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import sums_of_magnitudes
 
@@ -106,10 +107,10 @@ class Direct(Settings):
 
     refine: int = 0
     precision: str | None = None
+    square_only: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.refine, int) or self.refine < 0:
-            raise ValueError(f"refine counts steps: 0, 1, ...; got {self.refine!r}")
+        check_count("refine", self.refine)
         if self.precision not in (None, "single"):
             raise ValueError(f"precision is None or 'single'; got {self.precision!r}")
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tsgu_func.solvers.direct.base import DirectWithPivots, Factored
 from tsgu_func.solvers.protocol import SingularError
+from tsgu_func.solvers.settings import check_count
 from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["DenseLU"]
@@ -71,6 +72,10 @@ class DenseLU(DirectWithPivots):
     limit: int = 1000
 
     takes_batches: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("limit", self.limit)
 
     def factor(self, A: StoredMatrix) -> _Factor:
         """Fill in the zeros, and factor."""

@@ -32,6 +32,7 @@ from tsgu_func.solvers.krylov.structure import check_hermitian, is_not_hermitian
 from tsgu_func.solvers.matrix_free import MatrixFree
 from tsgu_func.solvers.preconditioners.custom import Custom
 from tsgu_func.solvers.protocol import Preconditioner, Result, Settings, Solution, solution
+from tsgu_func.solvers.settings import check_count, check_real
 from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["Krylov", "Run"]
@@ -80,15 +81,17 @@ class Krylov(Settings):
     progress: bool = False
 
     takes_batches: ClassVar[bool] = True
+    square_only: ClassVar[bool] = True
     stateless: ClassVar[bool] = True
     hermitian: ClassVar[bool] = False  # whether it is for Hermitian A alone
     passes: ClassVar[int] = 5
     retries: ClassVar[tuple[Result, ...]] = ()  # what another pass may mend
 
     def __post_init__(self) -> None:
+        checks = {"max_iterations": check_count}
         for name in ("rtol", "atol", "max_iterations", "componentwise"):
             if (value := getattr(self, name)) is not None:
-                iteration.check_number(name, value)
+                checks.get(name, check_real)(name, value)
         M: Any = self.preconditioner
         if callable(M) and not isinstance(M, (Preconditioner, type)):
             function: Any = M
@@ -202,7 +205,7 @@ class Krylov(Settings):
         system = iteration.read_system(A, B, X0, names=("A", "B", "X0"))
         M: Any = self.preconditioner
         equations = Equations(A, M, state)
-        goal = torch.maximum(self._rtol(B.dtype) * system.unit, self.atol / system.peak)
+        goal = torch.maximum(self._rtol(B.dtype) * system.unit, float(self.atol) / system.peak)
         with Watch(repr(self), self.callback, self.progress) as watch:
             block = Block(equations, system.multiply, system.B, system.peak, system.unit, goal)
             return self._solve(system, block, watch)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.solvers.iteration import as_operator, check_finite
-from tsgu_func.solvers.protocol import Preconditioner
+from tsgu_func.solvers.protocol import Preconditioner, SolveError
 
 __all__ = ["Block", "Equations", "Place", "Problem"]
 
@@ -106,8 +106,20 @@ class Equations:
         apply = self.preconditioner.apply
         which = {"transpose": self.A.transpose, "conjugate": self.A.conjugate}
         if R.ndim == 2:
-            return apply(self.parts[0], R, **which)
-        return torch.stack([apply(*pair, **which) for pair in zip(self.parts, R, strict=True)])
+            return _checked(self.preconditioner, apply(self.parts[0], R, **which), R)
+        applied = [(apply(*pair, **which), pair[1]) for pair in zip(self.parts, R, strict=True)]
+        return torch.stack([_checked(self.preconditioner, Z, r) for Z, r in applied])
+
+
+def _checked(preconditioner: Preconditioner, Z: Any, R: Tensor) -> Tensor:
+    """Return what a preconditioner made of R, if it can be that."""
+    if isinstance(Z, Tensor) and (Z.shape, Z.dtype, Z.device) == (R.shape, R.dtype, R.device):
+        return Z
+    got = f"{tuple(Z.shape)}, {Z.dtype}, {Z.device}" if isinstance(Z, Tensor) else type(Z).__name__
+    raise SolveError(
+        f"{preconditioner!r} returns a tensor of shape {tuple(R.shape)} and {R.dtype} on "
+        f"{R.device} for R of that shape; got {got}"
+    )
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from tsgu_func.solvers.iteration import check_number, check_product, column_norms, quotient
+from tsgu_func.solvers.iteration import check_product, column_norms, quotient
 from tsgu_func.solvers.krylov.base import Krylov
 from tsgu_func.solvers.krylov.block import Place, Problem
 from tsgu_func.solvers.protocol import Result
+from tsgu_func.solvers.settings import check_count
 
 __all__ = ["GMRES"]
 
@@ -70,7 +71,7 @@ class GMRES(Krylov):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("restart", self.restart, positive=True)
+        check_count("restart", self.restart, 1)
 
     def _length(self, left: int, n: int) -> int:
         return min(left, self.restart, n)

@@ -28,6 +28,7 @@ from tsgu_func.solvers.protocol import (
     relative_residual,
     solution,
 )
+from tsgu_func.solvers.settings import check_count, check_real
 from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["LeastSquares"]
@@ -83,9 +84,10 @@ class LeastSquares(Settings):
     stateless: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        checks = {"max_iterations": check_count}
         for name in ("rtol", "max_iterations", "damp"):
             if (value := getattr(self, name)) is not None:
-                iteration.check_number(name, value)
+                checks.get(name, check_real)(name, value)
         M = self.preconditioner
         if not (M is None or isinstance(M, Preconditioner)) or isinstance(M, type):
             raise TypeError(

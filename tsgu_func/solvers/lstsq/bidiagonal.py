@@ -21,6 +21,7 @@ from torch import Tensor
 
 from tsgu_func.solvers import iteration
 from tsgu_func.solvers.iteration import Operator, System, column_norms, quotient
+from tsgu_func.solvers.settings import check_count, check_real
 
 __all__ = [
     "Outcome",
@@ -52,8 +53,9 @@ class Rules(NamedTuple):
 
 def rules_of(atol: float, btol: float, conlim: float, maxiter: int) -> Rules:
     """Check the settings."""
-    for name, value in (("atol", atol), ("btol", btol), ("maxiter", maxiter)):
-        iteration.check_number(name, value)
+    check_real("atol", atol)
+    check_real("btol", btol)
+    check_count("maxiter", maxiter)
     if not conlim >= 0:
         raise ValueError(f"conlim must not be negative; got {conlim}")
     return Rules(atol, btol, 1 / conlim if conlim else 0.0, maxiter)

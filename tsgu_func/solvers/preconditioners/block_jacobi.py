@@ -11,6 +11,7 @@ from torch import Tensor
 from tsgu_func.kernels.structure import Structure
 from tsgu_func.solvers.preconditioners.reading import check_square
 from tsgu_func.solvers.protocol import Settings, SolveError
+from tsgu_func.solvers.settings import check_count
 from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["BlockJacobi"]
@@ -64,15 +65,12 @@ class BlockJacobi(Settings):
     size: int = 4
 
     def __post_init__(self) -> None:
-        if isinstance(self.size, bool) or not isinstance(self.size, int):
-            raise TypeError(f"size is an int; got {type(self.size).__name__}")
-        if self.size < 1:
-            raise ValueError(f"size is at least 1; got {self.size}")
+        check_count("size", self.size, 1)
 
     def init(self, A: StoredMatrix) -> _State:
         """Invert all blocks in one call."""
         check_square(self, A)
-        n, size = A.shape[0], self.size
+        n, size = A.shape[0], min(self.size, max(A.shape[0], 1))
         count = -(-n // size)
         places = A.structure.derive(("blocks", size), lambda s: _places(s, size))
         flat = A.values.new_zeros(count * size * size)

@@ -17,8 +17,9 @@ from torch import Tensor
 from tsgu_func.kernels import compiled
 from tsgu_func.kernels.triangular import diagonal_of
 from tsgu_func.solvers.preconditioners.factored import LDU, Halves, cancelled, halves_of, shifted
-from tsgu_func.solvers.preconditioners.reading import check_between, check_square
+from tsgu_func.solvers.preconditioners.reading import check_square
 from tsgu_func.solvers.protocol import Settings, SolveError
+from tsgu_func.solvers.settings import check_real
 from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["ILU0"]
@@ -65,8 +66,8 @@ class ILU0(Settings):
     shift: float = 0.0
 
     def __post_init__(self) -> None:
-        check_between("relaxation", self.relaxation, 0, 1)
-        check_between("shift", self.shift, 0, float("inf"))
+        check_real("relaxation", self.relaxation, most=1)
+        check_real("shift", self.shift)
 
     def init(self, A: StoredMatrix) -> LDU:
         """Factor."""

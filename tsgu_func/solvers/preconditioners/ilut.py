@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from tsgu_func.solvers.direct.superlu import GENERAL, SYMMETRIC
-from tsgu_func.solvers.preconditioners.reading import check_between, check_square
+from tsgu_func.solvers.preconditioners.reading import check_square
 from tsgu_func.solvers.protocol import Settings, SolveError
+from tsgu_func.solvers.settings import check_real
 from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import symmetric_pattern
 
@@ -82,8 +83,8 @@ class ILUT(Settings):
     fill_factor: float = 10.0
 
     def __post_init__(self) -> None:
-        check_between("drop_tol", self.drop_tol, 0, 1)
-        check_between("fill_factor", self.fill_factor, 1, float("inf"))
+        check_real("drop_tol", self.drop_tol, most=1)
+        check_real("fill_factor", self.fill_factor, 1, 1e6)
 
     def init(self, A: StoredMatrix) -> _State:
         """Factor."""

@@ -19,8 +19,9 @@ from torch import Tensor
 from tsgu_func.kernels import compiled
 from tsgu_func.kernels.structure import Structure, unsigned
 from tsgu_func.solvers.preconditioners.factored import shifted
-from tsgu_func.solvers.preconditioners.reading import check_between, positive_diagonal
+from tsgu_func.solvers.preconditioners.reading import positive_diagonal
 from tsgu_func.solvers.protocol import Settings
+from tsgu_func.solvers.settings import check_real
 from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import rounding
 
@@ -59,8 +60,8 @@ class IncompleteCholesky(Settings):
 
     def __post_init__(self) -> None:
         if self.relaxation is not None:
-            check_between("relaxation", self.relaxation, 0, 1)
-        check_between("shift", self.shift, 0, float("inf"))
+            check_real("relaxation", self.relaxation, most=1)
+        check_real("shift", self.shift)
 
     def read(self, A: StoredMatrix, diagonal: Tensor) -> tuple[Any, np.ndarray, np.ndarray]:
         """Return a triangle by rows (`crow`, `col`), its entries, and the diagonal in its order."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -12,20 +10,10 @@ from tsgu_func.solvers.protocol import SolveError
 from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = [
-    "check_between",
     "check_square",
     "nonzero_diagonal",
     "positive_diagonal",
 ]
-
-
-def check_between(name: str, value: float, least: float, most: float) -> None:
-    """Raise unless a setting is a number, at least `least` and at most `most`."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} is a number; got {type(value).__name__}")
-    if math.isnan(value) or not least <= value <= most:
-        bounds = f"at least {least}" if math.isinf(most) else f"between {least} and {most}"
-        raise ValueError(f"{name} is {bounds}; got {value}")
 
 
 def check_square(preconditioner: object, A: StoredMatrix) -> None:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from tsgu_func.solvers.preconditioners.factored import LDU, halves_of
-from tsgu_func.solvers.preconditioners.reading import check_between, nonzero_diagonal
+from tsgu_func.solvers.preconditioners.reading import nonzero_diagonal
 from tsgu_func.solvers.protocol import Settings
+from tsgu_func.solvers.settings import check_real
 from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["SSOR"]
@@ -53,7 +54,7 @@ class SSOR(Settings):
     omega: float = 1.0
 
     def __post_init__(self) -> None:
-        check_between("omega", self.omega, 0, 2)
+        check_real("omega", self.omega, most=2)
         if self.omega in (0, 2):
             raise ValueError(f"omega is between 0 and 2, and neither of them; got {self.omega}")
 

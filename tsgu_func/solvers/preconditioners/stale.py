@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from tsgu_func.cache import Store
-from tsgu_func.solvers import iteration
 from tsgu_func.solvers.direct.base import Direct
 from tsgu_func.solvers.direct.superlu import SuperLU
 from tsgu_func.solvers.protocol import Settings
+from tsgu_func.solvers.settings import check_count
 from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["Stale"]
@@ -89,7 +89,7 @@ class Stale(Settings):
     def __post_init__(self) -> None:
         if not isinstance(self.solver, Direct):
             raise TypeError(f"solver is a direct solver, such as SuperLU(); got {self.solver!r}")
-        iteration.check_number("most", self.most, positive=True)
+        check_count("most", self.most, least=1)
 
     def init(self, A: StoredMatrix) -> _Factor:
         """Return the last factor of the pattern, or factor."""
