@@ -271,3 +271,14 @@ def test_members_of_a_batch_have_codes_of_their_own():
     assert info.code.tolist() == [[0, 0], [int(Result.SINGULAR)] * 2, [0, 0]]
     for i in (0, 2):
         torch.testing.assert_close(X[i], numpy_lstsq(D[i], B[i]))
+
+
+@pytest.mark.parametrize("solver", [None, LSMR()], ids=repr)
+def test_errors_name_the_member_of_a_batch(solver):
+    A = SparseMatrix.from_dense(torch.stack([tall(), tall()]))
+    values = A.values.clone()
+    values[1, A.pattern.col == 3] = 0
+    with pytest.raises(SolveError, match="column 3 of member 1 holds but zeros"):
+        sparse_lstsq(A.with_values(values), randn(2, M, 1), solver=solver)
+    with pytest.raises(SolveError, match=r"row (or column )?3 of member 1 holds but zeros"):
+        sparse_lstsq(A.with_values(values).mH, randn(2, N, 1), solver=solver)

@@ -114,7 +114,8 @@ class Augmented(Settings):
         """Factor the augmented system of A, or, where A is wide, of its adjoint."""
         wide = A.shape[0] < A.shape[1]
         tall = A.mH if wide else A
-        T, scale = scaled(_wide(tall), "row" if wide else "column")
+        # How A will be read is not known yet, so not what its lines are called.
+        T, scale = scaled(_wide(tall), "row or column")
         system, smallest = _factored(T)
         return _State(tall, scale, system, smallest, _largest(T))
 
