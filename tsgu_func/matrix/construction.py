@@ -177,7 +177,8 @@ class Construction(MatrixBase):
                 [0., 1.]])
         """
         n, m = check_shape((n, n if m is None else m))
-        return cls.diag(torch.ones(min(n, m), dtype=dtype, device=device), shape=(n, m))
+        values = torch.ones(min(n, m), **_or_defaults(dtype, device))
+        return cls.diag(values, shape=(n, m))
 
     @classmethod
     def zeros(
@@ -190,8 +191,18 @@ class Construction(MatrixBase):
     ) -> Self:
         """Return a matrix that stores nothing, with n rows and m (default: n) columns."""
         n, m = check_shape((n, n if m is None else m))
-        values = torch.zeros(0, dtype=dtype, device=device)
+        values = torch.zeros(0, **_or_defaults(dtype, device))
         return cls(derived(_diagonal, n, m, 0, 0, str(values.device)), values)
+
+
+def _or_defaults(dtype: torch.dtype | None, device: torch.device | str | None) -> dict[str, Any]:
+    """Return what a user left open as his defaults, as a factory of torch does."""
+    if torch.compiler.is_compiling():  # the compiler knows the factories, and not their defaults
+        return {"dtype": dtype, "device": device}
+    return {
+        "dtype": torch.get_default_dtype() if dtype is None else dtype,
+        "device": torch.get_default_device() if device is None else device,
+    }
 
 
 def _of_constants(

@@ -97,7 +97,8 @@ def _in_levels(function: Callable[[], None], count: int) -> None:
         _in_levels(function, count - 1)
         return x
 
-    torch.func.vmap(level, randomness="different")(torch.zeros(1))
+    nothing = torch.zeros(1, dtype=torch.float32, device="cpu")
+    torch.func.vmap(level, randomness="different")(nothing)
 
 
 # ------------------------------------------------------------------------- while a kernel calls it

@@ -252,7 +252,8 @@ def matrix_of(form: Form, parameters: Tensor, B: Tensor) -> MatrixFree:
 
 def _check_adjoint(A: MatrixFree) -> None:
     """Raise if <y, A x> is not <Aᴴ y, x>."""
-    sizes = (torch.arange(1.0, 1 + size, device=A.values.device) for size in A.shape)
+    kind = {"dtype": A.dtype.to_real(), "device": A.values.device}
+    sizes = (torch.arange(1, 1 + size, **kind) for size in A.shape)
     rows, cols = (x.unsqueeze(-1).to(A.dtype) for x in sizes)
     batch = A.values.shape[:-1]
     x, y = cols.cos().expand(*batch, -1, -1), rows.sin().expand(*batch, -1, -1)

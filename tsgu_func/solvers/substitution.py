@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tsgu_func.kernels.triangular import diagonal_of, sides, solve
 from tsgu_func.solvers.judgement import judged
+from tsgu_func.solvers.members import first_row
 from tsgu_func.solvers.protocol import SingularError, Solution, SolveError
 from tsgu_func.solvers.stored import StoredMatrix
 
@@ -59,9 +60,10 @@ class Substitution:
                 "the diagonal: take SuperLU(), or sparse_triangular_solve, which reads one triangle"
             )
         diagonal = diagonal_of(s, A.values)
-        if bool((diagonal == 0).any()):
-            row = int((diagonal == 0).nonzero()[0, -1])
-            raise SingularError(f"the matrix is singular: the diagonal of row {row} is zero")
+        if bool((zero := diagonal == 0).any()):
+            raise SingularError(
+                f"the matrix is singular: the diagonal of {first_row(zero)} is zero"
+            )
         return _Triangle(upper, diagonal)
 
     def compute(

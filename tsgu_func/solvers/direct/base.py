@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.solvers.judgement import Measured, judged, measured, small
+from tsgu_func.solvers.members import first_row
 from tsgu_func.solvers.protocol import (
     Result,
     Settings,
@@ -128,8 +129,7 @@ class Direct(Settings):
         """Factor."""
         rows, _ = sums_of_magnitudes(A)
         if bool((empty := rows == 0).any()):
-            row = int(empty.nonzero()[0, -1])
-            raise SingularError(f"the matrix is singular: nothing but zeros in row {row}")
+            raise SingularError(f"the matrix is singular: nothing but zeros in {first_row(empty)}")
         return Factored(A, self.factor(self._narrowed(A)))
 
     def compute(
