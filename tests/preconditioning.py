@@ -57,5 +57,21 @@ def dense_inverse(M, state, n, dtype=torch.float64):
     return M.apply(state, torch.eye(n, dtype=dtype))
 
 
+class Diagonal:
+    """A preconditioner written here: M is a given diagonal."""
+
+    def __init__(self, *diagonal):
+        self.diagonal = torch.tensor(diagonal)
+
+    def __repr__(self):
+        return f"Diagonal{tuple(self.diagonal.tolist())}"
+
+    def init(self, A):
+        return self.diagonal.to(A.dtype)
+
+    def apply(self, state, R, transpose=False, conjugate=False):
+        return R / state.unsqueeze(-1)
+
+
 def close(dtype):
     return {"rtol": 2e-4, "atol": 2e-5} if dtype in SINGLE else {"rtol": 1e-9, "atol": 1e-11}

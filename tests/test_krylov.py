@@ -6,6 +6,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator
 from scipy.sparse.linalg import cg as scipy_cg
 
+from tests.preconditioning import Diagonal
 from tests.systems import (
     DTYPES,
     FLAGS,
@@ -56,22 +57,6 @@ def products_made(monkeypatch):
 
     monkeypatch.setattr(products, "spmm", counting)
     return columns
-
-
-class Diagonal:
-    """A preconditioner written here: M is a given diagonal."""
-
-    def __init__(self, *diagonal):
-        self.diagonal = torch.tensor(diagonal)
-
-    def __repr__(self):
-        return f"Diagonal{tuple(self.diagonal.tolist())}"
-
-    def init(self, A):
-        return self.diagonal.to(A.dtype)
-
-    def apply(self, state, R, transpose=False, conjugate=False):
-        return R / state.unsqueeze(-1)
 
 
 # ------------------------------------------------------------------------------------ solutions

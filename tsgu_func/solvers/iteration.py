@@ -34,6 +34,7 @@ __all__ = [
     "matrix_shape",
     "quotient",
     "read_system",
+    "unconverged",
 ]
 
 Function = Callable[[Tensor], Tensor]
@@ -299,3 +300,15 @@ def fail(on_failure: str, error: ConvergenceError) -> None:
         raise error
     if on_failure == "warn":
         warnings.warn(str(error), stacklevel=3)
+
+
+def unconverged(
+    method: str, count: str, residual: Tensor, tolerance: str, advice: str, steps: int
+) -> ConvergenceError:
+    """Return the error of a method that stopped above its tolerance."""
+    return ConvergenceError(
+        f"{method} did not converge: after {count} the worst relative residual is "
+        f"{float(residual.max()):.1e}, above the tolerance {tolerance}; {advice}",
+        steps,
+        residual,
+    )

@@ -1,21 +1,23 @@
-"""BiCGSTAB as a function, with a budget of products.  The step is that of the solver `BiCGStab`."""
+"""BiCGSTAB as a function, with a budget of products.
+
+The recurrence and the loop around it are those of the solver `BiCGStab`.
+"""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tsgu_func.solvers import iteration
-from tsgu_func.solvers.iteration import System
-from tsgu_func.solvers.krylov import bicgstab as recurrence
-from tsgu_func.solvers.krylov.block import Problem
-from tsgu_func.solvers.protocol import ConvergenceError
+from tsgu_func.solvers.iteration import Operator, System
+from tsgu_func.solvers.krylov.bicgstab import BiCGStab
+from tsgu_func.solvers.protocol import ConvergenceError, Result
 from tsgu_func.solvers.settings import check_real, check_settings
-from tsgu_func.utils.passes import Pass, Reached, refine, unconverged
-from tsgu_func.utils.reading import preconditioning, readable
+from tsgu_func.utils.reading import block_of, preconditioning, readable, unwatched
 
 __all__ = ["BICGSTABSettings", "bicgstab"]
 
@@ -117,16 +119,19 @@ def bicgstab(
     limit = _budget(system, settings)
     tolerance = _tolerance(system, settings)
     if limit == 0:
-        reached = _unevaluated(system)
+        X, error = _unevaluated(system)
         reason = "matvec_max=0 returns the initial guess without evaluating the operator"
     else:
-        reached, broken = _solve(system, precondition, tolerance, limit)
-        reason = _reason(broken & (reached.error > tolerance))
+        block = block_of(system, tolerance * system.unit, precondition)
+        method = _Budgeted(products=system.multiply, budget=limit)
+        reached = method.reach(block, system.start, unwatched())
+        X, error = reached.X, reached.norm / system.unit
+        reason = _reason((reached.code == Result.BREAKDOWN) & (error > tolerance))
     products = system.multiply.calls
-    (settings.logger or _logger).info("residual %s after %d products", reached.error, products)
-    if bool((reached.error > tolerance).any()):
-        iteration.fail(on_failure, _failure(reached, products, settings, reason))
-    return system.answer(reached.X)
+    (settings.logger or _logger).info("residual %s after %d products", error, products)
+    if bool((error > tolerance).any()):
+        iteration.fail(on_failure, _failure(error, products, settings, reason))
+    return system.answer(X)
 
 
 # As the `solve` of an op it gets a batch of matrices whole, and runs one loop for all members.
@@ -151,45 +156,23 @@ def _tolerance(system: System, settings: BICGSTABSettings) -> Tensor:
     return (settings.abstol / system.peak / system.unit).clamp_min(relative)
 
 
-def _unevaluated(system: System) -> Reached:
+def _unevaluated(system: System) -> tuple[Tensor, Tensor]:
     zeros, unknown = torch.zeros_like(system.B), system.start is not None
     error = torch.where((system.B != 0).any(-2, keepdim=True), torch.inf if unknown else 1.0, 0.0)
     error = error.to(system.unit.dtype)
-    return Reached(zeros if system.start is None else system.start.clone(), error, error, 0)
+    return zeros if system.start is None else system.start.clone(), error
 
 
-def _solve(
-    system: System, precondition: Any, tolerance: Tensor, limit: int
-) -> tuple[Reached, Tensor]:
-    broken = torch.zeros_like(tolerance, dtype=torch.bool)
-    passes = 0
+@dataclass(frozen=True, repr=False, eq=False)
+class _Budgeted(BiCGStab):
+    """BiCGSTAB that counts products, those for the true residual among them."""
 
-    def run(R: Tensor, steps: int) -> Pass:
-        nonlocal broken, passes
-        state = recurrence.start(R, passes)
-        passes += 1
-        # One product is kept for the true residual.
-        budget = limit - system.multiply.calls - 1
-        result = _recur(system, state, precondition, tolerance, budget)
-        broken = result.broken
-        return result._replace(steps=result.steps + 1)
+    products: Operator = field(kw_only=True)
+    budget: int = field(kw_only=True)
 
-    calls = 0 if system.start is None else 1
-    reached = refine(system, run, lambda error, _: error > tolerance, limit - calls)
-    return reached, broken
-
-
-def _recur(
-    system: System, state: recurrence.State, precondition: Any, tolerance: Tensor, budget: int
-) -> Pass:
-    """Run the recurrence."""
-    problem = Problem(system.multiply, precondition, tolerance * system.unit)
-    active, before = state.norm > problem.goal, system.multiply.calls
-    while system.multiply.calls - before + 2 <= budget and bool(active.any()):
-        state = recurrence.step(problem, state, active)
-        active = active & (state.norm > problem.goal) & (state.code == 0)
-    used = system.multiply.calls - before
-    return Pass(state.change, used, state.norm / system.unit, state.code != 0)
+    def _length(self, left: int, n: int) -> int:
+        # Two an iteration, and one for the true residual afterwards.
+        return (self.budget - self.products.calls - 1) // 2
 
 
 def _reason(broken: Tensor) -> str:
@@ -202,9 +185,9 @@ def _reason(broken: Tensor) -> str:
 
 
 def _failure(
-    reached: Reached, products: int, settings: BICGSTABSettings, reason: str
+    error: Tensor, products: int, settings: BICGSTABSettings, reason: str
 ) -> ConvergenceError:
     asked = f"max(abstol, reltol |B|) / |B| with abstol = {settings.abstol:g}"
     asked += "" if settings.reltol is None else f" and reltol = {settings.reltol:g}"
-    error, count = reached.error.squeeze(-2), f"{products} products with A"
-    return unconverged("BiCGSTAB", count, error, asked, reason, products)
+    error, count = error.squeeze(-2), f"{products} products with A"
+    return iteration.unconverged("BiCGSTAB", count, error, asked, reason, products)

@@ -1,13 +1,13 @@
 """Conjugate gradients as a function, with Lanczos tridiagonal matrices.
 
-The step is that of the solver `CG`.  All columns and batch members run in one loop; the residual
-that decides is computed from the solution at the end, not taken from the recurrence.
+The recurrence and the loop around it are those of the solver `CG`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -16,11 +16,10 @@ from torch import Tensor
 from tsgu_func.solvers import iteration
 from tsgu_func.solvers.iteration import System, quotient
 from tsgu_func.solvers.krylov import cg
-from tsgu_func.solvers.krylov.block import Problem
+from tsgu_func.solvers.krylov.block import Block, Problem
 from tsgu_func.solvers.protocol import ConvergenceError, SolveError
 from tsgu_func.solvers.settings import check_count, check_real, check_settings
-from tsgu_func.utils.passes import Pass, Reached, refine, unconverged
-from tsgu_func.utils.reading import preconditioning, readable
+from tsgu_func.utils.reading import block_of, preconditioning, readable, unwatched
 
 __all__ = ["CGInfo", "LinearCGSettings", "linear_cg"]
 
@@ -186,11 +185,15 @@ def linear_cg(
     )  # fmt: skip
     lanczos = _Lanczos(_probes(n_tridiag, system.B.shape[-1]))
     precondition = preconditioning(preconditioner, "preconditioner", system.vector)
-    reached = _solve(system, precondition, rules, lanczos)
-    info = _inform(system, reached, rules)
+    block = block_of(system, rules.tolerance * system.unit, precondition)
+    watch, method = unwatched(), _ByRules(rules=rules, lanczos=lanczos)
+    reached = method.reach(block, system.start, watch)
+    error = reached.norm / system.unit
+    recursive = error if lanczos.norm is None else lanczos.norm / system.unit
+    info = _inform(error, recursive, rules, watch.steps, system.multiply.calls)
     if settings.verbose_linalg:
         _logger.info("%s after %d iterations", info.reason, info.iterations)
-    if not (rules.tolerance == 0 or rules.met(reached.error)):
+    if not (rules.tolerance == 0 or rules.met(error)):
         iteration.fail(on_failure, _failure(info))
     parts = [system.answer(reached.X)]
     parts += [lanczos.matrices(system.unit)] if n_tridiag else []
@@ -220,16 +223,11 @@ class _Rules(NamedTuple):
             return bool(error.mean() <= self.tolerance)
         return bool((error <= self.tolerance).all())
 
-    def active(self, error: Tensor, step: int) -> Tensor:
+    def wanted(self, error: Tensor, step: int) -> Tensor:
         """Mask the columns to be updated."""
-        early = step < max(self.min_iter, self.tridiag)
-        return error > (self.floor if early else max(self.stop, self.floor))
-
-    def goes_on(self, error: Tensor, active: Tensor, step: int) -> bool:
-        """Say whether there is another iteration."""
-        if step < self.min_iter:
-            return True
-        return bool(active.any()) and (step < self.tridiag or not self.met(error))
+        if step < max(self.min_iter, self.tridiag):
+            return error > self.floor
+        return (error > max(self.stop, self.floor)) & (not self.met(error))
 
 
 def _rules(
@@ -277,38 +275,32 @@ def _probes(n_tridiag: int, columns: int) -> int:
     return n_tridiag
 
 
-def _solve(system: System, precondition: Any, rules: _Rules, lanczos: _Lanczos) -> Reached:
-    def run(R: Tensor, steps: int) -> Pass:
-        if not steps:
-            # The error falls in the norm of A, even while the residual rises.
-            return _recur(system, R, precondition, rules, lanczos)._replace(trusted=True)
-        rest = rules._replace(limit=rules.limit - steps, min_iter=0, tridiag=0)
-        return _recur(system, R, precondition, rest, _Lanczos(0))
+@dataclass(frozen=True, repr=False, eq=False)
+class _ByRules(cg.CG):
+    """Conjugate gradients by the rules of `linear_cg`, which record what they are asked for."""
 
-    def unfinished(error: Tensor, steps: int) -> Tensor:
-        if steps < rules.min_iter:
-            return torch.ones_like(error, dtype=torch.bool)
-        if not steps and rules.tridiag:
-            return error > rules.floor
-        return rules.active(error, rules.limit) & (not rules.met(error))
+    rules: _Rules = field(kw_only=True)
+    lanczos: _Lanczos = field(kw_only=True)
 
-    return refine(system, run, unfinished, rules.limit)
+    def _limit(self, n: int) -> int:
+        return self.rules.limit
 
+    def wanted(self, block: Block, norm: Tensor, attempt: int, steps: int) -> Tensor:
+        """Mask the columns that need another step: the first pass has rules of its own."""
+        return self.rules.wanted(norm / block.unit, self.rules.limit if attempt else steps)
 
-def _recur(system: System, R: Tensor, precondition: Any, rules: _Rules, lanczos: _Lanczos) -> Pass:
-    """Run the recurrence on the scaled residual R."""
-    problem = Problem(system.multiply, precondition, rules.tolerance * system.unit)
-    state = cg.start(R)
-    for step in range(rules.limit):
-        error = state.norm / system.unit
-        active = rules.active(error, step)
-        if not rules.goes_on(error, active, step):
-            return Pass(state.change, step, error)
-        state = cg.step(problem, state, active)
-        _check_definite(state, active, rules.eps)
-        if step < rules.tridiag:
-            lanczos.record(quotient(state.curvature, state.gamma, active), state.beta, active)
-    return Pass(state.change, rules.limit, state.norm / system.unit)
+    def start(self, problem: Problem, R: Tensor, attempt: int) -> cg.State:
+        """Return the state at a residual."""
+        state = super().start(problem, R, attempt)
+        self.lanczos.begin(state, 0 if attempt else self.rules.tridiag)
+        return state
+
+    def step(self, problem: Problem, state: cg.State, active: Tensor) -> cg.State:
+        """Advance the active columns, and record it."""
+        state = super().step(problem, state, active)
+        _check_definite(state, active, self.rules.eps)
+        self.lanczos.record(state, active)
+        return state
 
 
 def _check_definite(state: cg.State, active: Tensor, eps: float) -> None:
@@ -332,13 +324,21 @@ class _Lanczos:
     """Gather the tridiagonal matrices T of the first columns from the coefficients."""
 
     def __init__(self, count: int) -> None:
-        self.count = count
+        self.count, self.left = count, 0
+        self.norm: Tensor | None = None  # of the residual, as the recurrence knows it
         self.steps: list[tuple[Tensor, Tensor]] = []
 
-    def record(self, inverse: Tensor, beta: Tensor, active: Tensor) -> None:
+    def begin(self, state: cg.State, size: int) -> None:
+        """Begin a pass, from which so many rows are gathered."""
+        self.norm, self.left = state.norm, size
+
+    def record(self, state: cg.State, active: Tensor) -> None:
         """Take 1 / alpha and beta of an iteration; a column at rest gets a row of the identity."""
-        inverse = torch.where(active, inverse, 1)
-        self.steps.append((inverse[..., 0, : self.count], beta[..., 0, : self.count]))
+        self.norm = state.norm
+        if self.left:
+            self.left -= 1
+            inverse = torch.where(active, quotient(state.curvature, state.gamma, active), 1)
+            self.steps.append((inverse[..., 0, : self.count], state.beta[..., 0, : self.count]))
 
     def matrices(self, like: Tensor) -> Tensor:
         """Return T, shape ``(count, *batch, k, k)``."""
@@ -351,24 +351,23 @@ class _Lanczos:
         return diagonal.diag_embed() + off.diag_embed(1) + off.diag_embed(-1)
 
 
-def _inform(system: System, reached: Reached, rules: _Rules) -> CGInfo:
-    true = reached.error.squeeze(-2)
+def _inform(error: Tensor, recursive: Tensor, rules: _Rules, steps: int, calls: int) -> CGInfo:
+    true = error.squeeze(-2)
     converged = true <= rules.tolerance
     if bool(converged.all()):
         reason = "converged"
-    elif rules.met(reached.error):
+    elif rules.met(error):
         reason = "mean_converged"
     elif bool((true <= rules.stop).all()):
         reason = "stopped_updating"
     else:
-        reason = "max_iter" if reached.steps >= rules.limit else "recursive_converged"
-    calls, recursive = system.multiply.calls, reached.recursive.squeeze(-2)
-    return CGInfo(reached.steps, calls, converged, recursive, true, rules.tolerance, reason)
+        reason = "max_iter" if steps >= rules.limit else "recursive_converged"
+    return CGInfo(steps, calls, converged, recursive.squeeze(-2), true, rules.tolerance, reason)
 
 
 def _failure(info: CGInfo) -> ConvergenceError:
     advice = "allow more iterations, precondition, or loosen the tolerance"
-    return unconverged(
+    return iteration.unconverged(
         "conjugate gradients", f"{info.iterations} iterations", info.residual,
         f"{info.tolerance:.1e}", advice, info.iterations,
     )  # fmt: skip

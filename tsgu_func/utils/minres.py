@@ -1,14 +1,15 @@
-"""MINRES as a function, for several shifts of one matrix.  The step is that of the solver `MINRES`.
+"""MINRES as a function, for several shifts of one matrix.
 
-All shifts share one Krylov space; a preconditioner, or a restart, gives each its own.  Tensors here
-have an axis for the shifts in front, of length one where they are shared.
+The recurrence and the loop around it are those of the solver `MINRES`.  All shifts share one Krylov
+space; a preconditioner, or a restart, gives each its own.  Tensors here have an axis for the shifts
+in front, of length one where they are shared.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -21,8 +22,7 @@ from tsgu_func.solvers.krylov import minres as recurrence
 from tsgu_func.solvers.krylov.block import Problem
 from tsgu_func.solvers.protocol import ConvergenceError, Result, SolveError
 from tsgu_func.solvers.settings import check_count, check_real, check_settings
-from tsgu_func.utils.passes import Pass, Reached, refine, unconverged
-from tsgu_func.utils.reading import preconditioning, readable
+from tsgu_func.utils.reading import block_of, preconditioning, readable, unwatched
 
 __all__ = ["MINRESSettings", "minres"]
 
@@ -130,18 +130,22 @@ def minres(
     plain = iteration.read_system(readable(matmul_closure), rhs, None)
     sigma = _read_shifts(shifts, plain)
     limit, tolerance = _limits(plain, eps, max_iter, settings)
-    precondition = None
-    if preconditioner is not None:
-        precondition = preconditioning(preconditioner, "preconditioner", plain.vector)
+    precondition = preconditioning(preconditioner, "preconditioner", plain.vector)
+    precondition = None if precondition is None else _over_shifts(precondition)
     factor = 1.0 if value is None else value
-    reached = _solve(plain, sigma, factor, precondition, tolerance, eps, limit)
+    product = Operator(_over_shifts(lambda X: factor * plain.multiply(X)), "matmul_closure")
+    system, watch = _shifted(plain, product, sigma), unwatched()
+    eps = max(eps, 10 * torch.finfo(rhs.dtype).eps)
+    method = _Shifted(max_iterations=limit, product=product, sigma=sigma, eps=eps)
+    block = block_of(system, tolerance * system.unit, precondition)
+    reached = method.reach(block, None, watch)
+    X, error = plain.answer(reached.X), (reached.norm / system.unit).squeeze(-2)
     if settings.verbose_linalg:
-        _logger.info("residual %s after %d iterations", reached.error, reached.steps)
-    X, error = plain.answer(reached.X), reached.error.squeeze(-2)
+        _logger.info("residual %s after %d iterations", error, watch.steps)
     if not isinstance(shifts, Tensor) or not shifts.ndim:
         X, error = X.squeeze(0), error.squeeze(0)
     if bool((error > tolerance).any()):
-        iteration.fail(on_failure, _failure(error, tolerance, reached.steps))
+        iteration.fail(on_failure, _failure(error, tolerance, watch.steps))
     return X
 
 
@@ -185,31 +189,6 @@ def _limits(
     return limit, tolerance
 
 
-def _solve(
-    plain: System,
-    sigma: Tensor,
-    value: float,
-    precondition: Callable[[Tensor], Tensor] | None,
-    tolerance: float,
-    eps: float,
-    limit: int,
-) -> Reached:
-    apart = None if precondition is None else _over_shifts(precondition)
-    product = Operator(_over_shifts(lambda X: value * plain.multiply(X)), "matmul_closure")
-    system = _shifted(plain, product, sigma)
-    eps = max(eps, 10 * torch.finfo(plain.B.dtype).eps)
-
-    def run(R: Tensor, steps: int) -> Pass:
-        # At first the residual of every shift is B, and the Krylov spaces are one.
-        goal = tolerance * system.unit
-        if steps or apart is not None:
-            problem = Problem(system.multiply, apart, goal)
-            return _recur(system, problem, 0 * sigma, R, eps, limit - steps)
-        return _recur(system, Problem(product, None, goal), sigma, R[:1], eps, limit)
-
-    return refine(system, run, lambda error, _: error > tolerance, limit)
-
-
 def _shifted(plain: System, product: Callable[[Tensor], Tensor], sigma: Tensor) -> System:
     """Return the systems of all shifts."""
     multiply = Operator(lambda X: product(X) + sigma * X, "matmul_closure")
@@ -218,27 +197,34 @@ def _shifted(plain: System, product: Callable[[Tensor], Tensor], sigma: Tensor) 
     return replace(plain, multiply=multiply, B=B, peak=peak, unit=unit)
 
 
-def _recur(
-    system: System, problem: Problem, shifts: Tensor, R: Tensor, eps: float, limit: int
-) -> Pass:
-    """Run the recurrence on the scaled residual R of all shifts, or of one for all."""
-    state = recurrence.start(problem, R, R.expand(system.B.shape))
-    active = state.norm > problem.goal
-    for step in range(limit):
-        _check_preconditioner(state)
-        if not bool(active.any()):
-            return Pass(state.change, step, state.norm / system.unit)
-        state = recurrence.step(problem, state, active, shifts=shifts, eps=eps)
-        active = active & (state.norm > problem.goal) & (state.code == 0)
-    return Pass(state.change, limit, state.norm / system.unit)
+@dataclass(frozen=True, repr=False, eq=False)
+class _Shifted(recurrence.MINRES):
+    """MINRES for several shifts, which have one Krylov space as long as they have one residual."""
+
+    product: Operator = field(kw_only=True)  # without the shifts
+    sigma: Tensor = field(kw_only=True)
+    eps: float = field(kw_only=True)
+
+    def start(self, problem: Problem, R: Tensor, attempt: int) -> recurrence.State:
+        """Return the state at a residual: at first that of every shift is B."""
+        shared = not attempt and problem.precondition is None
+        return _checked(recurrence.start(problem, R[:1] if shared else R, R))
+
+    def step(self, problem: Problem, state: recurrence.State, active: Tensor) -> recurrence.State:
+        """Advance the active columns."""
+        shifts: Tensor | float = 0.0
+        if len(state.Q) < len(state.R):
+            problem, shifts = problem._replace(multiply=self.product), self.sigma
+        return _checked(recurrence.step(problem, state, active, shifts=shifts, eps=self.eps))
 
 
-def _check_preconditioner(state: recurrence.State) -> None:
+def _checked(state: recurrence.State) -> recurrence.State:
     if bool((state.code == Result.PRECONDITIONER).any()):
         raise SolveError(
             "MINRES broke down: r^T M^-1 r is negative, so the preconditioner is not Hermitian "
             "positive definite, or returned a value that is not finite"
         )
+    return state
 
 
 def _failure(error: Tensor, tolerance: float, steps: int) -> ConvergenceError:
@@ -246,4 +232,5 @@ def _failure(error: Tensor, tolerance: float, steps: int) -> ConvergenceError:
         "MINRES is for Hermitian A: bicgstab and SuperLU() take any other.  If A is Hermitian, it "
         "may be singular, or need more iterations, a preconditioner or a looser tolerance"
     )
-    return unconverged("MINRES", f"{steps} iterations", error, f"{tolerance:.1e}", advice, steps)
+    count, asked = f"{steps} iterations", f"{tolerance:.1e}"
+    return iteration.unconverged("MINRES", count, error, asked, advice, steps)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,8 +10,11 @@ from torch import Tensor
 from tsgu_func.matrix.pattern import SparsityPattern
 from tsgu_func.matrix.sparse_matrix import SparseMatrix
 from tsgu_func.solvers import iteration
+from tsgu_func.solvers.iteration import System
+from tsgu_func.solvers.krylov.block import Block, Function, Functions
+from tsgu_func.solvers.krylov.progress import Watch
 
-__all__ = ["adjoint_of", "preconditioning", "readable"]
+__all__ = ["adjoint_of", "block_of", "preconditioning", "readable", "unwatched"]
 
 
 def readable(A: Any) -> Any:
@@ -37,6 +39,17 @@ def adjoint_of(A: Any) -> Any:
     return readable(getattr(A, "mH", None))
 
 
-def preconditioning(M: Any, name: str, vector: bool) -> Callable[[Tensor], Tensor]:
-    """Read ``R -> M⁻¹ R``; without one, the identity."""
-    return (lambda R: R) if M is None else iteration.as_operator(readable(M), name, vector)
+def preconditioning(M: Any, name: str, vector: bool) -> Function | None:
+    """Read ``R -> M⁻¹ R``, if there is one."""
+    return None if M is None else iteration.as_operator(readable(M), name, vector)
+
+
+def block_of(system: System, goal: Tensor, precondition: Function | None) -> Block:
+    """Return a system as the loop of the solvers works on it."""
+    parts = system.multiply, system.B, system.peak, system.unit
+    return Block(Functions(precondition), *parts, goal)
+
+
+def unwatched() -> Watch:
+    """Return what counts iterations, and tells nobody."""
+    return Watch("", None, progress=False)

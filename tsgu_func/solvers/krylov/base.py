@@ -8,6 +8,13 @@ off a state.  The loop around it belongs to no method:
 from the true residual of what has been reached, as long as a column that has not converged gains.
 What is reported is the true residual; the recurrence's own is only what ends a pass.
 
+*What is kept* of a pass is what has a smaller true residual; and of the first, what is nearer to
+the solution in the norm that the method minimizes, for which the residual may rise.
+
+*Divergence.*  A residual that has grown by more than one over the root of the rounding was not that
+of a method that suits A: while the error falls in the norm of A, the residual grows by the root of
+the condition number at most.  The column ends, with the best that the pass has seen.
+
 *Compaction.*  A column that has ended takes no more part in a step: its step length is zero.  Where
 half of what a step works on has ended, the state is narrowed to the rest, so that it costs nothing
 more either.
@@ -35,7 +42,7 @@ from tsgu_func.solvers.protocol import Preconditioner, Result, Settings, Solutio
 from tsgu_func.solvers.settings import check_count, check_real
 from tsgu_func.solvers.stored import StoredMatrix
 
-__all__ = ["Krylov", "Run"]
+__all__ = ["Krylov", "Reached", "Run"]
 
 # Iterations at most, by default: in exact arithmetic n suffice, and rounding takes its share.
 _ROUNDS, _FEWEST, _MOST = 10, 100, 20_000
@@ -86,6 +93,8 @@ class Krylov(Settings):
     hermitian: ClassVar[bool] = False  # whether it is for Hermitian A alone
     passes: ClassVar[int] = 5
     retries: ClassVar[tuple[Result, ...]] = ()  # what another pass may mend
+    falls: ClassVar[bool] = False  # whether the residual falls in each step: the last is the best
+    wanders: ClassVar[bool] = False  # whether no norm falls in each step: the best may be any
 
     def __post_init__(self) -> None:
         checks = {"max_iterations": check_count}
@@ -232,6 +241,17 @@ class Krylov(Settings):
         """Return the state of some members and columns."""
         return type(state)(*(place.take(x) for x in state))
 
+    def nearer(self, problem: Problem, before: Tensor, after: Tensor, change: Tensor) -> Tensor:
+        """Mask the columns that a change took nearer to the solution, in the norm of the method.
+
+        It is asked where the residual rose, with the residuals `before` and `after`.
+        """
+        return torch.zeros_like(before[..., :1, :].real, dtype=torch.bool)
+
+    def wanted(self, block: Block, norm: Tensor, attempt: int, steps: int) -> Tensor:
+        """Mask the columns that need another step, after so many passes and steps."""
+        return norm > block.goal
+
     # ------------------------------------------------------------------------------ the loop
 
     def _rtol(self, dtype: torch.dtype) -> float:
@@ -246,22 +266,30 @@ class Krylov(Settings):
         """Return how many iterations a pass may have, of those that are left for n unknowns."""
         return left
 
-    def _solve(self, system: System, block: Block, watch: Watch) -> Solution:
-        reached = _Reached.start(system, block)
+    def reach(self, block: Block, start: Tensor | None, watch: Watch) -> Reached:
+        """Make passes from a start, until no column needs another or none would gain by it."""
+        reached = Reached.start(block, start)
         n, attempt = reached.X.shape[-2], 0
-        wanted, limit = reached.norm > block.goal, self._limit(n)
-        while attempt < self.passes and watch.steps < limit and bool(wanted.any()):
-            place = Place.of(wanted)
-            plan = self._length(limit - watch.steps, n), attempt
+        wanted, limit = self.wanted(block, reached.norm, attempt, 0), self._limit(n)
+        while attempt < self.passes and bool(wanted.any()):
+            length = self._length(limit - watch.steps, n)
+            if length < 1:
+                break
+            place = Place.of(wanted) if block.narrows else Place(None, None)
             before = reached.at(place)
-            after = self._improved(block.at(place), before, plan, watch)
+            after = self._improved(block.at(place), before, (length, attempt), watch)
             gained = torch.zeros_like(wanted)
             place.put(gained, after.norm < (1 - _GAIN) * before.norm)
             for whole, part in zip(reached, after, strict=True):
                 place.put(whole, part)
             mended, attempt = _among(reached.code, self.retries), attempt + 1
             wanted = wanted & (mended | (gained & (reached.code == 0)))
-            wanted = wanted & (reached.norm > block.goal)
+            wanted = wanted & self.wanted(block, reached.norm, attempt, watch.steps)
+        return reached
+
+    def _solve(self, system: System, block: Block, watch: Watch) -> Solution:
+        reached = self.reach(block, system.start, watch)
+        limit = self._limit(reached.X.shape[-2])
         code = _final(reached.code, reached.norm <= block.goal, watch.steps >= limit)
         residual = (reached.norm / system.unit).squeeze(-2)
         return solution(
@@ -270,25 +298,40 @@ class Krylov(Settings):
         )  # fmt: skip
 
     def _improved(
-        self, block: Block, reached: _Reached, plan: tuple[int, int], watch: Watch
-    ) -> _Reached:
-        """Make a pass from what has been reached, and keep of it what has a smaller residual."""
-        wanted = reached.norm > block.goal
+        self, block: Block, reached: Reached, plan: tuple[int, int], watch: Watch
+    ) -> Reached:
+        """Make a pass from what has been reached, and keep of it what is better."""
+        _, attempt = plan
+        wanted = self.wanted(block, reached.norm, attempt, watch.steps)
         run = Run.empty(reached.R)
         self._pass(run, block, reached.R, wanted, plan, watch)
+        code = torch.where(wanted, run.code, reached.code)
+        after = reached._replace(code=code, steps=reached.steps + run.steps)
+        first = torch.full_like(wanted, not attempt)
+        after, better = self._moved(block, after, run.change, first & (code == 0))
+        if bool((wanted & ~better).any()) and bool(run.spare.any()):
+            after, _ = self._moved(block, after, torch.where(better, 0, run.spare), first)
+        return after
+
+    def _moved(
+        self, block: Block, reached: Reached, change: Tensor, trusted: Tensor
+    ) -> tuple[Reached, Tensor]:
+        """Add a correction where what it reaches is better, and mask where it is.
+
+        Where it is trusted, to be nearer to the solution is better, even if the residual rose.
+        """
         # A correction that ran off to infinity is none.
-        sound = torch.isfinite(run.change.abs().amax(-2, keepdim=True).square())
-        X = reached.X + torch.where(sound, run.change, 0) * block.peak
+        sound = torch.isfinite(change.abs().amax(-2, keepdim=True).square())
+        change = torch.where(sound, change, 0)
+        X = reached.X + change * block.peak
         R = block.residual(X)
         norm = column_norms(R)
         better = norm < reached.norm
-        return _Reached(
-            torch.where(better, X, reached.X),
-            torch.where(better, R, reached.R),
-            torch.where(better, norm, reached.norm),
-            torch.where(wanted, run.code, reached.code),
-            reached.steps + run.steps,
-        )
+        if bool((trusted & ~better).any()):
+            better = better | trusted & self.nearer(block.problem, reached.R, R, change)
+        parts = zip((X, R, norm), reached, strict=False)
+        X, R, norm = (torch.where(better, new, old) for new, old in parts)
+        return reached._replace(X=X, R=R, norm=norm), better
 
     def _pass(
         self, run: Run, block: Block, R: Tensor, active: Tensor, plan: tuple[int, int], watch: Watch
@@ -297,28 +340,66 @@ class Krylov(Settings):
         length, attempt = plan
         place, count = Place(None, None), run.steps
         state = self.start(block.problem, R, attempt)
-        most = state.norm / torch.finfo(state.norm.dtype).eps
+        best = None if self.falls else _Best(state.change, state.norm)
+        most = state.norm / torch.finfo(state.norm.dtype).eps ** 0.5
         for _ in range(length):
-            if 2 * int(active.sum()) <= active.numel():
-                run.put(place, self.finish(block.problem, state), state.code, count)
-                if not bool(active.any()):
-                    return
+            going = int(active.sum())
+            if not going:
+                break
+            if 2 * going <= active.numel() and block.narrows:
+                run.put(place, *self._kept(block.problem, state, best), state.code, count)
                 inner = Place.of(active)
                 state, block = self.narrow(state, inner), block.at(inner)
+                best = None if best is None else best.at(inner)
                 active, count, most = (inner.take(x) for x in (active, count, most))
                 place = place.within(inner)
             state = self.step(block.problem, state, active)
             count = count + active
-            # A residual that has lost all digits of the first is on its way to infinity.
             lost = active & (state.code == 0) & ~(state.norm <= most)
-            code = torch.where(lost, int(Result.BREAKDOWN), state.code)
+            code = torch.where(lost, int(Result.DIVERGED), state.code)
             state = state._replace(code=code)
-            active = active & (state.norm > block.goal) & (code == 0)
+            best = None if best is None else best.after(state)
             watch.step(state.norm / block.unit, block.goal / block.unit)
-        run.put(place, self.finish(block.problem, state), state.code, count)
+            active = active & self.wanted(block, state.norm, attempt, watch.steps) & (code == 0)
+        run.put(place, *self._kept(block.problem, state, best), state.code, count)
+
+    def _kept(self, problem: Problem, state: Any, best: _Best | None) -> tuple[Tensor, Tensor]:
+        """Return what a pass arrived at, and what is to be tried where that is not better.
+
+        It is the last iterate, or the best where the recurrence could not go on: what came before
+        that may be large, along what A maps to nearly zero.
+        """
+        last = self.finish(problem, state)
+        if best is None:
+            return last, torch.zeros_like(last)
+        if self.wanders:
+            return best.change, torch.zeros_like(last)
+        stopped, lost = state.code != 0, state.code == Result.DIVERGED
+        change = torch.where(stopped, best.change, last)
+        return change, torch.where(stopped & ~lost, last, best.change)
 
 
-class _Reached(NamedTuple):
+class _Best(NamedTuple):
+    """The corrections of least residual so far, and this as the recurrence knows it."""
+
+    change: Tensor
+    norm: Tensor
+
+    def after(self, state: Any) -> _Best:
+        """Return the better of these and of those of a state; nothing is copied if all are."""
+        better = state.norm <= self.norm
+        if bool(better.all()):
+            return _Best(state.change, state.norm)
+        if not bool(better.any()):
+            return self
+        change = torch.where(better, state.change, self.change)
+        return _Best(change, torch.where(better, state.norm, self.norm))
+
+    def at(self, place: Place) -> _Best:
+        return _Best(*(place.take(x) for x in self))
+
+
+class Reached(NamedTuple):
     """A solution, its scaled residual and the norm of that, a code, and iterations."""
 
     X: Tensor
@@ -328,22 +409,34 @@ class _Reached(NamedTuple):
     steps: Tensor
 
     @classmethod
-    def start(cls, system: System, block: Block) -> _Reached:
-        start = system.start
-        X = torch.zeros_like(system.B) if start is None else start.clone()
-        R = system.B / system.peak if start is None else block.residual(X)
+    def start(cls, block: Block, start: Tensor | None) -> Reached:
+        """Return what a start is; by default zero."""
+        X = torch.zeros_like(block.B) if start is None else start.clone()
+        R = block.B / block.peak if start is None else block.residual(X)
         norm = column_norms(R)
         code = torch.zeros_like(norm, dtype=torch.int64)
         return cls(X, R, norm, code, torch.zeros_like(code))
 
-    def at(self, place: Place) -> _Reached:
-        return _Reached(*(place.take(x) for x in self))
+    def at(self, place: Place) -> Reached:
+        """Return what was reached at some members and columns."""
+        return Reached(*(place.take(x) for x in self))
 
 
 class Run(NamedTuple):
-    """What a pass arrived at: a scaled correction, a code and iterations, filled in by parts."""
+    """What a pass arrived at, filled in by parts.
+
+    Attributes
+    ----------
+    change : Tensor
+        A scaled correction.
+    spare : Tensor
+        Another, for columns where that is not better than none.
+    code, steps : Tensor
+        A `Result`, or zero; and iterations.
+    """
 
     change: Tensor
+    spare: Tensor
     code: Tensor
     steps: Tensor
 
@@ -351,7 +444,7 @@ class Run(NamedTuple):
     def empty(cls, R: Tensor) -> Run:
         """Return one that arrived nowhere from the residual R."""
         code = torch.zeros_like(R[..., :1, :], dtype=torch.int64)
-        return cls(torch.zeros_like(R), code, torch.zeros_like(code))
+        return cls(torch.zeros_like(R), torch.zeros_like(R), code, torch.zeros_like(code))
 
     def put(self, place: Place, *parts: Tensor) -> None:
         """Fill in some members and columns."""

@@ -112,7 +112,8 @@ class BiCGStab(Krylov):
     """
 
     passes: ClassVar[int] = 8
-    retries: ClassVar[tuple[Result, ...]] = (Result.BREAKDOWN,)
+    retries: ClassVar[tuple[Result, ...]] = (Result.BREAKDOWN, Result.DIVERGED)
+    wanders: ClassVar[bool] = True
 
     def start(self, problem: Problem, R: Tensor, attempt: int) -> State:
         """Return the state at a residual."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from tsgu_func.solvers.iteration import as_operator, check_finite
 from tsgu_func.solvers.protocol import Preconditioner, SolveError
 
-__all__ = ["Block", "Equations", "Place", "Problem"]
+__all__ = ["Block", "Equations", "Functions", "Place", "Problem"]
 
 Function = Callable[[Tensor], Tensor]
 
@@ -100,8 +100,12 @@ class Equations:
         parts = tuple(self.parts[int(i)] for i in index) if self.parts else ()
         return replace(self, A=replace(self.A, values=self.A.values[index]), parts=parts)
 
-    def precondition(self, R: Tensor) -> Tensor:
-        """Return M⁻¹ R, member by member."""
+    @property
+    def precondition(self) -> Function | None:
+        """``R -> M⁻¹ R``, member by member; None without a preconditioner."""
+        return None if self.preconditioner is None else self._apply
+
+    def _apply(self, R: Tensor) -> Tensor:
         assert self.preconditioner is not None
         apply = self.preconditioner.apply
         which = {"transpose": self.A.transpose, "conjugate": self.A.conjugate}
@@ -123,10 +127,17 @@ def _checked(preconditioner: Preconditioner, Z: Any, R: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Functions:
+    """A matrix that a function multiplies with, and what preconditions it: all members at once."""
+
+    precondition: Function | None
+
+
+@dataclass(frozen=True)
 class Block:
     """Some members and columns of a system, and how small their residuals must be."""
 
-    equations: Equations
+    equations: Any  # Equations, or Functions
     multiply: Any
     B: Tensor
     peak: Tensor  # what residuals and corrections are scaled by
@@ -136,8 +147,12 @@ class Block:
     @property
     def problem(self) -> Problem:
         """What a recurrence works with."""
-        bare = self.equations.preconditioner is None
-        return Problem(self.multiply, None if bare else self.equations.precondition, self.goal)
+        return Problem(self.multiply, self.equations.precondition, self.goal)
+
+    @property
+    def narrows(self) -> bool:
+        """Whether a part of it can be multiplied with: a function asks for all that it knows."""
+        return isinstance(self.equations, Equations)
 
     def residual(self, X: Tensor) -> Tensor:
         """Return (B - A X) / peak."""

@@ -94,3 +94,7 @@ class CG(Krylov):
     def step(self, problem: Problem, state: State, active: Tensor) -> State:
         """Advance the active columns."""
         return step(problem, state, active)
+
+    def nearer(self, problem: Problem, before: Tensor, after: Tensor, change: Tensor) -> Tensor:
+        """Mask where the error fell in the norm of A: a change D lowers it by Dᴴ (R + R')."""
+        return dot(change, before + after).real > 0

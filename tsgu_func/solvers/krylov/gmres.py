@@ -68,6 +68,7 @@ class GMRES(Krylov):
     restart: int = 30
 
     passes: ClassVar[int] = 2**31
+    falls: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -17,8 +17,9 @@ from torch import Tensor
 from tsgu_func.kernels import compiled, processors, threads
 from tsgu_func.solvers.iteration import column_norms
 from tsgu_func.solvers.krylov import workspace
-from tsgu_func.solvers.krylov.base import Krylov, Run
+from tsgu_func.solvers.krylov.base import Run
 from tsgu_func.solvers.krylov.block import Block
+from tsgu_func.solvers.krylov.cg import CG
 from tsgu_func.solvers.krylov.progress import Watch
 from tsgu_func.solvers.preconditioners.dic import DIC, Split
 from tsgu_func.solvers.protocol import Preconditioner, Result
@@ -32,7 +33,7 @@ _WORTH_A_THREAD = 1 << 14
 
 
 @dataclass(frozen=True, repr=False)
-class ICCG(Krylov):
+class ICCG(CG):
     r"""Conjugate gradients with `DIC`, for Hermitian positive definite A, on the CPU.
 
     The same iterations as ``CG(DIC())``, each for less: with the triangles of A in M, no product

@@ -185,3 +185,10 @@ class MINRES(Krylov):
     def step(self, problem: Problem, state: State, active: Tensor) -> State:
         """Advance the active columns."""
         return step(problem, state, active, eps=10 * torch.finfo(state.R.dtype).eps)
+
+    def nearer(self, problem: Problem, before: Tensor, after: Tensor, change: Tensor) -> Tensor:
+        """Mask where the residual fell in the norm of M⁻¹, which is what is minimized."""
+        if problem.precondition is None:
+            return super().nearer(problem, before, after, change)
+        first, last = (dot(R, problem.precondition(R)).real for R in (before, after))
+        return (last >= 0) & (last < first)
