@@ -199,7 +199,7 @@ def sparse_lstsq(
     solver: Solver | None = None,
     damp: float | Tensor = 0.0,
     return_info: Literal[False] = False,
-    on_failure: Literal["raise", "warn", "ignore"] = "raise",
+    on_failure: Literal["raise", "warn", "ignore", "strict"] = "raise",
 ) -> Tensor: ...
 
 
@@ -211,7 +211,7 @@ def sparse_lstsq(
     solver: Solver | None = None,
     damp: float | Tensor = 0.0,
     return_info: Literal[True],
-    on_failure: Literal["raise", "warn", "ignore"] = "raise",
+    on_failure: Literal["raise", "warn", "ignore", "strict"] = "raise",
 ) -> tuple[Tensor, Info]: ...
 
 
@@ -222,7 +222,7 @@ def sparse_lstsq(
     solver: Solver | None = None,
     damp: float | Tensor = 0.0,
     return_info: bool = False,
-    on_failure: Literal["raise", "warn", "ignore"] = "raise",
+    on_failure: Literal["raise", "warn", "ignore", "strict"] = "raise",
 ) -> Tensor | tuple[Tensor, Info]:
     r"""Minimize ``|A X - B|² + damp² |X|²``, and tell how well that went.
 
@@ -250,7 +250,7 @@ def sparse_lstsq(
         number in the 2-norm of A with its columns (of a wide A, its rows) scaled to norm one (NaN
         where an iteration ended before it had seen all of A), and the residual
         ``|B - A X| / |B|``, which need not be small.  With `damp`, that of all rows.
-    on_failure : {"raise", "warn", "ignore"}
+    on_failure : {"raise", "warn", "ignore", "strict"}
         What to do if the solver has not converged, or A lacks full rank.
 
     Returns
