@@ -160,7 +160,7 @@ def _check_differentiable(values: Tensor) -> None:
 
 
 def _entries_of_each(member: Tensor, batch: int) -> int:
-    if batch > max(len(member), 1):
+    if batch > len(member) > 0:  # as many members as the largest index says may be too many
         raise ValueError(
             f"all members of a CSR batch store equally many entries; got {len(member)} for {batch} "
             f"members"
