@@ -10,6 +10,7 @@ __all__ = [
     "least_squares",
     "refined",
     "residual",
+    "sizes",
     "widest",
 ]
 
@@ -34,11 +35,22 @@ def residual(D, X, B):
 
 
 def backward_error(D, X, B):
-    """Return max |r_i| / (|A||x| + |b|)_i for each column, as Oettli and Prager."""
-    size = np.abs(widest(D)) @ np.abs(widest(X)) + np.abs(widest(B))
+    """Return max |r_i| / s_i for each column, for what `sizes` returns."""
+    return (np.abs(residual(D, X, B)) / sizes(D, X, B)).max(0, initial=0)
+
+
+def sizes(D, X, B):
+    """Return (|A||x| + |b|)_i, by which Oettli and Prager measure a residual.
+
+    Where that is as little as rounding makes of other numbers, and zeros would have to be exact,
+    |A||x| is the row sum times the largest of x: Arioli, Demmel and Duff, 1989.
+    """
+    A, x, b = (np.abs(widest(y)) for y in (D, X, B))
+    size, large = A @ x + b, A.sum(1, keepdims=True) * x.max(0, initial=0)
+    rounding = 1e3 * len(A) * torch.finfo(D.dtype).eps
+    size = np.where(size <= rounding * (large + b), size + large, size)
     # Where numbers have no more digits to lose, rounding is absolute.
-    size += _granularity(D)
-    return (np.abs(residual(D, X, B)) / size).max(0, initial=0)
+    return size + _granularity(D)
 
 
 def _granularity(D):

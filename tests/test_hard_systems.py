@@ -139,8 +139,7 @@ def check_promise(A, B, solver, *, componentwise):
     backward = longdouble.backward_error(D, X, B)
     left = np.abs(longdouble.residual(D, X, B))
     # What rounding leaves where a residual is computed, which is all that a solver sees of it.
-    size = np.abs(longdouble.widest(D)) @ np.abs(longdouble.widest(X))
-    size = size + np.abs(longdouble.widest(B))
+    size = longdouble.sizes(D, X, B)
     norm = lambda Y: np.sqrt((np.abs(Y) ** 2).sum(0))
     asked = rtol * norm(longdouble.widest(B)) + 4 * eps * norm(size)
     if componentwise:  # nothing is asked for, so what is more than half of the digits will do
@@ -192,6 +191,7 @@ def test_what_the_default_calls_solved_is_right_for_large_matrices(system):
     A, B = system
     times = 2048 // len(B) + 1
     X, done = solved(repeated(A, times), B.repeat(times, 1))
+    assert bool(X[:, done].isfinite().all()), "solved, and not finite"
     parts = X.reshape(times, *B.shape)
     D = A.to_dense()
     for k in (0, times - 1):
@@ -357,6 +357,14 @@ ALL = [*DIRECT[:-1], *ITERATIVE]
 def test_a_singular_system_is_never_solved(solver, D, dtype, size):
     b = size * torch.tensor([[1.0], [0.0], [0.0]], dtype=dtype)
     assert not bool(solved(SparseMatrix.from_dense(D.to(dtype)), b, solver)[1].any())
+
+
+@pytest.mark.parametrize("D", [PATH, EQUAL_ROWS], ids=["path", "equal rows"])
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float64, 1e-165), (torch.float32, 1e-25)])
+def test_a_large_singular_system_is_never_solved(D, dtype, size):
+    A = repeated(SparseMatrix.from_dense(D.to(dtype)), 700)
+    b = size * torch.tensor([[1.0], [0.0], [0.0]], dtype=dtype).repeat(700, 1)
+    assert not bool(solved(A, b)[1].any())
 
 
 @pytest.mark.parametrize("solver", [None, SuperLU(), DenseLU()], ids=repr)
