@@ -1,12 +1,18 @@
 """The benchmark of solvers: its problems, what it counts, and what it does with what fails."""
 
+import contextlib
+import multiprocessing
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tsgu_func.bench import contenders, worker
+from tsgu_func.bench import busy, contenders, worker
 from tsgu_func.bench.problems import PROBLEMS, right_hand_side
 from tsgu_func.bench.rows import Row
 from tsgu_func.bench.worker import Measured, Worker
@@ -104,3 +110,71 @@ def test_the_command(tmp_path):
     assert done.stdout.count("superlu") == 4
     assert "forward+backward, times ours" in done.stdout
     assert figure.stat().st_size > 10_000
+
+
+# -------------------------------------------------------------------------------- busy machines
+
+
+def alive(processes):
+    return [process.is_alive() for process in processes]
+
+
+@pytest.mark.parametrize("error", [None, ZeroDivisionError, KeyboardInterrupt])
+def test_competitors_are_ended_whatever_happens(error):
+    with contextlib.suppress(*([error] if error else [])), busy.competitors(2) as processes:
+        assert alive(processes) == [True, True]
+        if error:
+            raise error
+    assert alive(processes) == [False, False]
+    assert not multiprocessing.active_children()
+
+
+ABANDONED = """
+import multiprocessing, os, sys
+from tsgu_func.bench import busy
+if __name__ == "__main__":
+    with busy.competitors(1) as (process,):
+        print(process.pid, flush=True)
+        if sys.argv[1] == "killed":
+            os.kill(os.getpid(), 9)
+        sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are looked up in /proc")
+@pytest.mark.parametrize("end", ["killed", "interrupted"])
+def test_competitors_do_not_outlive_the_benchmark(end, tmp_path):
+    program = tmp_path / "abandoned.py"
+    program.write_text(ABANDONED)
+    command = [sys.executable, str(program), end]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(busy.__file__).parents[2])},
+    ) as process:
+        competitor = int(process.stdout.readline())
+        if end == "interrupted":
+            process.send_signal(signal.SIGINT)
+        assert process.wait(60) != 0
+    end = time.monotonic() + 60
+    while Path(f"/proc/{competitor}").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{competitor}").exists()
+
+
+def test_the_command_on_a_busy_machine():
+    command = [
+        *(sys.executable, "-m", "tsgu_func", "bench", "solve", "--busy", "--no-peers"),
+        *("--repeats", "1", "--problems", "plane", "--sizes", "12", "--solvers", "iccg"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if line.lstrip().startswith("iccg")]
+    assert [len(row) for row in rows] == [9, 9]
+    for row in rows:
+        a, b, c, d, *ratios = map(float, row[1:])
+        assert min(a, b, c, d) > 0
+        assert ratios == pytest.approx([c / a, d / b, a / b, c / d], rel=0.2, abs=0.02)

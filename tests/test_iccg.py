@@ -1,5 +1,8 @@
 """ICCG: the iterations of CG with the same preconditioner, and no more work than they take."""
 
+import os
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -25,7 +28,7 @@ from tsgu_func.solvers import (
     cache_info,
     clear_cache,
 )
-from tsgu_func.solvers.krylov import workspace
+from tsgu_func.solvers.krylov import iccg, workspace
 from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import hermitian as is_hermitian
 from tsgu_func.solvers.traits import rounding, symmetric_pattern, traits_of, width
@@ -164,8 +167,10 @@ def test_each_iteration_is_reported():
 
 
 @pytest.fixture
-def two_threads(threads_of_torch):
+def two_threads(threads_of_torch, monkeypatch):
+    """Use two, however small a matrix is."""
     threads_of_torch(2)
+    monkeypatch.setattr(iccg, "_WORTH_A_THREAD", 0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -293,6 +298,63 @@ def test_the_rest_of_a_solve_without_the_helper_is_the_same(two_threads, monkeyp
     found = computed(ICCG(), A, B)
     assert torch.equal(found.value, expected.value)
     assert torch.equal(found.iterations, expected.iterations)
+
+
+LONG = """
+import os, signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import torch
+from tsgu_func import SparseMatrix, sparse_solve
+from tsgu_func.bench.problems import PROBLEMS
+from tsgu_func.solvers import ICCG
+
+torch.set_num_threads(int(sys.argv[1]))
+A, few = (SparseMatrix.from_scipy(PROBLEMS["plane"].build(m)) for m in (400, 20))
+b = torch.ones(few.shape[0], int(sys.argv[2]), dtype=torch.float64)
+expected = sparse_solve(few, b, solver=ICCG())
+sent = []
+
+def send():
+    time.sleep(2)
+    sent.append(time.monotonic())
+    os.kill(os.getpid(), signal.SIGINT)
+
+B = torch.randn(A.shape[0], int(sys.argv[2]), dtype=torch.float64)
+endless = ICCG(rtol=1e-300, max_iterations=10**9)
+threading.Thread(target=send).start()
+try:
+    sparse_solve(A, B, solver=endless, on_failure="ignore")
+    print("not interrupted")
+except KeyboardInterrupt:
+    print(time.monotonic() - sent[0])
+assert torch.equal(sparse_solve(few, b, solver=ICCG()), expected)
+assert torch.get_num_threads() == int(sys.argv[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot send itself an interrupt")
+@pytest.mark.parametrize(("number", "columns"), [(1, 1), (2, 1), (2, 9)])
+def test_a_long_pass_ends_soon_after_an_interrupt(number, columns):
+    done = subprocess.run(
+        [sys.executable, "-c", LONG, str(number), str(columns)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    assert float(done.stdout) < 1.0 * max(1, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+def test_iterations_do_not_depend_on_how_many_are_made_at_once(columns, monkeypatch, two_threads):
+    A, B = from_scipy(poisson(40)), randn(1600, columns)
+    found = []
+    for stride in (1, 100_000, 1 << 23):
+        monkeypatch.setattr(iccg, "_STRIDE", stride)
+        found.append(solved(ICCG(), A, B))
+    for other in found[1:]:
+        assert torch.equal(other.iterations, found[0].iterations)
+        assert torch.equal(other.value, found[0].value)
 
 
 # -------------------------------------------------------------------------------------- failure

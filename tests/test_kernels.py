@@ -383,3 +383,82 @@ def test_a_change_of_what_a_loop_calls_is_seen(tmp_path):
     file.write_text(file.read_text().replace("x + 1", "x + 7"))
     os.utime(file, ns=(when.st_atime_ns, when.st_mtime_ns))
     assert run() == ["8"]
+
+
+LOOPS = [
+    "whole",
+    *(f"{way}_{kind}" for way in ("cut", "empty", "changed") for kind in ("nbi", "nbc")),
+]
+USE = """
+import sys, warnings
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    import loops.few as few
+    full = len(sys.argv) > 1
+    if full:
+        import os
+        def replace(*_):
+            raise OSError(28, "No space left on device")
+        os.replace = replace
+    for name, loop in vars(few).items():
+        if hasattr(loop, "stats"):
+            print(name, loop(20), sum(loop.stats.cache_hits.values()))
+for warning in told:
+    print(warning.category.__name__, warning.message)
+"""
+
+
+def damage(path, way):
+    kept = path.read_bytes()
+    middle = len(kept) // 2
+    path.write_bytes(
+        {
+            "cut": kept[:middle],
+            "empty": b"",
+            "changed": kept[:middle] + bytes([kept[middle] ^ 4]) + kept[middle + 1 :],
+        }[way]
+    )
+
+
+def test_what_is_kept_of_loops_may_be_damaged_or_not_fit(tmp_path):
+    """All kinds of damage at once: results are right, it is said once, and the next finds all."""
+    place, kept = tmp_path / "loops", tmp_path / "kept"
+    place.mkdir()
+    (place / "__init__.py").touch()
+    shutil.copy(compiling.__file__, place)
+    head = "from loops.compiling import compiled\n"
+    bodies = [f"@compiled\ndef {name}(x):\n    return x + {k}\n" for k, name in enumerate(LOOPS)]
+    (place / "few.py").write_text(head + "\n".join(bodies))
+
+    def run(*arguments):
+        done = subprocess.run(
+            [sys.executable, "-B", "-c", USE, *arguments],
+            env=os.environ | {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(kept)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        lines = [line.split() for line in done.stdout.splitlines()]
+        found = {line[0]: int(line[2]) for line in lines if line[0] in LOOPS}
+        assert [line[:2] for line in lines if line[0] in LOOPS] == [
+            [name, str(20 + k)] for k, name in enumerate(LOOPS)
+        ]
+        return found, [" ".join(line) for line in lines if line[0] not in LOOPS]
+
+    found, told = run("full")
+    assert set(found.values()) == {0}
+    assert len(told) == 1
+    for part in ("RuntimeWarning", str(kept), "No space left", "NUMBA_CACHE_DIR"):
+        assert part in told[0]
+    assert run() == (dict.fromkeys(LOOPS, 0), [])
+    assert run() == (dict.fromkeys(LOOPS, 1), [])
+    for name in LOOPS[1:]:
+        way, kind = name.split("_")
+        (file,) = kept.rglob(f"*{name}_*.{kind}")
+        damage(file, way)
+    found, told = run()
+    assert found == dict.fromkeys(LOOPS, 0) | {"whole": 1}
+    assert len(told) == 1
+    for part in ("RuntimeWarning", str(kept), "cannot be read", "delete that folder"):
+        assert part in told[0]
+    assert run() == (dict.fromkeys(LOOPS, 1), [])

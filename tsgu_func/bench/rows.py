@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from tsgu_func.bench.worker import Measured
 
-__all__ = ["GOAL", "Row"]
+__all__ = ["DIRECTIONS", "GOAL", "Row"]
 
 GOAL = 1e-8  # the relative residual of a solution that is compared
+DIRECTIONS = {"forward": False, "forward+backward": True}
 
 
 class Row(NamedTuple):

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import torch
 
+from tsgu_func.bench import busy
 from tsgu_func.bench.contenders import OURS, OWN, PEERS, contender
 from tsgu_func.bench.problems import PROBLEMS
-from tsgu_func.bench.rows import GOAL, Row
+from tsgu_func.bench.rows import DIRECTIONS, GOAL, Row
 from tsgu_func.bench.worker import Measured, Worker
 
 __all__ = ["REPEATS", "add_arguments", "run"]
 
 REPEATS = 3
-_DIRECTIONS = {"forward": False, "forward+backward": True}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,12 +32,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--solvers", nargs="+", choices=OWN, default=[], help="ours, by name")
     parser.add_argument("--no-peers", action="store_true", help="leave other packages out")
     parser.add_argument("--limit", type=float, default=60.0, help="seconds a solve (%(default)s)")
-    parser.add_argument("--plot", type=Path, help="where to draw time against n")
+    view = parser.add_mutually_exclusive_group()
+    view.add_argument("--plot", type=Path, help="where to draw time against n")
+    view.add_argument(
+        "--busy", action="store_true", help="also among processes that want the processors"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
     """Measure, print a table for each system, and the ratios that matter."""
     names = [OURS, *options.solvers, *([] if options.no_peers else _present())]
+    if options.busy:
+        busy.run(options, names)
+        return
     print(
         f"float64, {torch.get_num_threads()} threads, median of {options.repeats}; a solve counts "
         f"if |b - A x| / |b| <= {GOAL:g}; memory is the growth of the largest resident size"
@@ -70,7 +77,7 @@ def _measured(
     n, nnz = max((worker.n, worker.nnz) for worker in workers.values())
     print(f"\n{family.title}: n = {n}, {nnz} entries", flush=True)
     try:
-        for direction, backward in _DIRECTIONS.items():
+        for direction, backward in DIRECTIONS.items():
             taken: dict[str, list[Measured]] = {name: [] for name in fit}
             for turn in range(options.repeats):
                 for name, worker in workers.items():

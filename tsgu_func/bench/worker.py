@@ -56,10 +56,17 @@ class Worker:
         Why it cannot be asked, or empty.
     """
 
-    def __init__(self, contender: str, problem: str, size: int, patience: float = 300.0) -> None:
+    def __init__(
+        self,
+        contender: str,
+        problem: str,
+        size: int,
+        patience: float = 300.0,
+        threads: int | None = None,
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        arguments = theirs, contender, problem, size
+        arguments = theirs, contender, problem, size, threads
         self._process = context.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
@@ -92,8 +99,14 @@ class Worker:
         self._process.join()
 
 
-def _serve(pipe: Connection, name: str, problem: str, size: int) -> None:
+def _serve(
+    pipe: Connection, name: str, problem: str, size: int, threads: int | None = None
+) -> None:
     warnings.simplefilter("ignore")  # what a peer has to say is not about its speed
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
     try:
         serve = _Server(name, problem, size)
         pipe.send(Ready(serve.S.shape[0], serve.S.nnz))

@@ -4,10 +4,14 @@ Numba judges by the file of a function alone whether what it kept is up to date,
 it by size and time of that file.  But a loop is made of functions, constants and options of several
 files.  So each carries a stamp of the contents of all of them in the name that it is kept by: what
 is found there was compiled from these sources.
+
+What is kept is machine code, so it carries a checksum too.  Where it cannot be read, or not be
+kept, a loop is compiled in each process: that takes seconds, and is no reason to fail.
 """
 
 import functools
 import hashlib
+import pickle
 import warnings
 from collections.abc import Callable
 from importlib.resources import files
@@ -15,11 +19,14 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 __all__ = ["ONE", "compiled", "compiled_as_written"]
 
 # Places are unsigned, and an unsigned number plus a signed one would be a float.
 ONE = np.uint64(1)
+
+_said: set[str] = set()  # what was warned of
 
 
 @functools.cache
@@ -37,26 +44,87 @@ def _compiler(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
     def compiled(function: Callable[..., Any]) -> Any:
         function.__qualname__ += f"_{_stamp()}"
+        loop: Any = numba.njit(function, **options)
         try:
-            return numba.njit(function, cache=True, **options)
+            loop._cache = _Kept(function)
         except RuntimeError as error:
             if "no locator available" not in str(error):
                 raise
-            _warn_of_no_place()
-            return numba.njit(function, **options)
+            _warn(
+                "there is no place to keep compiled loops: neither the folder that tsgu_func is "
+                "installed in nor a cache folder in your home can be written to",
+                "set NUMBA_CACHE_DIR to a folder that can be written to",
+            )
+        return loop
 
     return compiled
 
 
-@functools.cache
-def _warn_of_no_place() -> None:
-    warnings.warn(
-        "there is no place to keep compiled loops: neither the folder that tsgu_func is installed "
-        "in nor a cache folder in your home can be written to.  So each process compiles them "
-        "again, which takes seconds; set NUMBA_CACHE_DIR to a folder that can be written to",
-        RuntimeWarning,
-        stacklevel=1,
-    )
+class _Kept(FunctionCache):
+    """What is kept of a loop, if it is sound; what stands in the way is said once."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        place, stamp = self._impl.locator.get_cache_path(), self._impl.locator.get_source_stamp()
+        self._cache_file = _Checked(place, self._impl.filename_base, stamp)
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Load what is kept for a signature; None: nothing, or nothing sound."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception as error:  # unpickling garbage may raise anything
+            _warn(
+                f"what is kept of compiled loops in {self.cache_path} cannot be read "
+                f"({type(error).__name__}: {error})",
+                "if it does not end with this, delete that folder",
+            )
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep what was compiled, in the place of what cannot be read."""
+        try:
+            try:
+                super().save_overload(sig, data)
+            except OSError:
+                raise
+            except Exception:  # the index is garbage
+                self.flush()
+                super().save_overload(sig, data)
+        except OSError as error:
+            self.disable()
+            _warn(
+                f"compiled loops cannot be kept in {self.cache_path} ({error})",
+                "make room there, or set NUMBA_CACHE_DIR to another folder",
+            )
+
+
+class _Checked(IndexDataCacheFile):
+    """Files with a checksum."""
+
+    def _save_data(self, name: str, data: Any) -> None:
+        kept = self._dump(data)
+        super()._save_data(name, (_checksum(kept), kept))
+
+    def _load_data(self, name: str) -> Any:
+        checksum, kept = super()._load_data(name)
+        if _checksum(kept) != checksum:
+            raise ValueError(f"{name} has been changed")
+        return pickle.loads(kept)
+
+
+def _checksum(kept: bytes) -> bytes:
+    return hashlib.sha256(kept).digest()
+
+
+def _warn(what: str, cure: str) -> None:
+    """Warn of something once, in whatever loop it is met first."""
+    if cure not in _said:
+        _said.add(cure)
+        warnings.warn(
+            f"{what}.  So they are compiled again, which takes seconds; {cure}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 # Sums of products may be reordered, which is what lets them use vector instructions; NaN and

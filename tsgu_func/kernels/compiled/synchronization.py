@@ -5,7 +5,9 @@ nobody has; only where the helper has claimed it does it wait.  So it never wait
 comes late or never, and no half is done twice.  A job takes microseconds, so both threads wait by
 looking again: the words that they look at are read and written atomically.  Who has looked for long
 lets others have its processor: it may be that of the thread that it waits for.  And a helper that
-was waited for that long has lost its own to somebody else: it is asked no more.
+was waited for that long has lost its own to somebody else: it is asked no more.  What it has claimed
+is waited for asleep, so that it gets a processor whatever the priorities are; then it is a loop that
+ends, and needs no lock.
 """
 
 import os
@@ -69,6 +71,11 @@ _load, _store, _replace = (cast(Any, intrinsic(f)) for f in (_loading, _storing,
 _give_way: Any = types.ExternalFunction(
     "SwitchToThread" if os.name == "nt" else "sched_yield", types.int32()
 )
+# Sleeps as long as it is told, in whatever the system counts.
+_sleep: Any = types.ExternalFunction(
+    "Sleep" if os.name == "nt" else "usleep", types.int32(types.uint32)
+)
+_NAP = np.uint32(1 if os.name == "nt" else 100)
 
 
 def words() -> np.ndarray:
@@ -121,8 +128,13 @@ def wait(words, job, more):
         if _load(words, _FINISHED) == job:
             return
     close(words)
+    looks = 0
     while _load(words, _FINISHED) != job:
-        _give_way()
+        looks += 1
+        if looks > _PATIENCE:
+            _sleep(_NAP)
+        else:
+            _give_way()
 
 
 @compiled_as_written
