@@ -12,10 +12,13 @@ from typing import NamedTuple, NoReturn
 import torch
 
 import tsgu_func
-from tsgu_func import bench
+from tsgu_func import SparseMatrix, bench
+from tsgu_func.bench.problems import PROBLEMS
 from tsgu_func.demo import options as demo
 from tsgu_func.kernels import compiled
 from tsgu_func.selfcheck import options as check
+from tsgu_func.solvers import plan
+from tsgu_func.solvers.machine import dense_speed
 
 __all__ = ["main"]
 
@@ -86,11 +89,17 @@ def _no_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _info(options: argparse.Namespace) -> int:
     """Print what a report of a problem should contain."""
-    parts = {"Versions": _versions(), "Devices": _devices(), "Kernels": _kernels()}
+    parts = {
+        "Versions": _versions(),
+        "Devices": _devices(),
+        "Kernels": _kernels(),
+        "sparse_solve chooses": _choices(),
+    }
     for title, rows in parts.items():
         print(title)
+        width = max(map(len, rows))
         for name, text in rows.items():
-            print(f"  {name:<18} {text}")
+            print(f"  {name:<{width}}  {text}")
     return 0
 
 
@@ -131,12 +140,25 @@ def _kernels() -> dict[str, str]:
         "A @ B": product,
         "gradient of A": f"{loops} (sampled products)",
         "triangular solve": f"{loops} (substitution)",
-        "sparse_solve": "chosen by the matrix, see tsgu_func.solvers.Auto",
+        "sparse_solve": "chosen by the matrix: tsgu_func.solvers.plan explains",
         "compiled loops": _kept_at(compiled.products.product.stats.cache_path),
     }
     if torch.cuda.is_available():
         kernels["sparse on CUDA"] = "cuSPARSE, through PyTorch"
     return kernels
+
+
+def _choices() -> dict[str, str]:
+    """Say which solvers are tried for model problems, for a few and for many right-hand sides."""
+    chosen = {}
+    for problem in PROBLEMS.values():
+        S = problem.build(problem.sizes[0])
+        A = SparseMatrix.from_scipy(S)
+        for columns in (1, 256):
+            name = f"{problem.title}, {columns} column{'s' if columns > 1 else ''}"
+            chosen[name] = ", then ".join(map(repr, plan(A, columns).solvers))
+    chosen["dense arithmetic"] = f"taken to be {dense_speed():g} times as fast as usual"
+    return chosen
 
 
 def _kept_at(folder: str | None) -> str:
