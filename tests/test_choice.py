@@ -345,8 +345,8 @@ def test_a_cost_and_a_plan_by_hand():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: CG(max_iterations=10.0), r"max_iterations is an integer; got 10\.0"),
-        (lambda: CG(max_iterations=True), "max_iterations is an integer; got True"),
+        (lambda: CG(max_iterations=10.0), r"max_iterations is a whole number; got 10\.0"),
+        (lambda: CG(max_iterations=True), "max_iterations is a whole number; got True"),
         (lambda: CG(rtol=True), "rtol is a number; got True"),
         (lambda: CG(rtol="1e-3"), "rtol is a number; got '1e-3'"),
     ],

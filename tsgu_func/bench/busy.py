@@ -1,7 +1,7 @@
 """The same solves on an idle and on a busy machine, in several threads and in one.
 
-Busy is a machine with twice as many processes that want to run as it has processors: one of ours, and
-others that count.  A process of one thread gets half of a processor there.
+Busy is a machine with twice as many processes that want to run as it has processors: one of ours,
+and others that count.  A process of one thread gets half of a processor there.
 """
 
 from __future__ import annotations

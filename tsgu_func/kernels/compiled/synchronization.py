@@ -5,9 +5,9 @@ nobody has; only where the helper has claimed it does it wait.  So it never wait
 comes late or never, and no half is done twice.  A job takes microseconds, so both threads wait by
 looking again: the words that they look at are read and written atomically.  Who has looked for long
 lets others have its processor: it may be that of the thread that it waits for.  And a helper that
-was waited for that long has lost its own to somebody else: it is asked no more.  What it has claimed
-is waited for asleep, so that it gets a processor whatever the priorities are; then it is a loop that
-ends, and needs no lock.
+was waited for that long has lost its own to somebody else: it is asked no more.  What it has
+claimed is waited for asleep, so that it gets a processor whatever the priorities are; then it is a
+loop that ends, and needs no lock.
 """
 
 import os
