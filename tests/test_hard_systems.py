@@ -378,6 +378,16 @@ def test_other_units_are_no_singularity(solver, weight):
     torch.testing.assert_close(X, torch.linalg.solve(D, b))
 
 
+@pytest.mark.parametrize("solver", DIRECT, ids=repr)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_small_rows_count(solver, dtype):
+    D = torch.tensor([[2.0**-50, 0], [2.0**-15, 2.0**-15]], dtype=dtype)
+    b = torch.tensor([[2.0**-50], [2.0**-14]], dtype=dtype)
+    X, done = solved(SparseMatrix.from_dense(D), b, solver)
+    assert bool(done.all())
+    torch.testing.assert_close(X, torch.ones_like(b))
+
+
 @functools.cache
 def poisson(m):
     """Return the five-point stencil on a square of m by m."""
