@@ -1,6 +1,8 @@
 """A user's function that uses a tensor which is differentiated or mapped over says what to do."""
 
 import functools
+import gc
+import weakref
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from tsgu_func import (
     sparse_lstsq,
     sparse_solve,
 )
-from tsgu_func.solvers import CG, Custom
+from tsgu_func.solvers import CG, Custom, cache_info, clear_cache
 
 N = 4
 D = randn(N, N) + 5 * torch.eye(N)
@@ -248,3 +250,20 @@ def test_made_in_place_over_a_number(solve):
     torch.compiler.reset()
     run = torch.compile(lambda b: solve(b, 1.0), backend="eager", fullgraph=True)
     assert_close(run(B), torch.linalg.solve(D, B))
+
+
+def test_functions_that_graphs_name_are_let_go_by_clear_cache():
+    held = []
+    for _ in range(2):
+
+        def multiply(P, x, big=torch.zeros(1000)):  # noqa: B008 - what is to be let go
+            return P @ x
+
+        held.append(weakref.ref(multiply))
+        S = D @ D.mT
+        linearize(lambda b, f=multiply, S=S: sparse_solve(LinearOperator(f, S), b, solver=CG()), B)
+        del multiply
+    assert cache_info().kinds["functions in graphs"].entries >= 2
+    clear_cache()
+    gc.collect()
+    assert [ref() for ref in held] == [None, None]
