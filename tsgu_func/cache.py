@@ -103,7 +103,9 @@ class Store:
     def items(self) -> list[tuple[Hashable, Any]]:
         """Return keys and what is kept, from the least to the most recently used."""
         with _lock:
-            return [(key, kept.value) for key, kept in list(self._kept.items())]
+            # Keys first: to make pairs of them may collect garbage, and a finalizer take one out.
+            pairs = [(key, self._kept.get(key)) for key in list(self._kept)]
+            return [(key, kept.value) for key, kept in pairs if kept is not None]
 
     def keep(self, key: Hashable, value: Any, *owners: Any) -> None:
         """Keep a value, whose `bytes` are counted, until an owner ends, or the limit is exceeded.

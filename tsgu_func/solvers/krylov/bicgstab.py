@@ -96,7 +96,8 @@ class BiCGStab(Krylov):
     Notes
     -----
     A column for which the recurrence breaks down goes on from its true residual with another shadow
-    vector; one that breaks down every time ends with `Result.BREAKDOWN`.
+    vector; one that breaks down every time ends with `Result.BREAKDOWN`.  The residual does not
+    fall evenly: the best iterate of each pass is kept.
 
     Cost: two products with A and two with M⁻¹ an iteration, for all columns at once; memory O(n p).
     van der Vorst, 1992.

@@ -68,7 +68,9 @@ class CG(Krylov):
 
     Notes
     -----
-    A column in whose direction A is not positive ends with `Result.INDEFINITE`.
+    A column in whose direction A is not positive ends with `Result.INDEFINITE`.  One without
+    iterations left has the iterate, whose error is least in the norm of A, while its residual may
+    be larger than that of the start.
 
     Cost: one product with A and one with :math:`M^{-1}` an iteration, for all columns at once;
     memory O(n p).  The error falls in the norm of A by

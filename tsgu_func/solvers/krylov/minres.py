@@ -156,7 +156,8 @@ class MINRES(Krylov):
     Notes
     -----
     A column whose residual A maps to zero, as far as rounding allows, can get no better: A is
-    singular, X minimizes ``|A X - B|``, and the column ends with `Result.LEAST_SQUARES`.
+    singular, X minimizes ``|A X - B|``, and the column ends with `Result.LEAST_SQUARES`.  With
+    a preconditioner, what falls in each iteration is the residual in the norm of M⁻¹.
 
     Cost: one product with A and one with M⁻¹ an iteration, for all columns at once; memory O(n p).
     Paige and Saunders, 1975.
