@@ -139,7 +139,8 @@ def test_compiled_solve_follows_a_preconditioner(A, b):
 
 
 def test_compiled_solve_follows_a_users_solver(A, D, b):
-    run = compiled(lambda solver: sparse_solve(A, b, solver=solver))
+    # Twice the solution is none, and is handed out all the same if that is asked for.
+    run = compiled(lambda solver: sparse_solve(A, b, solver=solver, on_failure="ignore"))
     inverse = torch.linalg.inv(D)
     for k in (1, 2):
         assert_close(D @ run(Inverse(k * inverse)), k * b)

@@ -122,4 +122,4 @@ def _show(
     for name in names:
         (a, b), (c, d) = ((x[name, several], x[name, 1]) for x in (idle, busy))
         ratios = "".join(f"{x:9.2f}" for x in (c / a, d / b, a / b, c / d))
-        print(f"    {name:<26}{a:9.4f}{b:9.4f}{c:9.4f}{d:9.4f}{ratios}", flush=True)
+        print(f"    {name:<26}{a:9.5f}{b:9.5f}{c:9.5f}{d:9.5f}{ratios}", flush=True)
