@@ -23,7 +23,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple, Self
 
-import scipy.linalg
 import torch
 from torch import Tensor
 
