@@ -308,11 +308,11 @@ def sparse_lstsq(
     tensor(-0.3386)
     """
     chosen = _AUTO if solver is None else solver
-    _check_takes_tall(chosen, A)
     if isinstance(A, LinearOperator):
         check_takes_operators(chosen)
     else:
         arguments.check_least_squares(A, B)
+    _check_takes_tall(chosen, A)
     constant = getattr(solver, "damp", 0.0)
     if constant and (isinstance(damp, Tensor) or damp):
         raise ValueError(f"damp is given twice: as {damp!r}, and by {solver!r}")

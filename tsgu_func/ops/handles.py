@@ -19,7 +19,6 @@ from tsgu_func.ops import keys
 from tsgu_func.ops.captured import NOBODY, Watch, call_watched, watch
 from tsgu_func.solvers import warm
 from tsgu_func.solvers.factors import prepared, prepared_each, resizing
-from tsgu_func.solvers.iteration import check_policy
 from tsgu_func.solvers.judgement import checked, report
 from tsgu_func.solvers.members import named
 from tsgu_func.solvers.nullspace import NullSpace, projected
@@ -252,6 +251,11 @@ _described = Store("solvers", most=256)
 _by_object: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
 
 
+def _check_policy(on_failure: str) -> None:
+    if on_failure not in _POLICIES:
+        raise ValueError(f"on_failure is 'raise', 'warn', 'ignore' or 'strict'; got {on_failure!r}")
+
+
 def handle_of_solver(solver: Any, on_failure: str = "raise") -> SolverHandle:
     """Return the handle of a solver, which lives as long as it is held."""
     at = id(solver), on_failure
@@ -261,7 +265,7 @@ def handle_of_solver(solver: Any, on_failure: str = "raise") -> SolverHandle:
         hint = "; sparse_solve takes a function as well" if callable(solver) else ""
         hint = "; call it" if isinstance(solver, type) else hint
         raise TypeError(f"solver is a Solver, such as CG(); got {solver!r}{hint}")
-    check_policy(on_failure)
+    _check_policy(on_failure)
     policy = "" if on_failure == "raise" else f"|{on_failure}"
     described = _description(solver)
     if described is None:
@@ -288,7 +292,7 @@ def handle_of_function(
 ) -> FunctionHandle:
     """Return the handle of a user's function, which lives as long as it is held."""
     if on_failure is not None:
-        check_policy(on_failure)
+        _check_policy(on_failure)
     described = None if transposed is not None else _description_of_call(function, options)
     looks_on = watch() if described is None else NOBODY
     at = id(function), id(transposed), vector, on_failure, described, looks_on

@@ -290,8 +290,8 @@ def check_product(operator: Any, X: Tensor, Y: Tensor) -> None:
 
 def check_policy(on_failure: str) -> None:
     """Check what a caller wants done when a solver does not converge."""
-    if on_failure not in ("raise", "warn", "ignore", "strict"):
-        raise ValueError(f"on_failure is 'raise', 'warn', 'ignore' or 'strict'; got {on_failure!r}")
+    if on_failure not in ("raise", "warn", "ignore"):
+        raise ValueError(f"on_failure is 'raise', 'warn' or 'ignore'; got {on_failure!r}")
 
 
 def fail(on_failure: str, error: ConvergenceError) -> None:

@@ -123,6 +123,8 @@ def _grounded(A: StoredMatrix, null: NullSpace) -> StoredMatrix:
 
 def _anchors(right: Tensor, left: Tensor) -> Tensor:
     """Choose as many rows as there are columns, in which both are far from dependent."""
+    import scipy.linalg
+
     weighed = right * torch.linalg.vector_norm(left, dim=-1, keepdim=True)
     *_, order = scipy.linalg.qr(
         weighed.mH.resolve_conj().cpu().numpy(), mode="economic", pivoting=True
