@@ -68,16 +68,10 @@ class Counting:
         self.made += 1
         return A
 
-    def compute(self, A, B, X0=None):
+    def compute(self, state, A, B, X0=None):
         D = A.to_csr().to_dense()
         X = torch.linalg.solve(D, B)
         return solution(self, X, torch.linalg.vector_norm(B - D @ X, dim=0))
-
-    def transpose(self, A):
-        return A.T
-
-    def conj(self, A):
-        return A.conj()
 
 
 @pytest.fixture
@@ -184,8 +178,8 @@ def test_a_size_of_a_state_that_says_none_is_that_of_what_it_is_seen_to_hold():
         def init(self, A):
             return {"A": A, "large": [torch.zeros(1000, dtype=torch.float64)]}
 
-        def compute(self, state, B, X0=None):
-            return super().compute(state["A"], B)
+        def compute(self, state, A, B, X0=None):
+            return super().compute(state, state["A"], B)
 
     A = ring()
     sparse_solve(A, torch.ones(N).double(), solver=Diagonal())
@@ -220,7 +214,7 @@ def test_the_default_keeps_to_the_limit(solver):
 def states_of(state):
     """Return the states of direct solvers in that of any."""
     if isinstance(state, tuple):
-        return [s for choice in state for s in choice.work._states.values()]
+        return [s for work in state for s in work._states.values()]
     return [state.factor]
 
 
