@@ -70,10 +70,14 @@ def b(dtype):
 # -------------------------------------------------------------------------- which solver is meant
 
 
+told = functools.partial(sparse_solve, on_failure="ignore")
+
+
 def test_solvers_that_print_alike_are_not_one(A, D, b):
     inverse = torch.linalg.inv(D)
     for k in (1, 2, 1):
-        assert_close(D @ sparse_solve(A, b, solver=Inverse(k * inverse)), k * b)
+        # Twice the solution is none, and is handed out all the same if that is asked for.
+        assert_close(D @ told(A, b, solver=Inverse(k * inverse)), k * b)
 
 
 def test_preconditioners_that_print_alike_are_not_one(A, b):
@@ -116,11 +120,11 @@ class Direct:
     def __repr__(self): return "Direct()"
 solver = Direct()
 """
-    run = compiled(lambda solver: sparse_solve(A, b, solver=solver))
+    run = compiled(lambda solver: told(A, b, solver=solver))
     for k in (1, 2):
         notebook = {"torch": torch, "FACTOR": k}
         exec(cell, notebook)
-        assert_close(D @ sparse_solve(A, b, solver=notebook["solver"]), k * b)
+        assert_close(D @ told(A, b, solver=notebook["solver"]), k * b)
         assert_close(D @ run(notebook["solver"]), k * b)
 
 
@@ -129,7 +133,7 @@ def test_a_class_with_the_name_of_one_of_ours_is_another(A, D, b):
         def __repr__(self):
             return "SuperLU()"
 
-    assert_close(D @ sparse_solve(A, b, solver=SuperLU(2 * torch.linalg.inv(D))), 2 * b)
+    assert_close(D @ told(A, b, solver=SuperLU(2 * torch.linalg.inv(D))), 2 * b)
     assert_close(D @ sparse_solve(A, b, solver=globals()["SuperLU"]()), b)
 
 

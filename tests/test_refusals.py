@@ -41,6 +41,7 @@ from tsgu_func.solvers import (
     DenseLU,
     Pardiso,
     SolveError,
+    Stale,
     Substitution,
     SuperLU,
 )
@@ -54,8 +55,11 @@ META = {"device": "meta"}
 COUNTS = [
     (solver, "max_iterations") for solver in (CG, GMRES, MINRES, BiCGStab, ICCG, LSMR, LSQR)
 ] + [(GMRES, "restart"), (BlockJacobi, "size"), (SuperLU, "refine"), (DenseLU, "limit")]
+COUNTS += [(Stale, "most")]
 REALS = [(solver, "rtol") for solver in (CG, GMRES, MINRES, BiCGStab, ICCG, LSMR, LSQR, Auto)] + [
     (CG, "atol"),
+    (CG, "componentwise"),
+    (LSMR, "damp"),
     (ICCG, "atol"),
     (DIC, "shift"),
     (DIC, "relaxation"),
@@ -263,7 +267,7 @@ def test_a_solver_of_square_systems_for_least_squares(solver):
         sparse_lstsq(tall, torch.ones(4), solver=solver)
     with pytest.raises(TypeError, match="solves square systems"):
         sparse_generic_lstsq(tall, torch.ones(4), solver)
-    if isinstance(solver, CG):
+    if type(solver) is CG:
         operator = LinearOperator.from_matrix(tall)
         with pytest.raises(TypeError, match="solves square systems"):
             sparse_lstsq(operator, torch.ones(4), solver=solver)

@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels import compiled
+from tsgu_func.kernels.processors import considerate
 from tsgu_func.kernels.products import HALF, batched, check_batch, check_sizes, run_over_rows
 from tsgu_func.kernels.structure import Structure, unsigned
 
 __all__ = ["trilinear"]
 
 
+@considerate
 def trilinear(A: Structure, B: Structure, C: Structure, x: Tensor, y: Tensor, *, of: str) -> Tensor:
     """Return the derivative of the trilinear form in the values of one structure.
 

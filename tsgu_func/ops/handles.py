@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tsgu_func.cache import Store
 from tsgu_func.kernels.checks import all_finite
+from tsgu_func.kernels.processors import considerate
 from tsgu_func.ops import keys
 from tsgu_func.ops.captured import NOBODY, Watch, call_watched, watch
 from tsgu_func.solvers import warm
@@ -59,6 +60,7 @@ class SolverHandle:
     solver: Solver
     on_failure: str = "raise"
 
+    @considerate
     def solve(self, A: StoredMatrix, B: Tensor, *, condition: bool) -> Solution:
         """Solve ``A X = B`` for B (n, p) or (b, n, p); the condition number takes more solves."""
         compute = self._compute_in_full if condition else self._compute
@@ -130,6 +132,7 @@ class SolverHandle:
             return list(map(self._state, A.members()))
         return list(prepared_each(self.solver, A))
 
+    @considerate
     def prepare(self, A: StoredMatrix) -> list[Any]:
         """Return the states that `solve` will find: one, or one for each member of a batch."""
         states = self._states(A)
