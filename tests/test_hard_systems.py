@@ -33,6 +33,7 @@ from tsgu_func.solvers import (
     Substitution,
     SuperLU,
 )
+from tsgu_func.solvers.iteration import default_tolerance
 from tsgu_func.testing.strategies import VALUES, entries, numbers, right_hand_sides, scales
 
 pytestmark = pytest.mark.skipif(
@@ -215,11 +216,18 @@ def in_range(power, dtype):
 def check_scaling(D, B, solver, k, j):
     """Check that A 2ᵏ and B 2ʲ have the solution of A and B, times 2ʲ⁻ᵏ, to the last bit.
 
-    PARDISO orders by what it has seen of a pattern before, and rounds accordingly.
+    Of iterative solvers, up to their tolerance.  PARDISO orders by what it has seen of a pattern
+    before, and rounds accordingly.
     """
     j = k + in_range(j - k, D.dtype)
     X, done = solved(SparseMatrix.from_dense(D), B, solver)
     Y, done_too = solved(SparseMatrix.from_dense(D * 2.0**k), B * 2.0**j, solver)
+    if solver in ITERATIVE:
+        # A root of an odd power of two rounds, and an iteration more or less may be made.
+        both, loose = done & done_too, 1e4 * default_tolerance(D.dtype)
+        X, Y = X[:, both], Y[:, both] * 2.0 ** (k - j)
+        torch.testing.assert_close(X, Y, rtol=loose, atol=loose * float(X.abs().sum()))
+        return
     assert done.tolist() == done_too.tolist(), "solved in some units, and not in others"
     X, Y = X[:, done], Y[:, done] * 2.0 ** (k - j)
     if isinstance(solver, Pardiso):

@@ -19,7 +19,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-__all__ = ["CacheInfo", "Kind", "Store", "cache_info", "cache_limit", "clear_cache", "stands_for"]
+__all__ = [
+    "CacheInfo",
+    "Kind",
+    "Store",
+    "cache_info",
+    "cache_limit",
+    "clear_cache",
+    "original_of",
+    "stands_for",
+]
 
 
 class Kind(NamedTuple):
@@ -118,7 +127,7 @@ class Store:
             if kept.bytes > _limit:
                 return
             for owner in (x for x in owners if x is not None):
-                finalizer = weakref.finalize(_original(owner), _pop, weakref.ref(self), key)
+                finalizer = weakref.finalize(original_of(owner), _pop, weakref.ref(self), key)
                 finalizer.atexit = False
                 kept.finalizers.append(finalizer)
             self._kept[key] = kept
@@ -205,7 +214,8 @@ def stands_for(copy: Any, original: Any) -> None:
     _originals[copy] = weakref.ref(original)
 
 
-def _original(owner: Any) -> Any:
+def original_of(owner: Any) -> Any:
+    """Return what an owner stands for, which is itself as a rule."""
     known = _originals.get(owner)
     return owner if known is None or (original := known()) is None else original
 

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsgu_func.cache import Store
+from tsgu_func.cache import Store, original_of
 from tsgu_func.kernels import compiled
 from tsgu_func.kernels.structure import Structure
 from tsgu_func.solvers.members import named
@@ -163,7 +163,7 @@ def _prepared(solver: Prepares, A: StoredMatrix, init: Callable[[StoredMatrix], 
     with _turn(key):
         factor = _found(key, solver, A.values)
         if factor is None:
-            factor = _made(key, (*named_as, A.values.data_ptr()), solver, A, init)
+            factor = _made(key, (*named_as, _place(A.values)), solver, A, init)
     for collector in _of_thread.collectors:
         collector.append(factor)
     return factor.state
@@ -201,6 +201,13 @@ def _made(
     # The owner is the storage, not the tensor: a kernel sees a tensor object of its own.
     _factors.keep(key, factor, A.values.untyped_storage(), *filter(_mortal, owners))
     return factor
+
+
+def _place(values: Tensor) -> int:
+    """Return where values are in memory, or those that they are a copy of for one call."""
+    own = values.untyped_storage()
+    original = original_of(own)
+    return values.data_ptr() if original is own else original.data_ptr()
 
 
 def _count(hits: int = 0, misses: int = 0) -> None:
