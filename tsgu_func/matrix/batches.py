@@ -39,10 +39,9 @@ def over_matrix(function: Function, A: MatrixBase | Tensor, B: Tensor, rows: int
     if not isinstance(A, Tensor):
         return over_batches(function, A.pattern, A.values, B)
     if A.ndim == 2:
-        pattern, values = from_torch(A)
-        return over_batches(function, pattern, borrowed(values, A), B)
+        return over_batches(function, *from_torch(A), B)
     pattern, values, b = blocks_from_torch(A)
-    outputs = function(pattern, borrowed(values, A), B.flatten(0, 1))
+    outputs = function(pattern, values, B.flatten(0, 1))
     if isinstance(outputs, Tensor):
         return outputs.unflatten(0, (b, rows))
     result, *others = outputs
@@ -52,8 +51,11 @@ def over_matrix(function: Function, A: MatrixBase | Tensor, B: Tensor, rows: int
 def over_system(function: Function, A: MatrixBase | Tensor, B: Tensor) -> Any:
     """Apply what `over_matrix` does to a system, whose right-hand side may be `are_vectors`.
 
-    Then each of what the function returns has one axis less, the last.
+    Then each of what the function returns has one axis less, the last.  What is kept for the values
+    of a torch sparse tensor is kept as long as that.
     """
+    if isinstance(A, Tensor):
+        function = _for_values_of(A, function)
     if not are_vectors(A, B):
         return over_matrix(function, A, B, A.shape[-1])
     columns = B.unsqueeze(-1)
@@ -61,6 +63,10 @@ def over_system(function: Function, A: MatrixBase | Tensor, B: Tensor) -> Any:
         columns = columns.expand(*A.shape[:-1], 1)
     outputs = over_matrix(function, A, columns, A.shape[-1])
     return pytree.tree_map(lambda X: X.squeeze(-1), outputs)
+
+
+def _for_values_of(A: Tensor, function: Function) -> Function:
+    return lambda pattern, values, B: function(pattern, borrowed(values, A), B)
 
 
 def over_batches(function: Function, pattern: SparsityPattern, values: Tensor, B: Tensor) -> Any:
