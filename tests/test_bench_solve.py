@@ -130,9 +130,10 @@ def test_competitors_are_ended_whatever_happens(error):
 
 
 ABANDONED = """
-import multiprocessing, os, sys
+import multiprocessing, os, signal, sys
 from tsgu_func.bench import busy
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have ignored
     with busy.competitors(1) as (process,):
         print(process.pid, flush=True)
         if sys.argv[1] == "killed":
