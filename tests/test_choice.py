@@ -1,6 +1,7 @@
 """What the default chooses and why: looks, costs, columns, attempts in vain."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from tsgu_func.solvers import (
     Cholesky,
     Info,
     Pardiso,
+    SolveError,
     SuperLU,
     cache_info,
     choice,
@@ -232,10 +234,17 @@ def test_products_are_hermitian_up_to_rounding(dtype):
 def test_cholesky_takes_them(monkeypatch):
     D = matrix_for(bicgstab, torch.float64, 40)
     D = D.mT @ D
-    D[2, 7] *= 1 + 2e-16
-    D[2, 8] *= 1 - 2e-16
-    monkeypatch.setattr(cholesky, "_cholmod", lambda: (_ for _ in ()).throw(ImportError("asked")))
-    with pytest.raises(ImportError, match="asked"):  # it got past the look
+    D[2, 7] += 2e-15 * D.diagonal().abs().min()
+    assert not torch.equal(D, D.mT)
+
+    def analyze(columns):
+        raise NotImplementedError("it got past the look")
+
+    monkeypatch.setattr(cholesky, "_cholmod", lambda: SimpleNamespace(analyze=analyze))
+    with pytest.raises(NotImplementedError, match="past the look"):
+        Cholesky().factor(stored(SparseMatrix.from_dense(D)))
+    D[2, 7] += 1e-8
+    with pytest.raises(SolveError, match="Hermitian"):
         Cholesky().factor(stored(SparseMatrix.from_dense(D)))
 
 
