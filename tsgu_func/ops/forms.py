@@ -300,7 +300,14 @@ def _as_columns(form: Form, adjoint: bool, product: Tensor, X: Tensor) -> Tensor
     return product.reshape(*product.shape[:-1], form.products.rows(n, adjoint), p)
 
 
+def _as_row(x: Tensor) -> Tensor:
+    # Not by `flatten`, for which the vmap of ``is_grads_batched`` has no rule, nor by a size of -1,
+    # which is ambiguous where there is nothing.
+    *batch, rows, columns = x.shape
+    return x.reshape(*batch, rows * columns)
+
+
 def _joined(parameters: Tensor, X: Tensor, *others: Tensor) -> Tensor:
     """Put vectors (*batch, k) and columns (*batch, n, p) into one vector."""
-    parts = (x if x.ndim == parameters.ndim else x.flatten(-2) for x in (X, *others))
+    parts = (x if x.ndim == parameters.ndim else _as_row(x) for x in (X, *others))
     return torch.cat([parameters, *parts], -1)
