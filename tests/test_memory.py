@@ -422,3 +422,10 @@ def test_errors_out_of_a_batch_that_is_solved_whole_name_the_member(solver):
     values[2, 1] = 0
     with pytest.raises(SolveError, match=r"member 2 of the batch.* row 1"):
         sparse_solve(SparseMatrix.eye(3).with_values(values), torch.ones(3), solver=solver)
+
+
+def test_a_single_number_may_have_any_stride():
+    A = SparseMatrix.from_dense(torch.eye(1, dtype=torch.complex128))
+    values = torch.full((3, 2), 2 + 1j, dtype=torch.complex128)[:1, 0].as_strided((1,), (2,))
+    x = sparse_solve(A.with_values(values), torch.ones(1, dtype=torch.complex128))
+    assert_close(x * values, torch.ones(1, dtype=torch.complex128))

@@ -280,12 +280,14 @@ _WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 def _digest(values: Tensor) -> int:
     """Return a number that is another for other values, as good as surely.  O(nnz) time."""
-    values = values.detach().resolve_conj().resolve_neg().contiguous()
+    values = values.detach().resolve_conj().resolve_neg()
+    # Not viewed as real by its dtype: the stride of a single number may be anything.
+    real = torch.view_as_real(values) if values.is_complex() else values
+    real = real.contiguous().flatten()
     if values.device.type == "cpu":
-        words = values.flatten().view(values.dtype.to_real()).numpy()
+        words = real.numpy()
         return int(compiled.inspection.digest(words.view(f"u{words.itemsize}")))
-    real = values.dtype.to_real()
-    words = values.flatten().view(real).view(_WORDS[real.itemsize]).long()
+    words = real.view(_WORDS[real.itemsize]).long()
     weights = torch.arange(1, len(words) + 1, device=words.device) * 0x1E3779B97F4A7C15
     return int(((words ^ (words >> 32)) * (weights | 1)).sum())
 
