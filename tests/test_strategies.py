@@ -153,6 +153,8 @@ def check_kind(D, kind):
 @given(st.sampled_from(MILD), OPTIONS, st.sampled_from([(), (0,), (3,), (2, 1)]), st.data())
 def test_kinds_are_what_they_promise(kind, options, batch, data):
     options.pop("nnz", None)
+    if kind == "skew":  # of even size, and there may be an odd one among the options
+        options.pop("rows", None)
     e = data.draw(entries(kind, batch=batch, **options))
     assert e.values.shape[:-1] == batch
     assert e.dense().shape == (*batch, *e.shape)
