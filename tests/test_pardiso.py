@@ -10,21 +10,26 @@ from tsgu_func import SparseMatrix, sparse_solve
 from tsgu_func.bench.problems import PROBLEMS
 from tsgu_func.kernels.structure import patterns
 from tsgu_func.solvers import Pardiso, SolveError, cache_info, cache_limit, clear_cache
+from tsgu_func.solvers.direct import pardiso
 from tsgu_func.utils import bicgstab, linear_cg
+
+
+def pypardiso_type():
+    return pytest.importorskip("pypardiso").PyPardisoSolver
 
 
 @pytest.fixture
 def phases(limit, monkeypatch):
     """Give the list of phases that PARDISO runs: 12 begins with the analysis, 22 after it."""
-    pardiso = pytest.importorskip("pypardiso").PyPardisoSolver
+    solver_type = pypardiso_type()
     run: list[int] = []
-    set_phase = pardiso.set_phase
+    set_phase = solver_type.set_phase
 
     def recorded(self, phase):
         run.append(phase)
         set_phase(self, phase)
 
-    monkeypatch.setattr(pardiso, "set_phase", recorded)
+    monkeypatch.setattr(solver_type, "set_phase", recorded)
     return run
 
 
@@ -93,6 +98,32 @@ def test_fewer_threads_than_at_the_analysis(phases, threads_of_torch):
         x = sparse_solve(A.with_values(A.values * (1 + turn)), b, solver=Pardiso())
         torch.testing.assert_close((1 + turn) * (A @ x), b)
     assert [phases.count(phase) for phase in (12, 22)] == [4, 0]
+
+
+def test_one_analysis_works_in_one_number_of_threads(phases, threads_of_torch, monkeypatch):
+    # PARDISO crashes where a factor of more threads was solved with, or freed, in fewer.
+    numbers: dict[object, set[int]] = {}
+    solver_type, threads = pypardiso_type(), pardiso._mkl().MKL_Get_Max_Threads
+    set_phase = solver_type.set_phase
+
+    def recorded(self, phase):
+        numbers.setdefault(self, set()).add(threads())
+        set_phase(self, phase)
+
+    monkeypatch.setattr(solver_type, "set_phase", recorded)
+    A = SparseMatrix.from_scipy(PROBLEMS["convection"].build(60))
+    b = randn(A.shape[0], dtype=torch.float64)
+    for turn in range(4):
+        M = A.with_values(A.values * (1 + turn))
+        for number in (2, 1, 2):
+            threads_of_torch(number)
+            x = sparse_solve(M, b, solver=Pardiso())
+            torch.testing.assert_close(M @ x, b)
+            assert threads() == number  # it is set back
+        threads_of_torch(1)  # for the end of the factor
+        del M
+    assert set(map(len, numbers.values())) == {1}
+    assert phases.count(22)
 
 
 def test_a_limit_holds_for_analyses(phases):

@@ -11,6 +11,8 @@ import importlib
 import os
 import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,16 +43,22 @@ class _Analysis:
     """A solver of MKL that knows a pattern, and has room for one factor of a matrix with it."""
 
     def __init__(self, kind: int, matrix: Any) -> None:
-        self.kind, self.key = kind, _key(kind)
+        self.kind, self.threads = kind, _threads()
         self.solver = _solver_type(_pypardiso().PyPardisoSolver)(mtype=kind)
-        weakref.finalize(self, self.solver.free_memory, everything=True).atexit = False
+        weakref.finalize(self, _free, self.solver, self.threads, everything=True).atexit = False
         self.factorize(matrix)
         self.solver.analyzed = True
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Its name in the store."""
+        return _key(self.kind, self.threads)
 
     def factorize(self, matrix: Any) -> None:
         """Factor, in the place of the factor before."""
         try:
-            self.solver.factorize(matrix)
+            with _in_threads(self.threads):
+                self.solver.factorize(matrix)
         except _pypardiso().pardiso_wrapper.PyPardisoError as error:
             if error.value == _NO_MEMORY:
                 raise no_memory("PARDISO", matrix.shape[0], matrix.nnz) from None
@@ -58,6 +66,15 @@ class _Analysis:
                 f"PARDISO could not factor the matrix as {_name(self.kind)} ({error}): it is "
                 f"singular, or of another kind"
             ) from None
+
+    def solve(self, A: Any, B: Any) -> Any:
+        """Solve with the factor; for columns of A, with its transpose."""
+        with _in_threads(self.threads):
+            return self.solver.solve(A, B)
+
+    def leave_factor(self) -> None:
+        """Give back the memory of the factor."""
+        _free(self.solver, self.threads, everything=False)
 
     @property
     def bytes(self) -> int:
@@ -91,7 +108,7 @@ class _Factor:
         swap = transpose and self.analysis.kind == _GENERAL
         A = self.matrix.T if swap else self.matrix
         with self._lock:  # a solve writes into the solver's state
-            solved = self.analysis.solver.solve(A, B.cpu().double().numpy())
+            solved = self.analysis.solve(A, B.cpu().double().numpy())
         return torch.from_numpy(np.ascontiguousarray(solved)).to(B.device, B.dtype)
 
 
@@ -174,7 +191,7 @@ def _known(structure: Structure, kind: int, matrix: Any) -> _Analysis | None:
     That of a general matrix is led by values, which it scales and moves large ones of to the
     diagonal.  It need not suit others; what comes of it is judged like any solution.
     """
-    analysis = take_analysis(structure, _key(kind))
+    analysis = take_analysis(structure, _key(kind, _threads()))
     if analysis is not None:
         try:
             analysis.factorize(matrix)
@@ -191,13 +208,37 @@ def _kept(A: StoredMatrix, analysis: _Analysis, matrix: Any) -> _Factor:
 
 
 def _leave(structure: weakref.ref[Structure], analysis: _Analysis) -> None:
-    analysis.solver.free_memory()  # that of the factor
+    analysis.leave_factor()
     keep_analysis(structure, analysis.key, analysis)
 
 
-def _key(kind: int) -> tuple[Any, ...]:
-    """Name an analysis.  With fewer threads than it was made with, PARDISO would crash."""
-    return "PARDISO", kind, _mkl().MKL_Get_Max_Threads()
+def _key(kind: int, threads: int) -> tuple[Any, ...]:
+    return "PARDISO", kind, threads
+
+
+# ----------------------------------------------------------------------------------------- threads
+# All that PARDISO does with an analysis it does in as many threads as it was made in.  It takes
+# what it keeps for each of them to be there, and crashes in another number: in fewer threads, and
+# in as many again once it has solved in fewer.
+
+
+def _threads() -> int:
+    return _mkl().MKL_Get_Max_Threads()
+
+
+@contextmanager
+def _in_threads(number: int) -> Iterator[None]:
+    """Have MKL use a number of threads, where it is called from this one."""
+    before = _mkl().MKL_Set_Num_Threads_Local(number)
+    try:
+        yield
+    finally:
+        _mkl().MKL_Set_Num_Threads_Local(before)
+
+
+def _free(solver: Any, threads: int, everything: bool) -> None:
+    with _in_threads(threads):
+        solver.free_memory(everything=everything)
 
 
 # --------------------------------------------------------------------------------------- pypardiso
