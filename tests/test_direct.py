@@ -195,6 +195,18 @@ def test_the_condition_number(solver, exponent):
     assert info.result is Result.SOLVED
 
 
+@pytest.mark.parametrize(
+    ("solver", "power"),
+    [(SuperLU(), -110), (SuperLU(), 100), (DenseLU(), -100), (DenseLU(), 100)],
+)
+def test_the_condition_number_has_no_unit(solver, power):
+    """The inverse of a matrix in small units does not fit into its precision."""
+    D = torch.tensor([[3.0, 1.0, 0.0], [1.0, 2.0, 0.0], [0.0, 0.0, 1e-6]])
+    A, b = SparseMatrix.from_dense(D * 2.0**power), torch.tensor([1.0, 2.0, 1e-6]) * 2.0**power
+    _, info = sparse_solve(A, b, solver=solver, return_info=True)
+    assert float(info.condition) == pytest.approx(4e6, rel=1e-3)
+
+
 @pytest.mark.parametrize("solver", [SuperLU(), DenseLU()], ids=repr)
 def test_what_rounding_leaves_is_said(solver):
     """A right-hand side far below |A| |X| has few digits left in its residual."""

@@ -1,4 +1,4 @@
-"""Residuals, with the magnitudes that a rounding error in them is relative to.  O(nnz p) time."""
+"""Residuals, and what they are to be compared with, row by row.  O(nnz p) time."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from tsgu_func.kernels.structure import Structure, unsigned
 __all__ = ["Residuals", "residuals"]
 
 _WIDE = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+# Row sums that vanish up to so many roundings of what they are sums of do vanish.
+_ROUNDINGS = 4
 
 
 class Residuals(NamedTuple):
@@ -23,45 +25,55 @@ class Residuals(NamedTuple):
     ----------
     R : Tensor, shape ``(*batch, n, p)``
         ``B - A X``.
-    sizes : Tensor, shape ``(*batch, n, p)``
-        ``|A| |X| + |B|``.
-    sums, totals : Tensor, shape ``(*batch, n)``
-        Row sums of ``|A|`` and of A.
+    errors : Tensor, shape ``(*batch, n, p)``
+        ``|R|`` relative to ``|A| |X| + |B|``, or to ``|A| 1`` times a floor where that is more.
+    sums : Tensor, shape ``(*batch, n)``
+        Row sums of ``|A|``.
+    vanishing : Tensor of bool, shape ``(*batch, n)``
+        Whether the row sums of A are zero, up to rounding.
     """
 
     R: Tensor
-    sizes: Tensor
+    errors: Tensor
     sums: Tensor
-    totals: Tensor
+    vanishing: Tensor
 
 
-def residuals(s: Structure, values: Tensor, X: Tensor, B: Tensor, *, transpose: bool) -> Residuals:
-    """Compute them, for values (nnz,) and X (n, p), or values (b, nnz) and X (b, n, p)."""
+def residuals(
+    s: Structure, values: Tensor, X: Tensor, B: Tensor, floor: Tensor, *, transpose: bool
+) -> Residuals:
+    """Compute them, for values (nnz,) and X (n, p), or values (b, nnz) and X (b, n, p).
+
+    `floor` has a number for each column, (1, p) or (b, 1, p).
+    """
     s, order = s.oriented(transpose)
+    rounding = _ROUNDINGS * torch.finfo(values.dtype).eps
     values = values if order is None else values.index_select(-1, order)
     if B.device.type != "cpu":
-        return _by_products(s, values, X, B)
+        return _by_products(s, values, X, B, floor, rounding)
     wide = _WIDE.get(B.dtype, B.dtype)
-    R = B.new_empty(B.shape, dtype=wide)
-    sizes = B.new_empty(B.shape, dtype=wide.to_real())
-    totals, sums = (x.new_empty(x.shape[:-1]) for x in (R, sizes))
-    outputs = batched(R, 2), batched(sizes, 2), batched(sums, 1), batched(totals, 1)
-    arguments = unsigned(s.crow), unsigned(s.col), batched(values, 1), batched(X, 2), batched(B, 2)
+    R, rows = B.new_empty(B.shape, dtype=wide), B.shape[:-1]
+    errors = B.new_empty(B.shape, dtype=wide.to_real())
+    sums, vanishing = errors.new_empty(rows), B.new_empty(rows, dtype=torch.bool)
+    outputs = batched(R, 2), batched(errors, 2), batched(sums, 1), batched(vanishing, 1)
+    given = unsigned(s.crow), unsigned(s.col), batched(values, 1), batched(X, 2), batched(B, 2)
+    limits = batched(floor.to(errors.dtype), 2), rounding
 
     def loop(first: int, last: int) -> None:
-        compiled.residuals.residuals(*arguments, *outputs, first, last)
+        compiled.residuals.residuals(*given, *limits, *outputs, first, last)
 
     if R.numel():
         run_over_rows(s, len(outputs[0]), R.shape[-1], loop)
-    return Residuals(R, sizes, sums, totals)
+    return Residuals(R, errors, sums, vanishing)
 
 
-def _by_products(s: Structure, values: Tensor, X: Tensor, B: Tensor) -> Residuals:
-    ones = X.new_ones(*X.shape[:-1], 1)
-    size = values.abs()
-    return Residuals(
-        B - spmm(s, values, X),
-        spmm(s, size, X.abs()) + B.abs(),
-        spmm(s, size, ones.real.contiguous()).squeeze(-1),
-        spmm(s, values, ones).squeeze(-1),
-    )
+def _by_products(
+    s: Structure, values: Tensor, X: Tensor, B: Tensor, floor: Tensor, rounding: float
+) -> Residuals:
+    ones, size = X.new_ones(*X.shape[:-1], 1), values.abs()
+    R = B - spmm(s, values, X)
+    sums = spmm(s, size, ones.real.contiguous())
+    divisor = torch.maximum(spmm(s, size, X.abs()) + B.abs(), sums * floor)
+    errors = R.abs() / torch.where(divisor == 0, 1, divisor)
+    vanishing = spmm(s, values, ones).abs() <= rounding * sums
+    return Residuals(R, errors, sums.squeeze(-1), vanishing.squeeze(-1))

@@ -43,6 +43,7 @@ class _Work:
         if isinstance(A, StoredMatrix):
             with self._parts[None].collecting():
                 self.looks = look(A)
+            self.A = replace(A, hermitian=self.hermitian)
         else:
             self._plan = Plan((GMRES(rtol=rtol),))
 

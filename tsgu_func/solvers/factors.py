@@ -159,11 +159,12 @@ def _prepared(solver: Prepares, A: StoredMatrix, init: Callable[[StoredMatrix], 
     if (parts := _of_thread.parts) is not None:
         return parts.state(solver, A, init)
     named_as = _name(solver), A.structure.serial, A.dtype, A.values.device, tuple(A.values.shape)
-    key = *named_as, _digest(A.values)
-    with _turn(key):
-        factor = _found(key, solver, A.values)
-        if factor is None:
-            factor = _made(key, (*named_as, _place(A.values)), solver, A, init)
+    place = *named_as, _place(A.values)
+    factor = _found_at(place, solver, A.values)
+    if factor is None:
+        key = *named_as, _digest(A.values)
+        with _turn(key):
+            factor = _found(key, solver, A.values) or _made(key, place, solver, A, init)
     for collector in _of_thread.collectors:
         collector.append(factor)
     return factor.state
@@ -174,6 +175,12 @@ def _turn(key: Hashable) -> Any:
         if (turn := _turns.get(key)) is None:
             _turns[key] = turn = threading.RLock()
         return turn
+
+
+def _found_at(place: Hashable, solver: Prepares, values: Tensor) -> _Factor | None:
+    """Find what was made last for values at a place in memory, without a digest of them."""
+    last = _at.get(place)
+    return None if last is None else _found(last.key, solver, values)
 
 
 def _found(key: Hashable, solver: Prepares, values: Tensor) -> _Factor | None:

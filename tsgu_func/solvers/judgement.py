@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels.checks import all_finite
 from tsgu_func.kernels.residuals import residuals
 from tsgu_func.solvers.iteration import default_tolerance
 from tsgu_func.solvers.protocol import (
@@ -51,8 +52,6 @@ __all__ = ["Measured", "acceptable", "checked", "judged", "measured", "report", 
 # A solution whose residual is a larger part of the right-hand side is no solution, unless it is
 # exact for a matrix nearby.
 _CREDIBLE = 1e-3
-# Row sums that vanish up to so many roundings of what they are sums of do vanish.
-_ROUNDINGS = 4
 # Squares of numbers between these neither over- nor underflow.
 _LARGE = 2.0**400
 
@@ -66,8 +65,6 @@ class Measured(NamedTuple):
         ``B - A X``, in the precision of B.
     residual, normwise, componentwise : Tensor, shape ``(*batch, p)``
         Relative to B, and as backward errors.
-    sizes : Tensor, shape ``(*batch, n, p)``, or None
-        ``|A| |X| + |B|``.
     constants : Tensor of bool, shape ``(*batch, 1)``, or None
         Whether A maps constants to zero, up to rounding.
     """
@@ -76,7 +73,6 @@ class Measured(NamedTuple):
     residual: Tensor
     normwise: Tensor
     componentwise: Tensor
-    sizes: Tensor | None = None
     constants: Tensor | None = None
 
     @property
@@ -95,17 +91,16 @@ def measured(
     if not isinstance(A, StoredMatrix) or rows != cols:
         R = B - A @ X
         unknown = torch.full_like(R[..., 0, :].abs(), torch.nan)
-        return Measured(R, _relative(R, B), unknown, unknown)
-    R, sizes, sums, totals = residuals(A.structure, A.entries, X, B, transpose=A.transpose)
-    R = R.to(B.dtype) if project is None else project(R.to(B.dtype))
-    left, x, b = R.abs(), *(y.abs().amax(-2, keepdim=True) for y in (X, B))
-    row = sums.unsqueeze(-1)
-    normwise = _over(left.amax(-2), (row.amax(-2, keepdim=True) * x + b).squeeze(-2))
-    floor = small(B.dtype) * row * x
-    componentwise = _over(left, torch.maximum(sizes, floor)).amax(-2)
-    rounding = _ROUNDINGS * torch.finfo(A.dtype).eps
-    constants = (totals.abs() <= rounding * sums).all(-1, keepdim=True)
-    return Measured(R, _relative(R, B), normwise, componentwise, sizes, constants)
+        return Measured(R, _relative(R, B, _largest(R), _largest(B)), unknown, unknown)
+    x, b = _largest(X), _largest(B)
+    floor = small(B.dtype) * x
+    left = residuals(A.structure, A.entries, X, B, floor, transpose=A.transpose)
+    R = left.R.to(B.dtype)
+    R = R if project is None else project(R)
+    constants = left.vanishing.all(-1, keepdim=True)
+    r, bound = _largest(R), left.sums.amax(-1)[..., None, None] * x + b
+    normwise = (r / torch.where(bound == 0, 1, bound)).squeeze(-2)
+    return Measured(R, _relative(R, B, r, b), normwise, left.errors.amax(-2), constants)
 
 
 def small(dtype: torch.dtype) -> float:
@@ -117,16 +112,17 @@ def small(dtype: torch.dtype) -> float:
     return default_tolerance(dtype) ** 0.5
 
 
-def _over(a: Tensor, b: Tensor) -> Tensor:
-    """Divide; where there is nothing to divide by, a is zero."""
-    return a / torch.where(b == 0, 1, b)
+def _largest(X: Tensor) -> Tensor:
+    return X.abs().amax(-2, keepdim=True)
 
 
-def _relative(R: Tensor, B: Tensor) -> Tensor:
-    """Return |R| / |B| per column, whatever their scale; |R| where the column of B vanishes."""
+def _relative(R: Tensor, B: Tensor, r: Tensor, b: Tensor) -> Tensor:
+    """Return |R| / |B| per column, whatever their scale; |R| where the column of B vanishes.
+
+    r and b are the largest entries.
+    """
     wide = torch.promote_types(B.dtype, torch.float64)
-    R, B = R.to(wide), B.to(wide)
-    peak = torch.maximum(R.abs().amax(-2, keepdim=True), B.abs().amax(-2, keepdim=True))
+    R, B, peak = R.to(wide), B.to(wide), torch.maximum(r, b).to(wide.to_real())
     if bool(((peak > 1 / _LARGE) & (peak < _LARGE) | (peak == 0)).all()):
         return relative_residual(R, B)
     # By a power of two, which rounds nothing.
@@ -178,6 +174,8 @@ def acceptable(solved: Solution) -> bool:
 
 
 def _finite(X: Tensor) -> Tensor:
+    if all_finite(X):  # one pass, of the two that tell where it is not
+        return X.new_ones((), dtype=torch.bool)
     return torch.isfinite(X).all(-2)
 
 

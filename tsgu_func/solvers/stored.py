@@ -21,12 +21,16 @@ __all__ = ["StoredMatrix"]
 
 @dataclass(frozen=True)
 class StoredMatrix:
-    """The matrix S, Sᵀ, conj(S) or Sᴴ, for S with a structure and values (nnz,) or (b, nnz)."""
+    """The matrix S, Sᵀ, conj(S) or Sᴴ, for S with a structure and values (nnz,) or (b, nnz).
+
+    `hermitian` notes that somebody has seen S to equal Sᴴ, so that nobody else need look.
+    """
 
     structure: Structure
     values: Tensor
     transpose: bool = False
     conjugate: bool = False
+    hermitian: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:

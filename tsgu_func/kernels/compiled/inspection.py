@@ -57,11 +57,7 @@ def traits(crow, col, values, slack, unequal):
     Row sums may be negative by `slack` times the sum of the magnitudes in the row; mirror images
     may differ by `unequal` times the root of the product of the diagonal entries of their rows.
     """
-    following, root = crow[:-1].copy(), np.zeros(crow.shape[0] - 1)
-    for i in range(crow.shape[0] - 1):
-        for k in range(crow[i], crow[i + 1]):
-            if col[k] == i:
-                root[i] = np.sqrt(abs(values[k]))
+    following = crow[:-1].copy()
     pattern = hermitian = positive = dominant = True
     for i in range(crow.shape[0] - 1):
         total, size, found = 0.0, 0.0, False
@@ -81,13 +77,24 @@ def traits(crow, col, values, slack, unequal):
             q = following[j]
             if q < crow[j + 1] and col[q] == i:
                 following[j] = q + ONE
-                hermitian &= abs(values[q] - np.conj(a)) <= unequal * root[i] * root[j]
+                if values[q] != np.conj(a):
+                    roots = _root(crow, col, values, i) * _root(crow, col, values, j)
+                    hermitian &= abs(values[q] - np.conj(a)) <= unequal * roots
             else:
                 pattern = False
         positive &= found
         dominant &= total >= -slack * size
     hermitian &= pattern
     return pattern, hermitian, positive, dominant and hermitian and positive
+
+
+@compiled_as_written
+def _root(crow, col, values, i):
+    """Return the root of the magnitude on the diagonal."""
+    for k in range(crow[i], crow[i + 1]):
+        if col[k] == i:
+            return np.sqrt(abs(values[k]))
+    return 0.0
 
 
 @compiled_as_written

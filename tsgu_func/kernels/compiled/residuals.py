@@ -1,4 +1,4 @@
-"""Compiled residuals of solutions, with what they are to be compared with, row by row."""
+"""Compiled residuals of solutions, compared row by row with what makes them."""
 
 import numpy as np
 
@@ -7,22 +7,24 @@ from tsgu_func.kernels.compiled.products import member, of_member
 
 
 @compiled
-def residuals(crow, col, values, X, B, R, sizes, sums, totals, first, last):
-    """R = B - A X, sizes = |A| |X| + |B|, sums = |A| 1 and totals = A 1, in the precision of R.
+def residuals(crow, col, values, X, B, floor, rounding, R, errors, sums, vanishing, first, last):
+    """R = B - A X, sums = |A| 1, errors = |R| / max(|A| |X| + |B|, sums * floor), where not 0 / 0.
 
-    The magnitude of a complex number is here that of its parts, added: no root is taken.  For
-    values (b or 1, nnz), X (b, m, p), B, R and sizes (b, n, p), sums and totals (b, n).
+    And whether A 1 is zero, up to a rounding of sums.  All is in the precision of R.  The magnitude
+    of an entry of A, X or B is that of its parts, added: no root is taken.  For values (b or 1,
+    nnz), X (b, m, p), B, R and errors (b, n, p), floor (b, 1, p), sums and vanishing (b, n).
     """
     n = R.shape[1]
     for batch in range(first // n, -(-last // n)):
         start, stop = of_member(batch, n, first, last)
         v, x, b = member(values, batch), member(X, batch), member(B, batch)
-        row, total = sums[batch], totals[batch]
+        least, row, none = floor[batch, 0], sums[batch], vanishing[batch]
         if X.shape[2] == 1:
-            r, size = R[batch, :, 0], sizes[batch, :, 0]
-            _of_column(crow, col, v, x[:, 0], b[:, 0], r, size, row, total, start, stop)
+            given, r, e = (v, x[:, 0], b[:, 0], least[0]), R[batch, :, 0], errors[batch, :, 0]
+            _of_column(crow, col, given, rounding, r, e, row, none, start, stop)
         else:
-            _of_columns(crow, col, v, x, b, R[batch], sizes[batch], row, total, start, stop)
+            given = v, x, b, least
+            _of_columns(crow, col, given, rounding, R[batch], errors[batch], row, none, start, stop)
 
 
 @compiled
@@ -31,31 +33,39 @@ def _size(a):
 
 
 @compiled
-def _of_column(crow, col, v, x, b, R, sizes, sums, totals, start, stop):
+def _over(a, b):
+    return a / b if b != 0 else a
+
+
+@compiled
+def _of_column(crow, col, given, rounding, R, errors, sums, vanishing, start, stop):
+    v, x, b, floor = given
     first = np.uint64(crow[start])
     for i in range(start, stop):
         last = np.uint64(crow[i + ONE])
         left, total = R.dtype.type(b[i]), R.dtype.type(0)
-        size, row = sizes.dtype.type(_size(left)), sizes.dtype.type(0)
+        size, row = errors.dtype.type(_size(left)), errors.dtype.type(0)
         for k in range(first, last):
             a, y = R.dtype.type(v[k]), R.dtype.type(x[col[k]])
             left -= a * y
             size += _size(a) * _size(y)
             row += _size(a)
             total += a
-        R[i], sizes[i], sums[i], totals[i] = left, size, row, total
+        R[i], sums[i], errors[i] = left, row, _over(abs(left), max(size, row * floor))
+        vanishing[i] = abs(total) <= rounding * row
         first = last
 
 
 @compiled
-def _of_columns(crow, col, v, X, B, R, sizes, sums, totals, start, stop):
+def _of_columns(crow, col, given, rounding, R, errors, sums, vanishing, start, stop):
+    v, X, B, floor = given
     first = np.uint64(crow[start])
     for i in range(start, stop):
         last = np.uint64(crow[i + ONE])
-        row, total = sizes.dtype.type(0), R.dtype.type(0)
+        row, total = errors.dtype.type(0), R.dtype.type(0)
         for j in range(X.shape[1]):
             R[i, j] = B[i, j]
-            sizes[i, j] = _size(R.dtype.type(B[i, j]))
+            errors[i, j] = _size(R.dtype.type(B[i, j]))
         for k in range(first, last):
             a, c = R.dtype.type(v[k]), col[k]
             magnitude = _size(a)
@@ -64,6 +74,8 @@ def _of_columns(crow, col, v, X, B, R, sizes, sums, totals, start, stop):
             for j in range(X.shape[1]):
                 y = R.dtype.type(X[c, j])
                 R[i, j] -= a * y
-                sizes[i, j] += magnitude * _size(y)
-        sums[i], totals[i] = row, total
+                errors[i, j] += magnitude * _size(y)
+        for j in range(X.shape[1]):
+            errors[i, j] = _over(abs(R[i, j]), max(errors[i, j], row * floor[j]))
+        sums[i], vanishing[i] = row, abs(total) <= rounding * row
         first = last

@@ -25,6 +25,7 @@ and Tisseur, *A Block Algorithm for Matrix 1-Norm Estimation*, SIAM J. Matrix An
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
@@ -217,7 +218,7 @@ class Direct(Settings):
         if self.precision is not None and not _stable(told):
             code = torch.full_like(code, int(Result.STAGNATED))
         elif bool(suspicious.any()) or _perturbed(state):
-            bound = self._error_bound(state, A, X, told)
+            bound = self._error_bound(state, A, X, B, told)
             close = (suspicious | _perturbed(state)) & (bound > rounding) & ~large
             code = torch.where(close, int(Result.ILL_CONDITIONED), code)
             useless = singular | ~(bound < _USELESS)
@@ -225,13 +226,16 @@ class Direct(Settings):
         X = torch.where((code == Result.SINGULAR).unsqueeze(-2), torch.nan, X)
         return judged(self, A, X, B, code=code, told=told)
 
-    def _error_bound(self, state: Factored, A: StoredMatrix, X: Tensor, told: Measured) -> Tensor:
+    def _error_bound(
+        self, state: Factored, A: StoredMatrix, X: Tensor, B: Tensor, told: Measured
+    ) -> Tensor:
         """Estimate the largest error in each column of X, relative to the largest entry."""
-        assert told.sizes is not None
         rounding = _ROUNDINGS * torch.finfo(X.dtype).eps
         size = X.abs().amax(-2, keepdim=True)
         # Relative to X from the start, so that the numbers are of moderate size.
-        f = (told.R.abs() + rounding * told.sizes).to(size.dtype) / torch.where(size == 0, 1, size)
+        size = torch.where(size == 0, 1, size)
+        sizes = replace(A, values=A.values.abs()) @ (X.abs() / size) + B.abs() / size
+        f = told.R.abs() / size + rounding * sizes
         V, largest = torch.full_like(X, 1 / X.shape[-2]), torch.zeros_like(size)
         for _ in range(_ESTIMATES):
             Y = f * self.once(state, A.mH, V)
@@ -250,12 +254,18 @@ class Direct(Settings):
         linalg: Any = scipy.sparse.linalg
         n = state.A.shape[0]
         dtype = torch.empty(0, dtype=state.A.dtype, device="cpu").numpy().dtype
+        # The inverse is taken times the norm of A: so neither over- nor underflows.
+        _, columns = sums_of_magnitudes(state.A)
+        norm = float(columns.max())
 
         def times(A: StoredMatrix) -> Callable[[np.ndarray], np.ndarray]:
             def solve(B: np.ndarray) -> np.ndarray:
-                columns = torch.from_numpy(np.ascontiguousarray(B.reshape(n, -1)).astype(dtype))
-                X, _ = self._refined(state, A, columns.to(A.values.device))
-                return X.cpu().numpy().reshape(B.shape)
+                shape = B.shape
+                B = norm * np.ascontiguousarray(B.reshape(n, -1))
+                X, _ = self._refined(
+                    state, A, torch.from_numpy(B.astype(dtype)).to(A.values.device)
+                )
+                return X.cpu().numpy().reshape(shape)
 
             return solve
 
@@ -263,9 +273,10 @@ class Direct(Settings):
         inverse = linalg.LinearOperator(
             (n, n), matvec=forward, rmatvec=adjoint, matmat=forward, rmatmat=adjoint, dtype=dtype
         )
-        _, columns = sums_of_magnitudes(state.A)
-        # With t = 1 the estimate draws no random numbers.
-        return float(columns.max()) * float(linalg.onenormest(inverse, t=1))
+        with np.errstate(invalid="ignore"):  # of a matrix so close to singular that it does
+            # With t = 1 the estimate draws no random numbers.
+            estimate = float(linalg.onenormest(inverse, t=1))
+        return math.inf if math.isnan(estimate) else estimate
 
 
 class DirectWithPivots(Direct):
@@ -313,11 +324,8 @@ def _is_large(told: Measured) -> bool:
 def _where(gained: Tensor, after: Measured, before: Measured) -> Measured:
     """Return what is told of the columns that have gained, and of the others."""
 
-    def choose(x: Any, y: Any) -> Any:
-        if x is None:
-            return None
-        mask = gained.unsqueeze(-2) if x.ndim > gained.ndim or x.shape != gained.shape else gained
-        return torch.where(mask, x, y)
+    def choose(x: Tensor, y: Tensor) -> Tensor:
+        return torch.where(gained.unsqueeze(-2) if x.ndim > gained.ndim else gained, x, y)
 
     return Measured(*map(choose, after[:-1], before[:-1]), constants=after.constants)
 

@@ -12,6 +12,7 @@ from tsgu_func.solvers.direct.base import DirectWithPivots, Factored
 from tsgu_func.solvers.protocol import SingularError
 from tsgu_func.solvers.settings import check_count
 from tsgu_func.solvers.stored import StoredMatrix
+from tsgu_func.solvers.traits import sums_of_magnitudes
 
 __all__ = ["DenseLU"]
 
@@ -101,13 +102,11 @@ class DenseLU(DirectWithPivots):
 
     def _condition(self, state: Factored) -> Tensor:
         """Return the condition number of each member, ``(*batch, 1)``, from the inverse."""
-        A = state.A
-        lu = state.factor.solve(_eye_like(A), False, False)
-        inverse = torch.linalg.matrix_norm(lu, 1).unsqueeze(-1)
-        size = A.values.abs()
-        columns = size.new_zeros(*size.shape[:-1], A.shape[1])
-        columns.index_add_(-1, A.structure.col.long(), size)
-        return columns.amax(-1, keepdim=True) * inverse
+        _, columns = sums_of_magnitudes(state.A)
+        norm = columns.amax(-1, keepdim=True)
+        # The inverse is taken times the norm of A: so neither over- nor underflows.
+        inverse = state.factor.solve(norm.unsqueeze(-1) * _eye_like(state.A), False, False)
+        return torch.linalg.matrix_norm(inverse, 1).unsqueeze(-1)
 
 
 def _eye_like(A: StoredMatrix) -> Tensor:

@@ -35,7 +35,13 @@ from tsgu_func.solvers.iteration import System, column_norms
 from tsgu_func.solvers.judgement import judged
 from tsgu_func.solvers.krylov.block import Block, Equations, Place, Problem
 from tsgu_func.solvers.krylov.progress import Watch
-from tsgu_func.solvers.krylov.structure import check_hermitian, is_not_hermitian, moderate, shifted
+from tsgu_func.solvers.krylov.structure import (
+    check_hermitian,
+    is_not_hermitian,
+    moderate,
+    moderating,
+    shifted,
+)
 from tsgu_func.solvers.matrix_free import MatrixFree
 from tsgu_func.solvers.preconditioners.custom import Custom
 from tsgu_func.solvers.protocol import Preconditioner, Result, Settings, Solution, solution
@@ -122,11 +128,15 @@ class Krylov(Settings):
         M = self.preconditioner
         return M is None or _takes_operators(M)
 
-    def init(self, A: StoredMatrix | MatrixFree) -> tuple[Any, ...]:
-        """Precondition each member of a batch."""
-        A, _ = moderate(A)
+    def init(self, A: StoredMatrix | MatrixFree) -> Prepared:
+        """Look at the entries, and precondition each member of a batch."""
+        exponent = moderating(A)
+        A = moderate(A, exponent)
         if self.hermitian:
             check_hermitian(self, A)
+        return Prepared(exponent, self._preconditioned(A))
+
+    def _preconditioned(self, A: StoredMatrix | MatrixFree) -> tuple[Any, ...]:
         M: Any = self.preconditioner
         if M is None:
             return ()
@@ -143,7 +153,7 @@ class Krylov(Settings):
 
     def compute(
         self,
-        state: tuple[Any, ...],
+        state: Prepared,
         A: StoredMatrix | MatrixFree,
         B: Tensor,
         X0: Tensor | None = None,
@@ -157,19 +167,20 @@ class Krylov(Settings):
             return solved
         return self._in_each_row(state, A, B, solved, self.componentwise)
 
-    def _learned(self, state: tuple[Any, ...], A: Any, solved: Solution) -> bool:
+    def _learned(self, state: Prepared, A: Any, solved: Solution) -> bool:
         """Tell the preconditioner how it went; return whether it would do better now."""
         learn = getattr(self.preconditioner, "learn", None)
         if learn is None:
             return False
+        A = moderate(A, state.exponent)
         members = A.members() if A.values.ndim == 2 else [A]
         told = solved.iterations, solved.result.failed
-        pairs = zip(state, members, strict=True)
-        better = [learn(part, moderate(member)[0], *told) for part, member in pairs]
+        pairs = zip(state.parts, members, strict=True)
+        better = [learn(part, member, *told) for part, member in pairs]
         return any(better)
 
     def _in_each_row(
-        self, state: Any, A: Any, B: Tensor, solved: Solution, wanted: float
+        self, state: Prepared, A: Any, B: Tensor, solved: Solution, wanted: float
     ) -> Solution:
         """Go on for a smaller residual, while a row is not solved as well as `wanted`."""
         rtol = self._rtol(B.dtype)
@@ -193,15 +204,15 @@ class Krylov(Settings):
 
     def _judged(
         self,
-        state: tuple[Any, ...],
+        state: Prepared,
         A: StoredMatrix | MatrixFree,
         B: Tensor,
         X0: Tensor | None,
     ) -> Solution:
-        scaled, exponent = moderate(A)
+        exponent = None if state.exponent is None else state.exponent.unsqueeze(-1)
         if exponent is not None and X0 is not None:
             X0 = shifted(X0, -exponent)
-        solved = self._computed(state, scaled, B, X0)
+        solved = self._computed(state.parts, moderate(A, state.exponent), B, X0)
         X = solved.value if exponent is None else shifted(solved.value, exponent)
         code = solved.code
         if self.hermitian and solved.result.failed and is_not_hermitian(A, B):
@@ -209,11 +220,11 @@ class Krylov(Settings):
         return judged(self, A, X, B, code=code, iterations=solved.iterations, shift=solved.shift)
 
     def _computed(
-        self, state: tuple[Any, ...], A: StoredMatrix | MatrixFree, B: Tensor, X0: Tensor | None
+        self, parts: tuple[Any, ...], A: StoredMatrix | MatrixFree, B: Tensor, X0: Tensor | None
     ) -> Solution:
         system = iteration.read_system(A, B, X0, names=("A", "B", "X0"))
         M: Any = self.preconditioner
-        equations = Equations(A, M, state)
+        equations = Equations(A, M, parts)
         goal = torch.maximum(self._rtol(B.dtype) * system.unit, float(self.atol) / system.peak)
         with Watch(repr(self), self.callback, self.progress) as watch:
             block = Block(equations, system.multiply, system.B, system.peak, system.unit, goal)
@@ -236,6 +247,10 @@ class Krylov(Settings):
     def finish(self, problem: Problem, state: Any) -> Tensor:
         """Return the correction that a state stands for."""
         return state.change
+
+    def spare(self, problem: Problem, R: Tensor, run: Run) -> Tensor:
+        """Return another correction of R, for columns where that of a pass was not better."""
+        return run.spare
 
     def narrow(self, state: Any, place: Place) -> Any:
         """Return the state of some members and columns."""
@@ -309,8 +324,9 @@ class Krylov(Settings):
         after = reached._replace(code=code, steps=reached.steps + run.steps)
         first = torch.full_like(wanted, not attempt)
         after, better = self._moved(block, after, run.change, first & (code == 0))
-        if bool((wanted & ~better).any()) and bool(run.spare.any()):
-            after, _ = self._moved(block, after, torch.where(better, 0, run.spare), first)
+        if bool((wanted & ~better).any()):
+            spare = self.spare(block.problem, reached.R, run)
+            after, _ = self._moved(block, after, torch.where(better, 0, spare), first)
         return after
 
     def _moved(
@@ -322,15 +338,17 @@ class Krylov(Settings):
         """
         # A correction that ran off to infinity is none.
         sound = torch.isfinite(change.abs().amax(-2, keepdim=True).square())
-        change = torch.where(sound, change, 0)
+        if not bool(sound.all()):
+            change = torch.where(sound, change, 0)
         X = reached.X + change * block.peak
         R = block.residual(X)
         norm = column_norms(R)
         better = norm < reached.norm
         if bool((trusted & ~better).any()):
             better = better | trusted & self.nearer(block.problem, reached.R, R, change)
-        parts = zip((X, R, norm), reached, strict=False)
-        X, R, norm = (torch.where(better, new, old) for new, old in parts)
+        if not bool(better.all()):
+            parts = zip((X, R, norm), reached, strict=False)
+            X, R, norm = (torch.where(better, new, old) for new, old in parts)
         return reached._replace(X=X, R=R, norm=norm), better
 
     def _pass(
@@ -377,6 +395,21 @@ class Krylov(Settings):
         stopped, lost = state.code != 0, state.code == Result.DIVERGED
         change = torch.where(stopped, best.change, last)
         return change, torch.where(stopped & ~lost, last, best.change)
+
+
+class Prepared(NamedTuple):
+    """What is prepared for a matrix, or for each member of a batch.
+
+    Attributes
+    ----------
+    exponent : Tensor or None
+        The matrix is solved with times two to this.
+    parts : tuple
+        States of the preconditioner; none without it.
+    """
+
+    exponent: Tensor | None
+    parts: tuple[Any, ...]
 
 
 class _Best(NamedTuple):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.solvers.iteration import check_product, column_norms, dot, quotient
-from tsgu_func.solvers.krylov.base import Krylov
+from tsgu_func.solvers.krylov.base import Krylov, Run
 from tsgu_func.solvers.krylov.block import Problem
 from tsgu_func.solvers.protocol import Result
 
@@ -119,6 +119,13 @@ class BiCGStab(Krylov):
     def start(self, problem: Problem, R: Tensor, attempt: int) -> State:
         """Return the state at a residual."""
         return start(R, attempt)
+
+    def spare(self, problem: Problem, R: Tensor, run: Run) -> Tensor:
+        """Return the step along R that minimizes the residual, which no iterate of a pass need."""
+        direction = R if problem.precondition is None else problem.precondition(R)
+        T = problem.multiply(direction)
+        size = dot(T, T).real
+        return direction * quotient(dot(T, R), size, (size > 0) & (size < torch.inf))
 
     def step(self, problem: Problem, state: State, active: Tensor) -> State:
         """Advance the active columns."""

@@ -14,7 +14,7 @@ from tsgu_func.solvers.protocol import Result, SolveError
 from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import asymmetry
 
-__all__ = ["check_hermitian", "is_not_hermitian", "moderate", "shifted"]
+__all__ = ["check_hermitian", "is_not_hermitian", "moderate", "moderating", "shifted"]
 
 # Largest entries for which no square in a recurrence over- or underflows, whatever the residual.
 _MODERATE = {32: 2.0**30, 64: 2.0**200}
@@ -23,21 +23,31 @@ _MODERATE = {32: 2.0**30, 64: 2.0**200}
 _REFUSED, _NOTICED = 1e-3, 1e-10
 
 
-def moderate(A: Any) -> tuple[Any, Tensor | None]:
-    """Return A, or A times a power of two if its entries are tiny or huge, and the exponent.
+def moderating(A: Any) -> Tensor | None:
+    """Return the exponents of the powers of two that make entries moderate if they are not.
 
-    That is of shape () or (b, 1, 1), and None where A is as it was.  A power of two rounds
-    nothing, so what is solved is the same system.
+    These are of shape (1,) or (b, 1).  A power of two rounds nothing, so what is solved is the same
+    system.
     """
     if not isinstance(A, StoredMatrix) or not A.values.numel():
-        return A, None
-    largest = A.values.abs().amax(-1)
+        return None
+    largest = _largest(A.values)
     bound = _MODERATE[torch.finfo(A.dtype).bits]
     if bool(((largest < bound) & (largest > 1 / bound) | (largest == 0)).all()):
-        return A, None
-    exponent = -torch.frexp(torch.where(largest == 0, 1, largest)).exponent
-    values = shifted(A.values, exponent.unsqueeze(-1))
-    return replace(A, values=values), exponent[..., None, None] if exponent.ndim else exponent
+        return None
+    return -torch.frexp(torch.where(largest == 0, 1, largest)).exponent.unsqueeze(-1)
+
+
+def moderate(A: Any, exponent: Tensor | None) -> Any:
+    """Return A times powers of two, if there are any."""
+    return A if exponent is None else replace(A, values=shifted(A.values, exponent))
+
+
+def _largest(values: Tensor) -> Tensor:
+    if values.is_complex():
+        return values.abs().amax(-1)
+    low, high = values.aminmax(dim=-1) if values.ndim > 1 else values.aminmax()
+    return torch.maximum(-low, high)  # without a tensor of magnitudes
 
 
 def shifted(X: Tensor, exponent: Tensor) -> Tensor:
@@ -48,7 +58,7 @@ def shifted(X: Tensor, exponent: Tensor) -> Tensor:
 
 def check_hermitian(solver: Any, A: Any) -> None:
     """Refuse a stored matrix, or a batch, that is far from its adjoint.  O(nnz) time."""
-    if not isinstance(A, StoredMatrix) or not A.values.numel():
+    if not isinstance(A, StoredMatrix) or not A.values.numel() or A.hermitian:
         return
     if A.values.ndim == 1:
         _check_hermitian(solver, A)
@@ -71,6 +81,8 @@ def is_not_hermitian(A: Any, B: Tensor) -> bool:
     One that is known by its products is tried on two vectors: u and A u, for the columns u of B.
     """
     if isinstance(A, StoredMatrix):
+        if A.hermitian:
+            return False
         members = A.members() if A.values.ndim == 2 else [A]
         return any(asymmetry(member) > _NOTICED for member in members)
     peak = B.abs().amax(-2, keepdim=True)
