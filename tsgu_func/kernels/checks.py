@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import cmath
+
 import torch
 from torch import Tensor
 
@@ -28,4 +30,4 @@ def all_finite(x: Tensor) -> bool:
 
     No sum recovers from one of those; where the sum is none of them, one pass tells.
     """
-    return bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all())
+    return cmath.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())

@@ -38,7 +38,7 @@ __all__ = [
 # From three columns up to this many MKL wins.
 _NARROW = {torch.float32: 12, torch.float64: 8, torch.complex64: 4}
 # Less work than this is done before another thread has started.
-_WORTH_A_THREAD = 1 << 15
+_WORTH_A_THREAD = 1 << 17
 HALF = (torch.float16, torch.bfloat16)
 
 

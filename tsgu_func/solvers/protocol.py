@@ -151,6 +151,8 @@ def _solver(self: Any) -> str:
 
 def _result(self: Any) -> Result:
     """Return the worst code of all columns."""
+    if not bool(self.code.any()):
+        return Result.SOLVED
     codes = [Result(int(code)) for code in self.code.unique()]
     return max(codes, key=lambda code: (code.failed, code), default=Result.SOLVED)
 

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from tsgu_func.solvers import iteration
 from tsgu_func.solvers.factors import prepared_each
-from tsgu_func.solvers.iteration import System, column_norms
+from tsgu_func.solvers.iteration import column_norms
 from tsgu_func.solvers.judgement import judged
 from tsgu_func.solvers.krylov.block import Block, Equations, Place, Problem
 from tsgu_func.solvers.krylov.progress import Watch
@@ -44,7 +44,7 @@ from tsgu_func.solvers.krylov.structure import (
 )
 from tsgu_func.solvers.matrix_free import MatrixFree
 from tsgu_func.solvers.preconditioners.custom import Custom
-from tsgu_func.solvers.protocol import Preconditioner, Result, Settings, Solution, solution
+from tsgu_func.solvers.protocol import Preconditioner, Result, Settings, Solution
 from tsgu_func.solvers.settings import check_count, check_real
 from tsgu_func.solvers.stored import StoredMatrix
 
@@ -212,23 +212,27 @@ class Krylov(Settings):
         exponent = None if state.exponent is None else state.exponent.unsqueeze(-1)
         if exponent is not None and X0 is not None:
             X0 = shifted(X0, -exponent)
-        solved = self._computed(state.parts, moderate(A, state.exponent), B, X0)
-        X = solved.value if exponent is None else shifted(solved.value, exponent)
-        code = solved.code
-        if self.hermitian and solved.result.failed and is_not_hermitian(A, B):
+        X, code, told = self._computed(state.parts, moderate(A, state.exponent), B, X0)
+        X = X if exponent is None else shifted(X, exponent)
+        if self.hermitian and bool(code.any()) and is_not_hermitian(A, B):
             code = torch.where(code == Result.SOLVED, code, int(Result.NOT_HERMITIAN))
-        return judged(self, A, X, B, code=code, iterations=solved.iterations, shift=solved.shift)
+        return judged(self, A, X, B, code=code, **told)
 
     def _computed(
         self, parts: tuple[Any, ...], A: StoredMatrix | MatrixFree, B: Tensor, X0: Tensor | None
-    ) -> Solution:
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """Return X, a code for each column, and what else is to be told."""
         system = iteration.read_system(A, B, X0, names=("A", "B", "X0"))
         M: Any = self.preconditioner
         equations = Equations(A, M, parts)
         goal = torch.maximum(self._rtol(B.dtype) * system.unit, float(self.atol) / system.peak)
         with Watch(repr(self), self.callback, self.progress) as watch:
             block = Block(equations, system.multiply, system.B, system.peak, system.unit, goal)
-            return self._solve(system, block, watch)
+            reached = self.reach(block, system.start, watch)
+            exhausted = watch.steps >= self._limit(B.shape[-2])
+        code = _final(reached.code, reached.norm <= goal, exhausted).squeeze(-2)
+        told = {"iterations": reached.steps.squeeze(-2), "shift": equations.shift}
+        return system.answer(reached.X), code, told
 
     # ------------------------------------------------------------------------ the recurrence
 
@@ -301,16 +305,6 @@ class Krylov(Settings):
             wanted = wanted & (mended | (gained & (reached.code == 0)))
             wanted = wanted & self.wanted(block, reached.norm, attempt, watch.steps)
         return reached
-
-    def _solve(self, system: System, block: Block, watch: Watch) -> Solution:
-        reached = self.reach(block, system.start, watch)
-        limit = self._limit(reached.X.shape[-2])
-        code = _final(reached.code, reached.norm <= block.goal, watch.steps >= limit)
-        residual = (reached.norm / system.unit).squeeze(-2)
-        return solution(
-            self, system.answer(reached.X), residual, code=code.squeeze(-2),
-            iterations=reached.steps.squeeze(-2), shift=block.equations.shift,
-        )  # fmt: skip
 
     def _improved(
         self, block: Block, reached: Reached, plan: tuple[int, int], watch: Watch

@@ -26,8 +26,8 @@ from tsgu_func.solvers.protocol import Preconditioner, Result
 
 __all__ = ["ICCG"]
 
-# What is done between two looks at whether the machine is busy, and at signals: 20 ms or so.
-_STRIDE = 1 << 23
+# What is done between two looks at whether the machine is busy, and at signals: 50 to 100 ms.
+_STRIDE = 1 << 26
 # Iterations with less work than this are over before a second thread is of use.
 _WORTH_A_THREAD = 1 << 14
 
