@@ -33,7 +33,7 @@ from tsgu_func.solvers import (
     Substitution,
     SuperLU,
 )
-from tsgu_func.solvers.iteration import default_tolerance
+from tsgu_func.solvers.settings import default_tolerance
 from tsgu_func.testing.strategies import VALUES, entries, numbers, right_hand_sides, scales
 
 pytestmark = pytest.mark.skipif(

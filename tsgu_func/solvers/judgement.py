@@ -35,7 +35,6 @@ from torch import Tensor
 
 from tsgu_func.kernels.checks import all_finite
 from tsgu_func.kernels.residuals import residuals
-from tsgu_func.solvers.iteration import default_tolerance
 from tsgu_func.solvers.protocol import (
     ConvergenceError,
     IllConditionedWarning,
@@ -45,6 +44,7 @@ from tsgu_func.solvers.protocol import (
     relative_residual,
     solution,
 )
+from tsgu_func.solvers.settings import default_tolerance
 from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["Measured", "acceptable", "checked", "judged", "measured", "report", "small"]

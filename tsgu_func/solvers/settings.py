@@ -1,4 +1,4 @@
-"""Checks of the numbers that set a solver or a preconditioner, made where it is made."""
+"""The numbers that set a solver or a preconditioner: checked where it is made, and a default."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import math
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["check_count", "check_real", "check_settings"]
+import torch
+
+__all__ = ["check_count", "check_real", "check_settings", "default_tolerance"]
 
 _MOST = 2**63 - 1  # that compiled loops can count to
 
@@ -59,3 +61,8 @@ def _range(least: float, most: float, positive: bool) -> str:
 
 def _called(value: Any) -> str:
     return repr(value) if isinstance(value, (bool, float, str)) else type(value).__name__
+
+
+def default_tolerance(dtype: torch.dtype) -> float:
+    """Return the relative residual that is asked for by default."""
+    return 1e-5 if dtype in (torch.float32, torch.complex64) else 1e-10

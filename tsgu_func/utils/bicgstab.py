@@ -12,11 +12,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from tsgu_func.solvers import iteration
-from tsgu_func.solvers.iteration import Operator, System
 from tsgu_func.solvers.krylov.bicgstab import BiCGStab
 from tsgu_func.solvers.protocol import ConvergenceError, Result
-from tsgu_func.solvers.settings import check_real, check_settings
+from tsgu_func.solvers.settings import check_real, check_settings, default_tolerance
+from tsgu_func.solvers.system import Operator, System, read_system
+from tsgu_func.utils.failure import check_policy, fail, unconverged
 from tsgu_func.utils.reading import block_of, preconditioning, readable, unwatched
 
 __all__ = ["BICGSTABSettings", "bicgstab"]
@@ -112,9 +112,9 @@ def bicgstab(
     >>> bicgstab(A, torch.tensor([1.0, 2.0]))
     tensor([0.1429, 0.5714])
     """
-    iteration.check_policy(on_failure)
+    check_policy(on_failure)
     check_settings(settings, BICGSTABSettings)
-    system = iteration.read_system(readable(matmul_closure), rhs, initial_guess)
+    system = read_system(readable(matmul_closure), rhs, initial_guess)
     precondition = preconditioning(settings.precon, "settings.precon", system.vector)
     limit = _budget(system, settings)
     tolerance = _tolerance(system, settings)
@@ -130,7 +130,7 @@ def bicgstab(
     products = system.multiply.calls
     (settings.logger or _logger).info("residual %s after %d products", error, products)
     if bool((error > tolerance).any()):
-        iteration.fail(on_failure, _failure(error, products, settings, reason))
+        fail(on_failure, _failure(error, products, settings, reason))
     return system.answer(X)
 
 
@@ -150,7 +150,7 @@ def _tolerance(system: System, settings: BICGSTABSettings) -> Tensor:
     """Return the relative residual at which each column has converged."""
     relative = settings.reltol
     if relative is None:
-        relative = iteration.default_tolerance(system.B.dtype)
+        relative = default_tolerance(system.B.dtype)
     check_real("abstol", settings.abstol)
     check_real("reltol", relative)
     return (settings.abstol / system.peak / system.unit).clamp_min(relative)
@@ -190,4 +190,4 @@ def _failure(
     asked = f"max(abstol, reltol |B|) / |B| with abstol = {settings.abstol:g}"
     asked += "" if settings.reltol is None else f" and reltol = {settings.reltol:g}"
     error, count = error.squeeze(-2), f"{products} products with A"
-    return iteration.unconverged("BiCGSTAB", count, error, asked, reason, products)
+    return unconverged("BiCGSTAB", count, error, asked, reason, products)

@@ -13,12 +13,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from tsgu_func.solvers import iteration
-from tsgu_func.solvers.iteration import System, quotient
+from tsgu_func.solvers.columns import quotient
 from tsgu_func.solvers.krylov import cg
 from tsgu_func.solvers.krylov.block import Block, Problem
 from tsgu_func.solvers.protocol import ConvergenceError, SolveError
-from tsgu_func.solvers.settings import check_count, check_real, check_settings
+from tsgu_func.solvers.settings import check_count, check_real, check_settings, default_tolerance
+from tsgu_func.solvers.system import System, read_system
+from tsgu_func.utils.failure import check_policy, fail, unconverged
 from tsgu_func.utils.reading import block_of, preconditioning, readable, unwatched
 
 __all__ = ["CGInfo", "LinearCGSettings", "linear_cg"]
@@ -176,9 +177,9 @@ def linear_cg(
     tensor([0.0909, 0.6364])
     """
     on_failure = on_failure or ("warn" if return_info else "raise")
-    iteration.check_policy(on_failure)
+    check_policy(on_failure)
     check_settings(settings, LinearCGSettings)
-    system = iteration.read_system(readable(matmul_closure), rhs, initial_guess)
+    system = read_system(readable(matmul_closure), rhs, initial_guess)
     rules = _rules(
         system, tolerance, eps, stop_updating_after, max_iter, settings, convergence_reduction,
         min_iter, max_tridiag_iter if n_tridiag else 0,
@@ -194,7 +195,7 @@ def linear_cg(
     if settings.verbose_linalg:
         _logger.info("%s after %d iterations", info.reason, info.iterations)
     if not (rules.tolerance == 0 or rules.met(error)):
-        iteration.fail(on_failure, _failure(info))
+        fail(on_failure, _failure(info))
     parts = [system.answer(reached.X)]
     parts += [lanczos.matrices(system.unit)] if n_tridiag else []
     parts += [info] if return_info else []
@@ -243,7 +244,7 @@ def _rules(
 ) -> _Rules:
     tolerance = settings.cg_tolerance if tolerance is None else tolerance
     dtype, n = system.B.dtype, system.B.shape[-2]
-    tolerance = iteration.default_tolerance(dtype) if tolerance is None else tolerance
+    tolerance = default_tolerance(dtype) if tolerance is None else tolerance
     finfo = torch.finfo(dtype)
     limit = settings.max_cg_iterations if max_iter is None else max_iter
     stop, eps = tolerance if stop is None else stop, finfo.tiny if eps is None else eps
@@ -367,7 +368,7 @@ def _inform(error: Tensor, recursive: Tensor, rules: _Rules, steps: int, calls: 
 
 def _failure(info: CGInfo) -> ConvergenceError:
     advice = "allow more iterations, precondition, or loosen the tolerance"
-    return iteration.unconverged(
+    return unconverged(
         "conjugate gradients", f"{info.iterations} iterations", info.residual,
         f"{info.tolerance:.1e}", advice, info.iterations,
     )  # fmt: skip

@@ -7,13 +7,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tsgu_func.solvers import iteration
-from tsgu_func.solvers.iteration import Operator
 from tsgu_func.solvers.lstsq import bidiagonal
 from tsgu_func.solvers.lstsq.bidiagonal import Rules, State
 from tsgu_func.solvers.lstsq.lsmr import LSMRProcess
 from tsgu_func.solvers.protocol import ConvergenceError, SolveError
 from tsgu_func.solvers.settings import check_real
+from tsgu_func.solvers.system import Operator, as_operator, matrix_shape, read_system
+from tsgu_func.utils.failure import check_policy, fail
 from tsgu_func.utils.reading import adjoint_of, readable
 
 __all__ = ["lsmr"]
@@ -102,9 +102,9 @@ def lsmr(
     >>> x
     tensor([1.0000, 2.0000])
     """
-    iteration.check_policy(on_failure)
+    check_policy(on_failure)
     cols = _columns(A, n)
-    system = iteration.read_system(readable(A), b, x0, cols=cols, names=("A", "b", "x0"))
+    system = read_system(readable(A), b, x0, cols=cols, names=("A", "b", "x0"))
     if maxiter is None:
         maxiter = max(_ROUNDS * min(system.B.shape[-2], cols), 100)
     check_real("damp", damp)
@@ -113,13 +113,13 @@ def lsmr(
     problem = bidiagonal.problem_of(system, adjoint, cols, damp)
     state, condition, _, steps, _ = bidiagonal.solve(problem, rules, LSMRProcess)
     if not bool(state.converged.all()):
-        iteration.fail(on_failure, _failure(state, condition, rules, steps))
+        fail(on_failure, _failure(state, condition, rules, steps))
     X = state.change * system.peak
     return system.answer(X if system.start is None else system.start + X), steps
 
 
 def _columns(A: Any, n: int | None) -> int:
-    shape = iteration.matrix_shape(A)
+    shape = matrix_shape(A)
     if shape is None and n is None:
         raise SolveError("n, the number of columns of A, must be given if A is a function")
     cols = n if shape is None or len(shape) < 2 else shape[-1]
@@ -132,7 +132,7 @@ def _read_adjoint(A: Any, Armat: Any, cols: int, vector: bool) -> Operator:
     H = adjoint_of(A) if Armat is None else Armat
     if H is None:
         raise SolveError("Armat, which multiplies with the adjoint of A, must be given for this A")
-    return iteration.as_operator(readable(H), "Armat", vector, cols)
+    return as_operator(readable(H), "Armat", vector, cols)
 
 
 def _failure(state: State, condition: Tensor, rules: Rules, steps: int) -> ConvergenceError:

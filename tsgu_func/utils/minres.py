@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsgu_func.solvers import iteration
-from tsgu_func.solvers.iteration import Operator, System
 from tsgu_func.solvers.krylov import minres as recurrence
 from tsgu_func.solvers.krylov.block import Problem
 from tsgu_func.solvers.protocol import ConvergenceError, Result, SolveError
-from tsgu_func.solvers.settings import check_count, check_real, check_settings
+from tsgu_func.solvers.settings import check_count, check_real, check_settings, default_tolerance
+from tsgu_func.solvers.system import Operator, System, read_system
+from tsgu_func.utils.failure import check_policy, fail, unconverged
 from tsgu_func.utils.reading import block_of, preconditioning, readable, unwatched
 
 __all__ = ["MINRESSettings", "minres"]
@@ -125,9 +125,9 @@ def minres(
     tensor([[ 1.3333, -1.6667],
             [-0.6667,  3.6667]])
     """
-    iteration.check_policy(on_failure)
+    check_policy(on_failure)
     check_settings(settings, MINRESSettings)
-    plain = iteration.read_system(readable(matmul_closure), rhs, None)
+    plain = read_system(readable(matmul_closure), rhs, None)
     sigma = _read_shifts(shifts, plain)
     limit, tolerance = _limits(plain, eps, max_iter, settings)
     precondition = preconditioning(preconditioner, "preconditioner", plain.vector)
@@ -145,7 +145,7 @@ def minres(
     if not isinstance(shifts, Tensor) or not shifts.ndim:
         X, error = X.squeeze(0), error.squeeze(0)
     if bool((error > tolerance).any()):
-        iteration.fail(on_failure, _failure(error, tolerance, watch.steps))
+        fail(on_failure, _failure(error, tolerance, watch.steps))
     return X
 
 
@@ -182,7 +182,7 @@ def _limits(
     limit = settings.max_cg_iterations if max_iter is None else max_iter
     tolerance = settings.minres_tolerance
     if tolerance is None:
-        tolerance = iteration.default_tolerance(system.B.dtype)
+        tolerance = default_tolerance(system.B.dtype)
     check_real("eps", eps)
     check_real("minres_tolerance", tolerance)
     check_count("max_iter", limit)
@@ -233,4 +233,4 @@ def _failure(error: Tensor, tolerance: float, steps: int) -> ConvergenceError:
         "may be singular, or need more iterations, a preconditioner or a looser tolerance"
     )
     count, asked = f"{steps} iterations", f"{tolerance:.1e}"
-    return iteration.unconverged("MINRES", count, error, asked, advice, steps)
+    return unconverged("MINRES", count, error, asked, advice, steps)

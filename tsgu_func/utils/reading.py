@@ -9,10 +9,9 @@ from torch import Tensor
 
 from tsgu_func.matrix.pattern import SparsityPattern
 from tsgu_func.matrix.sparse_matrix import SparseMatrix
-from tsgu_func.solvers import iteration
-from tsgu_func.solvers.iteration import System
 from tsgu_func.solvers.krylov.block import Block, Function, Functions
 from tsgu_func.solvers.krylov.progress import Watch
+from tsgu_func.solvers.system import System, as_operator
 
 __all__ = ["adjoint_of", "block_of", "preconditioning", "readable", "unwatched"]
 
@@ -41,7 +40,7 @@ def adjoint_of(A: Any) -> Any:
 
 def preconditioning(M: Any, name: str, vector: bool) -> Function | None:
     """Read ``R -> M⁻¹ R``, if there is one."""
-    return None if M is None else iteration.as_operator(readable(M), name, vector)
+    return None if M is None else as_operator(readable(M), name, vector)
 
 
 def block_of(system: System, goal: Tensor, precondition: Function | None) -> Block:

@@ -29,9 +29,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from tsgu_func.solvers import iteration
+from tsgu_func.solvers.columns import column_norms
 from tsgu_func.solvers.factors import prepared_each
-from tsgu_func.solvers.iteration import column_norms
 from tsgu_func.solvers.judgement import judged
 from tsgu_func.solvers.krylov.block import Block, Equations, Place, Problem
 from tsgu_func.solvers.krylov.progress import Watch
@@ -45,8 +44,9 @@ from tsgu_func.solvers.krylov.structure import (
 from tsgu_func.solvers.matrix_free import MatrixFree
 from tsgu_func.solvers.preconditioners.custom import Custom
 from tsgu_func.solvers.protocol import Preconditioner, Result, Settings, Solution
-from tsgu_func.solvers.settings import check_count, check_real
+from tsgu_func.solvers.settings import check_count, check_real, default_tolerance
 from tsgu_func.solvers.stored import StoredMatrix
+from tsgu_func.solvers.system import read_system
 
 __all__ = ["Krylov", "Reached", "Run"]
 
@@ -222,7 +222,7 @@ class Krylov(Settings):
         self, parts: tuple[Any, ...], A: StoredMatrix | MatrixFree, B: Tensor, X0: Tensor | None
     ) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """Return X, a code for each column, and what else is to be told."""
-        system = iteration.read_system(A, B, X0, names=("A", "B", "X0"))
+        system = read_system(A, B, X0, names=("A", "B", "X0"))
         M: Any = self.preconditioner
         equations = Equations(A, M, parts)
         goal = torch.maximum(self._rtol(B.dtype) * system.unit, float(self.atol) / system.peak)
@@ -274,7 +274,7 @@ class Krylov(Settings):
     # ------------------------------------------------------------------------------ the loop
 
     def _rtol(self, dtype: torch.dtype) -> float:
-        return iteration.default_tolerance(dtype) if self.rtol is None else self.rtol
+        return default_tolerance(dtype) if self.rtol is None else self.rtol
 
     def _limit(self, n: int) -> int:
         if self.max_iterations is not None:

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsgu_func.solvers.iteration import check_product, column_norms, dot, quotient
+from tsgu_func.solvers.columns import column_norms, dot, quotient
 from tsgu_func.solvers.krylov.base import Krylov, Run
 from tsgu_func.solvers.krylov.block import Problem
 from tsgu_func.solvers.protocol import Result
+from tsgu_func.solvers.system import check_product
 
 __all__ = ["BiCGStab"]
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tsgu_func.solvers.iteration import as_operator, check_finite
 from tsgu_func.solvers.protocol import Preconditioner, SolveError
+from tsgu_func.solvers.system import as_operator, check_finite
 
 __all__ = ["Block", "Equations", "Functions", "Place", "Problem"]
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels import compiled, processors, threads
-from tsgu_func.solvers.iteration import column_norms
+from tsgu_func.solvers.columns import column_norms
 from tsgu_func.solvers.krylov import workspace
 from tsgu_func.solvers.krylov.base import Run
 from tsgu_func.solvers.krylov.block import Block

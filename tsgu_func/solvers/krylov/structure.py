@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsgu_func.solvers.iteration import dot
+from tsgu_func.solvers.columns import dot
 from tsgu_func.solvers.members import named
 from tsgu_func.solvers.protocol import Result, SolveError
 from tsgu_func.solvers.stored import StoredMatrix

@@ -28,7 +28,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from tsgu_func.solvers.iteration import column_norms, quotient
+from tsgu_func.solvers.columns import column_norms, quotient
 from tsgu_func.solvers.lstsq.saddle import Saddle
 from tsgu_func.solvers.lstsq.scaling import scaled
 from tsgu_func.solvers.protocol import Result, Settings, Solution, relative_residual, solution

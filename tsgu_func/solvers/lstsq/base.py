@@ -13,8 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tsgu_func.solvers import iteration
-from tsgu_func.solvers.iteration import column_norms, quotient
+from tsgu_func.solvers.columns import column_norms, quotient
 from tsgu_func.solvers.lstsq import bidiagonal
 from tsgu_func.solvers.lstsq.bidiagonal import Process
 from tsgu_func.solvers.lstsq.variables import Variables, preconditioned, scaled_columns, unchanged
@@ -28,8 +27,9 @@ from tsgu_func.solvers.protocol import (
     relative_residual,
     solution,
 )
-from tsgu_func.solvers.settings import check_count, check_real
+from tsgu_func.solvers.settings import check_count, check_real, default_tolerance
 from tsgu_func.solvers.stored import StoredMatrix
+from tsgu_func.solvers.system import as_operator, read_system
 
 __all__ = ["LeastSquares"]
 
@@ -135,8 +135,8 @@ class LeastSquares(Settings):
     ) -> tuple[Tensor, bidiagonal.Outcome]:
         """Solve, from a start, or from what is left of B without one."""
         cols = A.shape[1]
-        system = iteration.read_system(A, B, X0, cols=cols, names=("A", "B", "X0"))
-        adjoint = iteration.as_operator(A.mH, "the adjoint of A", False, cols)
+        system = read_system(A, B, X0, cols=cols, names=("A", "B", "X0"))
+        adjoint = as_operator(A.mH, "the adjoint of A", False, cols)
         problem = bidiagonal.problem_of(system, adjoint, cols)
         if left is not None:
             problem = replace(problem, left=left / system.peak)
@@ -157,7 +157,7 @@ class LeastSquares(Settings):
         if self.rtol is not None:
             return self.rtol
         square = A.shape[0] == A.shape[1]
-        return iteration.default_tolerance(A.dtype) if square else 8 * torch.finfo(A.dtype).eps
+        return default_tolerance(A.dtype) if square else 8 * torch.finfo(A.dtype).eps
 
     def _judged(self, A: Matrix, B: Tensor, X: Tensor, outcome: bidiagonal.Outcome) -> Solution:
         rows, cols = A.shape

@@ -19,9 +19,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tsgu_func.solvers import iteration
-from tsgu_func.solvers.iteration import Operator, System, column_norms, quotient
+from tsgu_func.solvers.columns import column_norms, quotient
 from tsgu_func.solvers.settings import check_count, check_real
+from tsgu_func.solvers.system import Operator, System, check_finite
 
 __all__ = [
     "Outcome",
@@ -86,7 +86,7 @@ class Problem:
         """Measure what a change to the start leaves, as it is."""
         R = self.left - self.multiply(change)
         norm_r, gradient = column_norms(R), column_norms(self.adjoint(R))
-        iteration.check_finite(self.operators[0], norm_r, R)
+        check_finite(self.operators[0], norm_r, R)
         size = norm_A * column_norms(self.start + change)
         rows = R.shape[-2] + change.shape[-2]
         rounding = rules.roundings * torch.finfo(R.dtype).eps * rows**0.5
@@ -239,7 +239,7 @@ class Process:
 def _unit(X: Tensor, operator: Operator) -> tuple[Tensor, Tensor]:
     """Return the norm of each column, and the columns divided by it; zero stays zero."""
     norm = column_norms(X)
-    iteration.check_finite(operator, norm, X)
+    check_finite(operator, norm, X)
     return norm, quotient(X, norm, norm > 0)
 
 

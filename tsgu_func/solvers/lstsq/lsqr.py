@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import torch
 
-from tsgu_func.solvers.iteration import column_norms
+from tsgu_func.solvers.columns import column_norms
 from tsgu_func.solvers.lstsq.base import LeastSquares
 from tsgu_func.solvers.lstsq.bidiagonal import Process, over, rotation
 

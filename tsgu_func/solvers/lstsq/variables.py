@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tsgu_func.solvers import iteration
 from tsgu_func.solvers.lstsq.scaling import scaled
 from tsgu_func.solvers.matrix_free import MatrixFree
 from tsgu_func.solvers.protocol import Preconditioner
 from tsgu_func.solvers.stored import StoredMatrix
+from tsgu_func.solvers.system import as_operator
 
 __all__ = ["Variables", "preconditioned", "scaled_columns", "unchanged"]
 
@@ -52,8 +52,8 @@ def scaled_columns(A: StoredMatrix, name: str) -> Variables:
 def preconditioned(A: StoredMatrix | MatrixFree, M: Preconditioner, part: object) -> Variables:
     """Take N = M⁻¹, for M with the state `part`."""
     rows, cols = A.shape
-    multiply = iteration.as_operator(A, "A", False, rows)
-    adjoint = iteration.as_operator(A.mH, "the adjoint of A", False, cols)
+    multiply = as_operator(A, "A", False, rows)
+    adjoint = as_operator(A.mH, "the adjoint of A", False, cols)
 
     def forward(Y: Tensor) -> Tensor:
         return _by_member(lambda y: M.apply(part, y), Y)

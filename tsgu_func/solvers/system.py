@@ -1,4 +1,4 @@
-"""What the iterative solvers share: how they read a system, restart, and say that they failed.
+"""A system as the iterative solvers read it: an operator, columns, and the scale of residuals.
 
 A right-hand side becomes columns ``(*batch, n, p)``, each divided by its largest entry, so that no
 inner product over- or underflows on account of B.
@@ -6,7 +6,6 @@ inner product over- or underflows on account of B.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +15,9 @@ from torch import Tensor
 
 from tsgu_func.kernels.checks import all_finite
 from tsgu_func.kernels.shapes import broadcast_shapes
+from tsgu_func.solvers.columns import column_norms
 from tsgu_func.solvers.matrix_free import MatrixFree
-from tsgu_func.solvers.protocol import ConvergenceError, SolveError
+from tsgu_func.solvers.protocol import SolveError
 from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = [
@@ -25,22 +25,14 @@ __all__ = [
     "System",
     "as_operator",
     "check_finite",
-    "check_policy",
     "check_product",
-    "column_norms",
-    "default_tolerance",
-    "dot",
-    "fail",
     "matrix_shape",
-    "quotient",
     "read_system",
-    "unconverged",
 ]
 
 Function = Callable[[Tensor], Tensor]
 
-_SINGLE = (torch.float32, torch.complex64)
-_DTYPES = (*_SINGLE, torch.float64, torch.complex128)
+_DTYPES = (torch.float32, torch.complex64, torch.float64, torch.complex128)
 _NAMES = ("matmul_closure", "rhs", "initial_guess")  # of the arguments, as messages call them
 
 
@@ -244,27 +236,7 @@ def _read_start(start: Any, rhs: Tensor, shape: tuple[int, ...], names: tuple[st
     return start.unsqueeze(-1) if start.ndim == 1 else start
 
 
-# ------------------------------------------------------------------------------------ arithmetic
-
-
-def dot(X: Tensor, Y: Tensor) -> Tensor:
-    """Return Xᴴ Y per column."""
-    return torch.linalg.vecdot(X, Y, dim=-2).unsqueeze(-2)
-
-
-def column_norms(X: Tensor) -> Tensor:
-    """Return the Euclidean norm of each column."""
-    return torch.linalg.vector_norm(X, dim=-2, keepdim=True)
-
-
-def quotient(a: Tensor, b: Tensor, where: Tensor) -> Tensor:
-    """Divide where a mask is set; zero elsewhere, whatever stands there."""
-    return torch.where(where, a, 0) / torch.where(where, b, 1)
-
-
-def default_tolerance(dtype: torch.dtype) -> float:
-    """Return the relative residual that is asked for by default."""
-    return 1e-5 if dtype in _SINGLE else 1e-10
+# ----------------------------------------------------------------------- what is not finite
 
 
 def check_finite(operator: Any, numbers: Tensor, Y: Tensor) -> None:
@@ -283,32 +255,3 @@ def check_product(operator: Any, X: Tensor, Y: Tensor) -> None:
     wrong = ~torch.isfinite(Y).all(-2) & (X.abs().amax(-2) < torch.finfo(X.dtype).max ** 0.5)
     if bool(wrong.any()):
         raise operator.refuse(Y)
-
-
-# -------------------------------------------------------------------------------------- failure
-
-
-def check_policy(on_failure: str) -> None:
-    """Check what a caller wants done when a solver does not converge."""
-    if on_failure not in ("raise", "warn", "ignore"):
-        raise ValueError(f"on_failure is 'raise', 'warn' or 'ignore'; got {on_failure!r}")
-
-
-def fail(on_failure: str, error: ConvergenceError) -> None:
-    """Raise an error, warn with its message, or leave it at that."""
-    if on_failure == "raise":
-        raise error
-    if on_failure == "warn":
-        warnings.warn(str(error), stacklevel=3)
-
-
-def unconverged(
-    method: str, count: str, residual: Tensor, tolerance: str, advice: str, steps: int
-) -> ConvergenceError:
-    """Return the error of a method that stopped above its tolerance."""
-    return ConvergenceError(
-        f"{method} did not converge: after {count} the worst relative residual is "
-        f"{float(residual.max()):.1e}, above the tolerance {tolerance}; {advice}",
-        steps,
-        residual,
-    )
