@@ -29,10 +29,10 @@ from tsgu_func.solvers import (
     SolveError,
     Substitution,
     SuperLU,
+    cache,
     cache_info,
     cache_limit,
     choice,
-    factors,
 )
 from tsgu_func.solvers.protocol import solution
 from tsgu_func.utils import bicgstab, linear_cg
@@ -77,13 +77,13 @@ class Counting:
 @pytest.fixture
 def compared(monkeypatch):
     """Give the list of what was compared in full."""
-    seen, matches = [], factors._Factor.matches
+    seen, matches = [], cache._Factor.matches
 
     def counted(self, solver, values):
         seen.append(values.numel())
         return matches(self, solver, values)
 
-    monkeypatch.setattr(factors._Factor, "matches", counted)
+    monkeypatch.setattr(cache._Factor, "matches", counted)
     return seen
 
 
@@ -121,15 +121,15 @@ def test_a_digest_tells_values_apart(dtype):
     swapped, once = x.clone(), x.clone()
     swapped[[2, 3]] = swapped[[3, 2]]
     once[10] = torch.finfo(dtype).tiny
-    digests = {factors._digest(y) for y in (x, swapped, once, x[:10], 2 * x, x.flip(0))}
+    digests = {cache._digest(y) for y in (x, swapped, once, x[:10], 2 * x, x.flip(0))}
     assert len(digests) == 6
-    assert factors._digest(x[::2].contiguous()) == factors._digest(x[::2])
+    assert cache._digest(x[::2].contiguous()) == cache._digest(x[::2])
     if dtype.is_complex:
-        assert factors._digest((x * 1j).conj()) != factors._digest(x * 1j)
+        assert cache._digest((x * 1j).conj()) != cache._digest(x * 1j)
 
 
 def test_what_a_digest_takes_for_equal_is_compared(monkeypatch):
-    monkeypatch.setattr(factors, "_digest", lambda values: 0)
+    monkeypatch.setattr(cache, "_digest", lambda values: 0)
     A = ring()
     for scale in (1.0, 2.0, 1.0):
         x = sparse_solve(A * scale, torch.ones(N).double(), solver=SuperLU())
@@ -204,7 +204,7 @@ def test_the_default_keeps_to_the_limit(solver):
     for i in range(40):
         kept.append(A.with_values(A.values * (1 + i)))
         sparse_solve(kept[-1], b, solver=solver)
-        held = [factor for _, factor in factors._factors.items()]
+        held = [factor for _, factor in cache._factors.items()]
         assert 0 < cache_info().bytes <= 60_000
         each = [max(arrays(s) for s in states_of(factor.state)) for factor in held]
         assert sum(each) <= 1.25 * 60_000
@@ -234,9 +234,9 @@ def test_what_grows_while_it_is_used_is_measured_again():
     F = factorize(A, SuperLU())
     before = cache_info().kinds["factors"].bytes
     assert F.logabsdet > 0  # SciPy keeps copies of the triangles
-    assert factors._factors.bytes > 1.5 * before
-    assert cache_info().kinds["factors"].bytes == factors._factors.bytes
-    cache_limit(factors._factors.bytes - 1)
+    assert cache._factors.bytes > 1.5 * before
+    assert cache_info().kinds["factors"].bytes == cache._factors.bytes
+    cache_limit(cache._factors.bytes - 1)
     assert cache_info().kinds["factors"].entries == 0
 
 

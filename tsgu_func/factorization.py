@@ -24,7 +24,7 @@ from tsgu_func.registration.transforms import (
     unwrapped,
 )
 from tsgu_func.solvers import Auto, Solver
-from tsgu_func.solvers.factors import Held, holding
+from tsgu_func.solvers.cache import Held, holding
 from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["FactorInfo", "Factorization", "factorize"]

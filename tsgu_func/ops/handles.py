@@ -18,8 +18,7 @@ from tsgu_func.kernels.checks import all_finite
 from tsgu_func.kernels.processors import considerate
 from tsgu_func.ops import keys
 from tsgu_func.ops.captured import NOBODY, Watch, call_watched, watch
-from tsgu_func.solvers import warm
-from tsgu_func.solvers.factors import prepared, prepared_each, resizing
+from tsgu_func.solvers.cache import keep_end, last_end, prepared, prepared_each, resizing
 from tsgu_func.solvers.judgement import checked, report
 from tsgu_func.solvers.members import named
 from tsgu_func.solvers.nullspace import NullSpace, projected
@@ -107,14 +106,14 @@ class SolverHandle:
         return solution._replace(condition=condition.expand_as(solution.condition))
 
     def _compute(self, state: Any, A: StoredMatrix, B: Tensor) -> Solution:
-        solution = self.solver.compute(state, A, B, warm.last(self.solver, A, B))
+        solution = self.solver.compute(state, A, B, last_end(self.solver, A, B))
         if not isinstance(solution, Solution):
             raise TypeError(
                 f"compute of {self.solver!r} returns a tsgu_func.solvers.Solution; got "
                 f"{type(solution).__name__}"
             )
         solution = checked(A, B, solution)
-        warm.keep(self.solver, A, solution.value)
+        keep_end(self.solver, A, solution.value)
         return solution
 
     def _state(self, A: StoredMatrix) -> Any:

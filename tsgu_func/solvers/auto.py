@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from tsgu_func.solvers.cache import Parts
 from tsgu_func.solvers.choice import TINY, Plan, choose, look
 from tsgu_func.solvers.direct.superlu import SuperLU
-from tsgu_func.solvers.factors import Parts
 from tsgu_func.solvers.judgement import acceptable
 from tsgu_func.solvers.krylov.gmres import GMRES
 from tsgu_func.solvers.krylov.iccg import ICCG

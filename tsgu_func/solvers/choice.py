@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
+from tsgu_func.solvers.cache import Parts, prepared
 from tsgu_func.solvers.direct.dense import DenseLU
 from tsgu_func.solvers.direct.pardiso import Pardiso
 from tsgu_func.solvers.direct.superlu import SuperLU
-from tsgu_func.solvers.factors import Parts, prepared
 from tsgu_func.solvers.judgement import small
 from tsgu_func.solvers.krylov.bicgstab import BiCGStab
 from tsgu_func.solvers.krylov.cg import CG

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels.structure import Structure, compress
+from tsgu_func.solvers.cache import keep_analysis, take_analysis
 from tsgu_func.solvers.direct.base import Direct, Factor
 from tsgu_func.solvers.direct.memory import no_memory
 from tsgu_func.solvers.direct.superlu import SuperLU
-from tsgu_func.solvers.factors import keep_analysis, take_analysis
 from tsgu_func.solvers.protocol import SolveError
 from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import traits_of

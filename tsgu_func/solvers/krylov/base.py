@@ -29,8 +29,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from tsgu_func.solvers.cache import prepared_each
 from tsgu_func.solvers.columns import column_norms
-from tsgu_func.solvers.factors import prepared_each
 from tsgu_func.solvers.judgement import judged
 from tsgu_func.solvers.krylov.block import Block, Equations, Place, Problem
 from tsgu_func.solvers.krylov.progress import Watch

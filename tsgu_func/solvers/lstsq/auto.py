@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels.structure import Structure
-from tsgu_func.solvers.factors import prepared
+from tsgu_func.solvers.cache import prepared
 from tsgu_func.solvers.lstsq.augmented import Augmented
 from tsgu_func.solvers.lstsq.lsmr import LSMR
 from tsgu_func.solvers.matrix_free import MatrixFree

@@ -1,4 +1,6 @@
-"""Factors are kept as long as the values that they belong to, and found again by content.
+"""What solves leave for others: factors, analyses of patterns, and where they ended.
+
+Factors are kept as long as the values that they belong to, and found again by content.
 
 A backward pass, a second right-hand side, a line search that returns to a point: all ask for a
 factor of values seen before.  What they hand over need not be the same tensor (a compiled graph
@@ -14,6 +16,10 @@ What a user holds, by what `holding` collects, is his: it is found as long as he
 the limit, and is not counted when it is not kept here.
 
 A solver that has others work for it keeps what these prepare as `Parts` of its own state.
+
+Where a solve ended is kept for solvers that ask to start there.  A sequence of systems that change
+little, as in an optimization, has solutions that change little.  So has the adjoint system of each
+backward pass.  An end belongs to a pattern and goes with it.
 """
 
 from __future__ import annotations
@@ -42,6 +48,8 @@ __all__ = [
     "Parts",
     "holding",
     "keep_analysis",
+    "keep_end",
+    "last_end",
     "prepared",
     "prepared_each",
     "resizing",
@@ -55,7 +63,7 @@ _lock = threading.Lock()
 _held: weakref.WeakValueDictionary[Hashable, _Factor] = weakref.WeakValueDictionary()
 _at: weakref.WeakValueDictionary[Hashable, _Factor] = weakref.WeakValueDictionary()
 # A lock for each factor that is looked for: of two threads that want one, one makes it.
-_turns: weakref.WeakValueDictionary[Hashable, Any] = weakref.WeakValueDictionary()
+_locks: weakref.WeakValueDictionary[Hashable, Any] = weakref.WeakValueDictionary()
 
 
 class _OfThread(threading.local):
@@ -163,18 +171,18 @@ def _prepared(solver: Prepares, A: StoredMatrix, init: Callable[[StoredMatrix], 
     factor = _found_at(place, solver, A.values)
     if factor is None:
         key = *named_as, _digest(A.values)
-        with _turn(key):
+        with _lock_of(key):
             factor = _found(key, solver, A.values) or _made(key, place, solver, A, init)
     for collector in _of_thread.collectors:
         collector.append(factor)
     return factor.state
 
 
-def _turn(key: Hashable) -> Any:
+def _lock_of(key: Hashable) -> Any:
     with _lock:
-        if (turn := _turns.get(key)) is None:
-            _turns[key] = turn = threading.RLock()
-        return turn
+        if (lock := _locks.get(key)) is None:
+            _locks[key] = lock = threading.RLock()
+        return lock
 
 
 def _found_at(place: Hashable, solver: Prepares, values: Tensor) -> _Factor | None:
@@ -358,3 +366,55 @@ def take_analysis(structure: Structure, key: Hashable) -> Any:
             return None
         _analyses.drop(id(structure))
         return kept.state
+
+
+# -------------------------------------------------------------------------------------------- ends
+
+_ENDS = 8  # solutions of a pattern: of A and its adjoint, for a few shapes
+_ends = Store("warm starts", most=64)
+
+
+class _End:
+    """Solutions of a pattern, the last of each kind of system."""
+
+    def __init__(self) -> None:
+        self.solutions: list[tuple[Any, tuple[Any, ...], Tensor]] = []
+
+    @property
+    def bytes(self) -> int:
+        return sum(X.nbytes for _, _, X in self.solutions)
+
+    def find(self, solver: Any, kind: tuple[Any, ...]) -> Tensor | None:
+        for known, of, X in self.solutions:
+            if of == kind and same_solver(known, solver):
+                return X
+        return None
+
+    def with_solution(self, solver: Any, kind: tuple[Any, ...], X: Tensor) -> _End:
+        """Return these with another, the oldest left out: an `_End` is never changed."""
+        end = _End()
+        others = [s for s in self.solutions if s[1] != kind or not same_solver(s[0], solver)]
+        end.solutions = [*others, (solver, kind, X)][-_ENDS:]
+        return end
+
+
+def last_end(solver: Any, A: StoredMatrix, B: Tensor) -> Tensor | None:
+    """Return the last solution with this solver, pattern and shape, if the solver wants it."""
+    if not getattr(solver, "warm_start", False):
+        return None
+    end = _ends.get(id(A.structure))
+    return None if end is None else end.find(solver, _kind(A, B))
+
+
+def keep_end(solver: Any, A: StoredMatrix, X: Tensor) -> None:
+    """Keep a solution for the next time."""
+    if not getattr(solver, "warm_start", False) or not bool(X.isfinite().all()):
+        return
+    end = _ends.get(id(A.structure)) or _End()
+    # A copy: what is handed out may be changed in place.
+    end = end.with_solution(solver, _kind(A, X), X.clone())
+    _ends.keep(id(A.structure), end, A.structure)
+
+
+def _kind(A: StoredMatrix, X: Tensor) -> tuple[Any, ...]:
+    return A.transpose, A.conjugate, X.shape, X.dtype, X.device
