@@ -6,7 +6,7 @@ from scipy.sparse import csr_array, diags_array, eye_array, kron
 
 from tests.systems import randn, stored
 from tsgu_func import SparseMatrix
-from tsgu_func.solvers.stored import StoredMatrix
+from tsgu_func.kernels.stored import StoredMatrix
 
 SINGLE = (torch.float32, torch.complex64)
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from tsgu_func import SparseMatrix
-from tsgu_func.solvers.stored import StoredMatrix
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.utils.bicgstab import bicgstab
 from tsgu_func.utils.linear_cg import linear_cg
 from tsgu_func.utils.minres import minres

@@ -13,9 +13,9 @@ from torch.testing import assert_close
 from tests.preconditioning import close, dense_inverse, from_scipy, general, poisson
 from tests.systems import FLAGS, randn, read_as, stored
 from tsgu_func import SparseMatrix
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.solvers.preconditioners import AMG
 from tsgu_func.solvers.protocol import SolveError
-from tsgu_func.solvers.stored import StoredMatrix
 
 SMOOTHED = AMG("smoothed_aggregation")
 

@@ -15,6 +15,7 @@ from tests.systems import DTYPES, close, computed, numpy_solve, randn, stored
 from tsgu_func import SparseMatrix, sparse_solve
 from tsgu_func.kernels import threads
 from tsgu_func.kernels.compiled import eisenstat, incomplete, inspection, ordering, synchronization
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import unsigned
 from tsgu_func.solvers import (
     CG,
@@ -28,7 +29,6 @@ from tsgu_func.solvers import (
     clear_cache,
 )
 from tsgu_func.solvers.krylov import iccg, workspace
-from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import hermitian as is_hermitian
 from tsgu_func.solvers.traits import rounding, symmetric_pattern, traits_of, width
 

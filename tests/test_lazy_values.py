@@ -7,8 +7,8 @@ import torch
 from torch.testing import assert_close
 
 from tsgu_func import SparseMatrix, factorize, sparse_lstsq, sparse_solve
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.solvers import AMG, CG, DIC, GMRES, IC0, ICCG, ILU0, ILUT, SSOR, DenseLU, SuperLU
-from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import sums_of_magnitudes, traits_of
 
 D = torch.tensor([[4.0, 1, 0], [1, 3, 1], [0, 1, 5]], dtype=torch.float64)

@@ -22,11 +22,11 @@ from tests.preconditioning import (
 )
 from tests.systems import DTYPES, FLAGS, randn, read_as, stored, wide
 from tsgu_func import SparseMatrix, sparse_solve
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import Structure
 from tsgu_func.solvers import BiCGStab
 from tsgu_func.solvers.preconditioners import AMG, DIC, IC0, ILU0, ILUT, SSOR, BlockJacobi, Jacobi
 from tsgu_func.solvers.protocol import Preconditioner, SolveError
-from tsgu_func.solvers.stored import StoredMatrix
 
 SMOOTHED = AMG("smoothed_aggregation")
 GENERAL = [

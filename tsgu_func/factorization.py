@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels.checks import check_finite
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.matrix import arguments
 from tsgu_func.matrix.batches import over_batches, over_system
 from tsgu_func.matrix.pattern import SparsityPattern
@@ -25,7 +26,6 @@ from tsgu_func.registration.transforms import (
 )
 from tsgu_func.solvers import Auto, Solver
 from tsgu_func.solvers.cache import Held, holding
-from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["FactorInfo", "Factorization", "factorize"]
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels.checks import check_computable, check_finite
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import structure_of
 from tsgu_func.ops.handles import handle_of, root_of
 from tsgu_func.ops.products import STORED, sddmm
 from tsgu_func.ops.solve import linear_solve
 from tsgu_func.registration.primitive import Primitive
-from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["logabsdet"]
 

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels.matrix_free import MatrixFree
 from tsgu_func.ops import keys
 from tsgu_func.ops.callback import Callback, callback
 from tsgu_func.registration.transforms import is_batched, pytree, unwrapped
-from tsgu_func.solvers.matrix_free import MatrixFree
 
 __all__ = [
     "CURE",

@@ -16,6 +16,7 @@ from torch import Tensor
 from tsgu_func.cache import Store
 from tsgu_func.kernels.checks import all_finite
 from tsgu_func.kernels.processors import considerate
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.ops import keys
 from tsgu_func.ops.captured import NOBODY, Watch, call_watched, watch
 from tsgu_func.solvers.cache import keep_end, last_end, prepared, prepared_each, resizing
@@ -31,7 +32,6 @@ from tsgu_func.solvers.protocol import (
     solution,
     stacked,
 )
-from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = [
     "FunctionHandle",

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels.checks import all_finite, check_computable, check_finite
+from tsgu_func.kernels.matrix_free import MatrixFree
 from tsgu_func.kernels.processors import considerate
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.ops.handles import handle_of
-from tsgu_func.solvers.matrix_free import MatrixFree
 from tsgu_func.solvers.nullspace import NullSpace
 from tsgu_func.solvers.protocol import Info, Solution, solution
-from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["OUTPUTS", "beside", "empty", "solve_by", "unpacked"]
 

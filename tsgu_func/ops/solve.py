@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import torch
 
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import structure_of
 from tsgu_func.ops.handles import adjoint_key, root_of
 from tsgu_func.ops.products import STORED, sddmm, spmm
 from tsgu_func.ops.reporting import OUTPUTS, beside, empty, solve_by
 from tsgu_func.registration.primitive import Primitive
-from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["linear_solve"]
 

@@ -6,6 +6,7 @@ from tsgu_func.solvers.choice import Plan, plan
 from tsgu_func.solvers.direct.cholesky import Cholesky
 from tsgu_func.solvers.direct.dense import DenseLU
 from tsgu_func.solvers.direct.pardiso import Pardiso
+from tsgu_func.solvers.direct.substitution import Substitution
 from tsgu_func.solvers.direct.superlu import SuperLU
 from tsgu_func.solvers.krylov.bicgstab import BiCGStab
 from tsgu_func.solvers.krylov.cg import CG
@@ -39,7 +40,6 @@ from tsgu_func.solvers.protocol import (
     SolveError,
     Solver,
 )
-from tsgu_func.solvers.substitution import Substitution
 
 __all__ = [
     "AMG",

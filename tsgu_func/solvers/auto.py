@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.solvers.cache import Parts
 from tsgu_func.solvers.choice import TINY, Plan, choose, look
 from tsgu_func.solvers.direct.superlu import SuperLU
@@ -22,7 +23,6 @@ from tsgu_func.solvers.krylov.iccg import ICCG
 from tsgu_func.solvers.members import named
 from tsgu_func.solvers.protocol import Solution, SolveError, Solver, stacked
 from tsgu_func.solvers.settings import check_real
-from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["Auto"]
 

@@ -38,10 +38,10 @@ from torch import Tensor
 
 from tsgu_func.cache import Store, original_of
 from tsgu_func.kernels import compiled
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import Structure
 from tsgu_func.solvers.members import named
 from tsgu_func.solvers.protocol import same_solver
-from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = [
     "Held",

@@ -18,9 +18,11 @@ from typing import Any
 
 import torch
 
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.solvers.cache import Parts, prepared
 from tsgu_func.solvers.direct.dense import DenseLU
 from tsgu_func.solvers.direct.pardiso import Pardiso
+from tsgu_func.solvers.direct.substitution import Substitution
 from tsgu_func.solvers.direct.superlu import SuperLU
 from tsgu_func.solvers.judgement import small
 from tsgu_func.solvers.krylov.bicgstab import BiCGStab
@@ -30,8 +32,6 @@ from tsgu_func.solvers.machine import dense_speed
 from tsgu_func.solvers.preconditioners import AMG, DIC, IC0, ILU0, Jacobi
 from tsgu_func.solvers.preconditioners.incomplete_cholesky import levels_of
 from tsgu_func.solvers.protocol import Solver
-from tsgu_func.solvers.stored import StoredMatrix
-from tsgu_func.solvers.substitution import Substitution
 from tsgu_func.solvers.traits import Traits, dense_rows, traits_of, triangular, width
 
 __all__ = ["TINY", "Cost", "Looks", "Plan", "choose", "installed", "look", "plan"]

@@ -35,6 +35,7 @@ from torch import Tensor
 
 from tsgu_func.kernels.checks import all_finite
 from tsgu_func.kernels.residuals import residuals
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.solvers.protocol import (
     ConvergenceError,
     IllConditionedWarning,
@@ -45,7 +46,6 @@ from tsgu_func.solvers.protocol import (
     solution,
 )
 from tsgu_func.solvers.settings import default_tolerance
-from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["Measured", "acceptable", "checked", "judged", "measured", "report", "small"]
 

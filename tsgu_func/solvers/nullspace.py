@@ -26,10 +26,10 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.triangular import triangle_of
 from tsgu_func.solvers.judgement import measured
 from tsgu_func.solvers.protocol import Solution, SolveError
-from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["NullSpace", "projected"]
 

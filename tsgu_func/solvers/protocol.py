@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from tsgu_func.cache import Store
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.registration.transforms import unwrapped
-from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = [
     "ConvergenceError",

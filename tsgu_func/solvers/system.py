@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels.checks import all_finite
+from tsgu_func.kernels.matrix_free import MatrixFree
 from tsgu_func.kernels.shapes import broadcast_shapes
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.solvers.columns import column_norms
-from tsgu_func.solvers.matrix_free import MatrixFree
 from tsgu_func.solvers.protocol import SolveError
-from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = [
     "Operator",

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from tsgu_func.kernels import compiled
 from tsgu_func.kernels.arrays import as_array
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import Structure, unsigned
 from tsgu_func.kernels.triangular import sides
-from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = [
     "Traits",

@@ -34,6 +34,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.solvers.judgement import Measured, judged, measured, small
 from tsgu_func.solvers.members import first_row
 from tsgu_func.solvers.protocol import (
@@ -44,7 +45,6 @@ from tsgu_func.solvers.protocol import (
     SolveError,
 )
 from tsgu_func.solvers.settings import check_count
-from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import sums_of_magnitudes
 
 __all__ = ["Direct", "DirectWithPivots", "Factor", "Factored", "on_host"]

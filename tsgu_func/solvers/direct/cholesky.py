@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import Structure
 from tsgu_func.solvers.direct.base import DirectWithPivots, on_host
 from tsgu_func.solvers.protocol import SolveError
-from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import hermitian
 
 __all__ = ["Cholesky"]

@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.solvers.direct.base import DirectWithPivots, Factored
 from tsgu_func.solvers.protocol import SingularError
 from tsgu_func.solvers.settings import check_count
-from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import sums_of_magnitudes
 
 __all__ = ["DenseLU"]

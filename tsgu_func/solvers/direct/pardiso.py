@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import Structure, compress
 from tsgu_func.solvers.cache import keep_analysis, take_analysis
 from tsgu_func.solvers.direct.base import Direct, Factor
 from tsgu_func.solvers.direct.memory import no_memory
 from tsgu_func.solvers.direct.superlu import SuperLU
 from tsgu_func.solvers.protocol import SolveError
-from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import traits_of
 
 __all__ = ["Pardiso"]

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.solvers.direct.base import DirectWithPivots, on_host
 from tsgu_func.solvers.direct.memory import no_memory
 from tsgu_func.solvers.protocol import SingularError
-from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import symmetric_pattern
 
 __all__ = ["GENERAL", "SYMMETRIC", "SuperLU"]

@@ -29,6 +29,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels.matrix_free import MatrixFree
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.solvers.cache import prepared_each
 from tsgu_func.solvers.columns import column_norms
 from tsgu_func.solvers.judgement import judged
@@ -41,11 +43,9 @@ from tsgu_func.solvers.krylov.structure import (
     moderating,
     shifted,
 )
-from tsgu_func.solvers.matrix_free import MatrixFree
 from tsgu_func.solvers.preconditioners.custom import Custom
 from tsgu_func.solvers.protocol import Preconditioner, Result, Settings, Solution
 from tsgu_func.solvers.settings import check_count, check_real, default_tolerance
-from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.system import read_system
 
 __all__ = ["Krylov", "Reached", "Run"]

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.solvers.columns import dot
 from tsgu_func.solvers.members import named
 from tsgu_func.solvers.protocol import Result, SolveError
-from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import asymmetry
 
 __all__ = ["check_hermitian", "is_not_hermitian", "moderate", "moderating", "shifted"]

@@ -28,11 +28,11 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.solvers.columns import column_norms, quotient
 from tsgu_func.solvers.lstsq.saddle import Saddle
 from tsgu_func.solvers.lstsq.scaling import scaled
 from tsgu_func.solvers.protocol import Result, Settings, Solution, relative_residual, solution
-from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["Augmented"]
 

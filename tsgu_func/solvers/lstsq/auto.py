@@ -15,13 +15,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels.matrix_free import MatrixFree
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import Structure
 from tsgu_func.solvers.cache import prepared
 from tsgu_func.solvers.lstsq.augmented import Augmented
 from tsgu_func.solvers.lstsq.lsmr import LSMR
-from tsgu_func.solvers.matrix_free import MatrixFree
 from tsgu_func.solvers.protocol import Result, Solution, Solver
-from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import width
 
 __all__ = ["AutoLeastSquares", "choose_least_squares"]

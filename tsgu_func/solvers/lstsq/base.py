@@ -13,11 +13,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels.matrix_free import MatrixFree
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.solvers.columns import column_norms, quotient
 from tsgu_func.solvers.lstsq import bidiagonal
 from tsgu_func.solvers.lstsq.bidiagonal import Process
 from tsgu_func.solvers.lstsq.variables import Variables, preconditioned, scaled_columns, unchanged
-from tsgu_func.solvers.matrix_free import MatrixFree
 from tsgu_func.solvers.protocol import (
     Preconditioner,
     Result,
@@ -28,7 +29,6 @@ from tsgu_func.solvers.protocol import (
     solution,
 )
 from tsgu_func.solvers.settings import check_count, check_real, default_tolerance
-from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.system import as_operator, read_system
 
 __all__ = ["LeastSquares"]

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import Structure, compress
 from tsgu_func.solvers.direct.base import Factor
 from tsgu_func.solvers.direct.superlu import SuperLU
 from tsgu_func.solvers.protocol import SolveError
-from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["Saddle"]
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.solvers.protocol import SolveError
-from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["scaled"]
 

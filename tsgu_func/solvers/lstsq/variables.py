@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels.matrix_free import MatrixFree
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.solvers.lstsq.scaling import scaled
-from tsgu_func.solvers.matrix_free import MatrixFree
 from tsgu_func.solvers.protocol import Preconditioner
-from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.system import as_operator
 
 __all__ = ["Variables", "preconditioned", "scaled_columns", "unchanged"]

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.solvers.preconditioners.reading import nonzero_diagonal
 from tsgu_func.solvers.protocol import Settings, SolveError
-from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import hermitian
 
 __all__ = ["AMG"]

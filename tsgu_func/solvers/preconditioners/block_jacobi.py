@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import Structure
 from tsgu_func.solvers.preconditioners.reading import check_square
 from tsgu_func.solvers.protocol import Settings, SolveError
 from tsgu_func.solvers.settings import check_count
-from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["BlockJacobi"]
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels import compiled
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import Structure, unsigned
-from tsgu_func.solvers.preconditioners.factored import cancelled, copied
 from tsgu_func.solvers.preconditioners.incomplete_cholesky import IncompleteCholesky
-from tsgu_func.solvers.stored import StoredMatrix
+from tsgu_func.solvers.preconditioners.triangles import cancelled, copied
 
 __all__ = ["DIC", "Split", "TwistedRows"]
 

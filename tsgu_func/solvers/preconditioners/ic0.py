@@ -12,10 +12,10 @@ import numpy as np
 from torch import Tensor
 
 from tsgu_func.kernels import compiled
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import Structure, compress, unsigned
-from tsgu_func.solvers.preconditioners.factored import LDLH, UpperRows, cancelled
 from tsgu_func.solvers.preconditioners.incomplete_cholesky import IncompleteCholesky
-from tsgu_func.solvers.stored import StoredMatrix
+from tsgu_func.solvers.preconditioners.triangles import LDLH, UpperRows, cancelled
 
 __all__ = ["IC0"]
 

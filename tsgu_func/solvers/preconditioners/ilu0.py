@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels import compiled
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.triangular import diagonal_of
-from tsgu_func.solvers.preconditioners.factored import LDU, Halves, cancelled, halves_of, shifted
 from tsgu_func.solvers.preconditioners.reading import check_square
+from tsgu_func.solvers.preconditioners.triangles import LDU, Halves, cancelled, halves_of, shifted
 from tsgu_func.solvers.protocol import Settings, SolveError
 from tsgu_func.solvers.settings import check_real
-from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["ILU0"]
 

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.solvers.direct.superlu import GENERAL, SYMMETRIC
 from tsgu_func.solvers.preconditioners.reading import check_square
 from tsgu_func.solvers.protocol import Settings, SolveError
 from tsgu_func.solvers.settings import check_real
-from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import symmetric_pattern
 
 __all__ = ["ILUT"]

@@ -17,12 +17,12 @@ import numpy as np
 from torch import Tensor
 
 from tsgu_func.kernels import compiled
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import Structure, unsigned
-from tsgu_func.solvers.preconditioners.factored import shifted
 from tsgu_func.solvers.preconditioners.reading import positive_diagonal
+from tsgu_func.solvers.preconditioners.triangles import shifted
 from tsgu_func.solvers.protocol import Settings
 from tsgu_func.solvers.settings import check_real
-from tsgu_func.solvers.stored import StoredMatrix
 from tsgu_func.solvers.traits import rounding
 
 __all__ = ["IncompleteCholesky", "levels_of"]

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.solvers.preconditioners.reading import nonzero_diagonal
 from tsgu_func.solvers.protocol import Settings
-from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["Jacobi"]
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tsgu_func.solvers.preconditioners.factored import LDU, halves_of
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.solvers.preconditioners.reading import nonzero_diagonal
+from tsgu_func.solvers.preconditioners.triangles import LDU, halves_of
 from tsgu_func.solvers.protocol import Settings
 from tsgu_func.solvers.settings import check_real
-from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["SSOR"]
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from tsgu_func.cache import Store
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.solvers.direct.base import Direct
 from tsgu_func.solvers.direct.superlu import SuperLU
 from tsgu_func.solvers.protocol import Settings
 from tsgu_func.solvers.settings import check_count
-from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["Stale"]
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.triangular import diagonal_of, sides, solve
 from tsgu_func.solvers.judgement import judged
 from tsgu_func.solvers.members import first_row
 from tsgu_func.solvers.protocol import SingularError, Solution, SolveError
-from tsgu_func.solvers.stored import StoredMatrix
 
 __all__ = ["Substitution"]
 
