@@ -23,6 +23,11 @@ def from_scipy(S):
     return stored(SparseMatrix.from_torch(csr))
 
 
+def as_it_is(S):
+    """Return a stored matrix of the dtype of a SciPy array."""
+    return stored(SparseMatrix.from_scipy(S))
+
+
 def general(dtype=torch.float64, n=23, seed=0):
     """Return a dense matrix with an irregular pattern and a diagonal that dominates loosely."""
     A = randn(n, n, dtype=dtype, seed=seed) * (randn(n, n, seed=seed + 1).abs() > 1.2)

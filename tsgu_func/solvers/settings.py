@@ -8,7 +8,15 @@ from typing import Any
 
 import torch
 
-__all__ = ["check_count", "check_real", "check_settings", "default_tolerance"]
+from tsgu_func.solvers.protocol import Preconditioner
+
+__all__ = [
+    "check_count",
+    "check_preconditioner",
+    "check_real",
+    "check_settings",
+    "default_tolerance",
+]
 
 _MOST = 2**63 - 1  # that compiled loops can count to
 
@@ -36,6 +44,13 @@ def check_count(name: str, value: Any, least: int = 0) -> None:
     if not least <= int(value) <= _MOST:
         bounds = "not negative" if least == 0 else f"at least {least}"
         raise ValueError(f"{name} must be {bounds}, and below 2**63; got {int(value):,}")
+
+
+def check_preconditioner(M: Any, examples: str) -> None:
+    """Check that what is to precondition is a `Preconditioner`, or None; say which there are."""
+    if not (M is None or isinstance(M, Preconditioner)) or isinstance(M, type):
+        hint = "; call it" if isinstance(M, type) else ""
+        raise TypeError(f"preconditioner is a Preconditioner, such as {examples}; got {M!r}{hint}")
 
 
 def check_settings(settings: Any, kind: type) -> None:

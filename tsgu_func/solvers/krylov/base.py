@@ -45,7 +45,12 @@ from tsgu_func.solvers.krylov.structure import (
 )
 from tsgu_func.solvers.preconditioners.custom import Custom
 from tsgu_func.solvers.protocol import Preconditioner, Result, Settings, Solution
-from tsgu_func.solvers.settings import check_count, check_real, default_tolerance
+from tsgu_func.solvers.settings import (
+    check_count,
+    check_preconditioner,
+    check_real,
+    default_tolerance,
+)
 from tsgu_func.solvers.system import read_system
 
 __all__ = ["Krylov", "Reached", "Run"]
@@ -112,11 +117,7 @@ class Krylov(Settings):
             function: Any = M
             M = Custom(function)
             object.__setattr__(self, "preconditioner", M)
-        if not (M is None or isinstance(M, Preconditioner)) or isinstance(M, type):
-            raise TypeError(
-                f"preconditioner is a Preconditioner, such as Jacobi(), or a function; got {M!r}"
-                + ("; call it" if isinstance(M, type) else "")
-            )
+        check_preconditioner(M, "Jacobi(), or a function")
         if not (self.callback is None or callable(self.callback)):
             raise TypeError(f"callback is a function; got {type(self.callback).__name__}")
 

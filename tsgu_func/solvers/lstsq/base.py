@@ -28,7 +28,12 @@ from tsgu_func.solvers.protocol import (
     relative_residual,
     solution,
 )
-from tsgu_func.solvers.settings import check_count, check_real, default_tolerance
+from tsgu_func.solvers.settings import (
+    check_count,
+    check_preconditioner,
+    check_real,
+    default_tolerance,
+)
 from tsgu_func.solvers.system import as_operator, read_system
 
 __all__ = ["LeastSquares"]
@@ -88,12 +93,7 @@ class LeastSquares(Settings):
         for name in ("rtol", "max_iterations", "damp"):
             if (value := getattr(self, name)) is not None:
                 checks.get(name, check_real)(name, value)
-        M = self.preconditioner
-        if not (M is None or isinstance(M, Preconditioner)) or isinstance(M, type):
-            raise TypeError(
-                f"preconditioner is a Preconditioner, such as Custom(f); got {M!r}"
-                + ("; call it" if isinstance(M, type) else "")
-            )
+        check_preconditioner(self.preconditioner, "Custom(f)")
 
     @property
     def takes_operators(self) -> bool:
