@@ -1,5 +1,9 @@
 """What code written for torchsparsegradutils does with the core operations, by changed imports."""
 
+import importlib
+import inspect
+
+import pytest
 import torch
 from torch.testing import assert_close
 
@@ -11,7 +15,7 @@ from tsgu_func import (
     sparse_mm,
     sparse_triangular_solve,
 )
-from tsgu_func.utils import bicgstab, linear_cg, lsmr
+from tsgu_func.utils import bicgstab, linear_cg, lsmr, minres
 from tsgu_func.utils.bicgstab import BICGSTABSettings
 from tsgu_func.utils.linear_cg import LinearCGSettings
 from tsgu_func.utils.minres import MINRESSettings
@@ -98,3 +102,112 @@ def test_least_squares():
     X = sparse_generic_lstsq(A, B, lstsq=loose)
     assert_close(X, torch.linalg.lstsq(D, B).solution, rtol=1e-4, atol=1e-4)
     assert_sparse_gradients(sparse_generic_lstsq, A, b)
+
+
+# ------------------------------------------------------------------------------------ signatures
+
+# As the functions of torchsparsegradutils 0.2.7 are written, by module; `shown` is a default that
+# is an object of settings.
+shown = object()
+SIGNATURES = {
+    ("sparse_matmul", "sparse_mm"): lambda A, B: 0,
+    ("indexed_matmul", "gather_mm"): lambda a, b, idx_b: 0,
+    ("indexed_matmul", "segment_mm"): lambda a, b, seglen_a: 0,
+    ("sparse_solve", "sparse_triangular_solve"): (
+        lambda A, B, upper=True, unitriangular=False, transpose=False: 0
+    ),
+    ("sparse_solve", "sparse_generic_solve"): (
+        lambda A, B, solve=None, transpose_solve=None, **kwargs: 0
+    ),
+    ("sparse_lstsq", "sparse_generic_lstsq"): lambda A, B, lstsq=None, transpose_lstsq=None: 0,
+    ("utils.linear_cg", "linear_cg"): (
+        lambda matmul_closure, rhs, n_tridiag=0, tolerance=None, eps=None, stop_updating_after=None, max_iter=None, max_tridiag_iter=None, initial_guess=None, preconditioner=None, settings=shown, convergence_reduction="all", min_iter=0, return_info=False: (
+            0
+        )
+    ),
+    ("utils.bicgstab", "bicgstab"): (
+        lambda matmul_closure, rhs, initial_guess=None, settings=shown: 0
+    ),
+    ("utils.minres", "minres"): (
+        lambda matmul_closure, rhs, eps=1e-25, shifts=None, value=None, max_iter=None, preconditioner=None, settings=shown: (
+            0
+        )
+    ),
+    ("utils.lsmr", "lsmr"): (
+        lambda A, b, Armat=None, n=None, damp=0.0, atol=1e-6, btol=1e-6, conlim=1e8, maxiter=None, x0=None, check_nonzero=True: (
+            0
+        )
+    ),
+}
+SETTINGS = {"linear_cg": LinearCGSettings, "bicgstab": BICGSTABSettings, "minres": MINRESSettings}
+
+
+@pytest.mark.parametrize(("module", "name"), SIGNATURES)
+def test_signatures(module, name):
+    """Each argument has its name, place and default; what is ours alone is given by name."""
+    function = getattr(importlib.import_module(f"tsgu_func.{module}"), name)
+    ours = list(inspect.signature(function).parameters.values())
+    theirs = list(inspect.signature(SIGNATURES[module, name]).parameters.values())
+    for own, x in zip(ours, theirs, strict=False):
+        default = SETTINGS[name]() if x.default is shown else x.default
+        assert (own.name, own.kind, own.default) == (x.name, x.kind, default)
+        assert type(own.default) is type(default)
+    more = ours[len(theirs) :]
+    assert len(ours) >= len(theirs)
+    assert all(own.kind is own.KEYWORD_ONLY and own.default is not own.empty for own in more)
+
+
+@pytest.mark.parametrize(
+    ("settings", "fields"),
+    [
+        (
+            LinearCGSettings,
+            {
+                "max_cg_iterations": 1000,
+                "max_lanczos_quadrature_iterations": 20,
+                "cg_tolerance": None,
+                "terminate_cg_by_size": False,
+                "verbose_linalg": False,
+            },
+        ),
+        (
+            MINRESSettings,
+            {"max_cg_iterations": 1000, "minres_tolerance": None, "verbose_linalg": False},
+        ),
+        (
+            BICGSTABSettings,
+            {"matvec_max": None, "abstol": 0.0, "reltol": None, "precon": None, "logger": None},
+        ),
+    ],
+)
+def test_fields_of_settings(settings, fields):
+    """They are in the places where they were; tolerances are by the dtype, see docs/porting.md."""
+    assert list(settings()._asdict().items()) == list(fields.items())
+
+
+def test_arguments_by_place():
+    """What is given by place arrives at the argument of that place."""
+    D = torch.tensor([[4.0, 1.0, 0.0], [1.0, 3.0, -1.0], [0.0, -1.0, 5.0]]).double()
+    b, A = torch.tensor([1.0, 2.0, 3.0]).double(), D.to_sparse_csr()
+    x = torch.linalg.solve(D, b)
+    seen = []
+
+    def solve(A, B, factor):
+        seen.append(factor)
+        return factor * torch.linalg.solve(A.to_dense(), B)
+
+    B = b.clone().requires_grad_()
+    adjoint = lambda A, G, factor: solve(A, G, -factor)
+    sparse_generic_solve(A, B, solve, adjoint, factor=1).sum().backward()
+    assert seen == [1, -1]
+    X, T = linear_cg(D, b, 1, 1e-12, 1e-20, 1e-20, 50, 2, 0.5 * x, lambda R: R / 2)
+    assert_close(X, x)
+    assert T.shape[-2:] == (2, 2)
+    assert_close(bicgstab(D, b, 0.5 * x, BICGSTABSettings(None, 0.0, 1e-12)), x)
+    assert_close(
+        minres(D, b, 1e-25, torch.tensor([0.5]).double(), 2.0, 50, lambda R: R / 2)[0],
+        torch.linalg.solve(2 * D + 0.5 * torch.eye(3), b),
+    )
+    found, steps = lsmr(D, b, D.T, 3, 0.5, 1e-12, 1e-12, 1e8, 50, torch.zeros(3).double(), False)
+    assert_close(found, torch.linalg.solve(D.T @ D + 0.25 * torch.eye(3), D.T @ b))
+    assert 0 < steps <= 50
