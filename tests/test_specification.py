@@ -106,37 +106,30 @@ def test_least_squares():
 
 # ------------------------------------------------------------------------------------ signatures
 
-# As the functions of torchsparsegradutils 0.2.7 are written, by module; `shown` is a default that
-# is an object of settings.
-shown = object()
+# As the functions of torchsparsegradutils 0.2.7 are written, by module; `own` is what is the
+# default of ours, an object of settings.
 SIGNATURES = {
-    ("sparse_matmul", "sparse_mm"): lambda A, B: 0,
-    ("indexed_matmul", "gather_mm"): lambda a, b, idx_b: 0,
-    ("indexed_matmul", "segment_mm"): lambda a, b, seglen_a: 0,
+    ("sparse_matmul", "sparse_mm"): "A, B",
+    ("indexed_matmul", "gather_mm"): "a, b, idx_b",
+    ("indexed_matmul", "segment_mm"): "a, b, seglen_a",
     ("sparse_solve", "sparse_triangular_solve"): (
-        lambda A, B, upper=True, unitriangular=False, transpose=False: 0
+        "A, B, upper=True, unitriangular=False, transpose=False"
     ),
-    ("sparse_solve", "sparse_generic_solve"): (
-        lambda A, B, solve=None, transpose_solve=None, **kwargs: 0
-    ),
-    ("sparse_lstsq", "sparse_generic_lstsq"): lambda A, B, lstsq=None, transpose_lstsq=None: 0,
+    ("sparse_solve", "sparse_generic_solve"): "A, B, solve=None, transpose_solve=None, **kwargs",
+    ("sparse_lstsq", "sparse_generic_lstsq"): "A, B, lstsq=None, transpose_lstsq=None",
     ("utils.linear_cg", "linear_cg"): (
-        lambda matmul_closure, rhs, n_tridiag=0, tolerance=None, eps=None, stop_updating_after=None, max_iter=None, max_tridiag_iter=None, initial_guess=None, preconditioner=None, settings=shown, convergence_reduction="all", min_iter=0, return_info=False: (
-            0
-        )
+        "matmul_closure, rhs, n_tridiag=0, tolerance=None, eps=None, stop_updating_after=None, "
+        "max_iter=None, max_tridiag_iter=None, initial_guess=None, preconditioner=None, "
+        "settings=own, convergence_reduction='all', min_iter=0, return_info=False"
     ),
-    ("utils.bicgstab", "bicgstab"): (
-        lambda matmul_closure, rhs, initial_guess=None, settings=shown: 0
-    ),
+    ("utils.bicgstab", "bicgstab"): "matmul_closure, rhs, initial_guess=None, settings=own",
     ("utils.minres", "minres"): (
-        lambda matmul_closure, rhs, eps=1e-25, shifts=None, value=None, max_iter=None, preconditioner=None, settings=shown: (
-            0
-        )
+        "matmul_closure, rhs, eps=1e-25, shifts=None, value=None, max_iter=None, "
+        "preconditioner=None, settings=own"
     ),
     ("utils.lsmr", "lsmr"): (
-        lambda A, b, Armat=None, n=None, damp=0.0, atol=1e-6, btol=1e-6, conlim=1e8, maxiter=None, x0=None, check_nonzero=True: (
-            0
-        )
+        "A, b, Armat=None, n=None, damp=0.0, atol=1e-6, btol=1e-6, conlim=1e8, maxiter=None, "
+        "x0=None, check_nonzero=True"
     ),
 }
 SETTINGS = {"linear_cg": LinearCGSettings, "bicgstab": BICGSTABSettings, "minres": MINRESSettings}
@@ -147,14 +140,14 @@ def test_signatures(module, name):
     """Each argument has its name, place and default; what is ours alone is given by name."""
     function = getattr(importlib.import_module(f"tsgu_func.{module}"), name)
     ours = list(inspect.signature(function).parameters.values())
-    theirs = list(inspect.signature(SIGNATURES[module, name]).parameters.values())
+    written = eval(f"lambda {SIGNATURES[module, name]}: 0", {"own": SETTINGS.get(name, object)()})
+    theirs = list(inspect.signature(written).parameters.values())
     for own, x in zip(ours, theirs, strict=False):
-        default = SETTINGS[name]() if x.default is shown else x.default
-        assert (own.name, own.kind, own.default) == (x.name, x.kind, default)
-        assert type(own.default) is type(default)
+        assert (own.name, own.kind, own.default) == (x.name, x.kind, x.default)
+        assert type(own.default) is type(x.default)
     more = ours[len(theirs) :]
     assert len(ours) >= len(theirs)
-    assert all(own.kind is own.KEYWORD_ONLY and own.default is not own.empty for own in more)
+    assert all(x.kind is x.KEYWORD_ONLY and x.default is not x.empty for x in more)
 
 
 @pytest.mark.parametrize(
