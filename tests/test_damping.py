@@ -42,7 +42,7 @@ def test_values(dtype, shape, solver):
 
 
 @pytest.mark.parametrize("dtype", WIDE, ids=str)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [(4, 2), (2, 4), (3, 3)])
 def test_derivatives_are_finite_differences(dtype, shape):
     A, B = SparseMatrix.from_dense(some(shape, dtype)), randn(shape[0], dtype=dtype)
 
@@ -51,8 +51,8 @@ def test_derivatives_are_finite_differences(dtype, shape):
 
     damp = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     args = (A.values.clone().requires_grad_(), B.requires_grad_(), damp)
-    assert gradcheck(f, args, check_forward_ad=True, fast_mode=True)
-    assert gradgradcheck(f, args, fast_mode=True)
+    assert gradcheck(f, args, check_forward_ad=True)
+    assert gradgradcheck(f, args)
 
 
 def test_any_nesting_of_transforms():

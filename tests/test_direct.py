@@ -259,9 +259,11 @@ def test_mixed_precision_reaches_double(cls, dtype):
     lower = solver.compute(state, A, B)
     assert state.bytes < cls().init(A).bytes
     assert float(lower.residual.max()) < 1e-14
-    torch.testing.assert_close(lower.value, numpy_solve(D, B), rtol=1e-11, atol=0)
     adjoint = solver.compute(state, A.mH, B)
-    torch.testing.assert_close(adjoint.value, numpy_solve(D.mH, B), rtol=1e-12, atol=0)
+    for X, expected in ((lower.value, numpy_solve(D, B)), (adjoint.value, numpy_solve(D.mH, B))):
+        # Small entries of X have no more digits than large ones: the condition number is 3.
+        close = 20 * torch.finfo(torch.float64).eps * float(expected.abs().max())
+        torch.testing.assert_close(X, expected, rtol=0, atol=close)
 
 
 def test_mixed_precision_that_falls_short_says_so():

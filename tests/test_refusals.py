@@ -144,12 +144,6 @@ class Own:
     def apply(self, state, R, **_):
         return self.function(R)
 
-    def transpose(self, state):
-        return state
-
-    def conj(self, state):
-        return state
-
 
 WRONG = {
     "shape": lambda R: R[:2],
@@ -180,12 +174,6 @@ class Bare:
 
     def compute(self, state, *args, **kwargs):
         return self.answer
-
-    def transpose(self, state):
-        return state
-
-    def conj(self, state):
-        return state
 
 
 @pytest.mark.parametrize("answer", [None, B])
