@@ -10,8 +10,9 @@ number of digits a step, as long as the condition number leaves the factor any (
 and Stability of Numerical Algorithms*, 2002, chapter 12).  Where it does not help, the matrix is
 factored once more, with more care.
 
-*Error bound.*  A small backward error is no small error where A is close to singular, and that
-shows where the residual is not small beside B.  Then the error is bounded, as in LAPACK, by
+*Error bound.*  A small backward error is no small error where A is close to singular.  That shows
+where the residual is not small beside B; but not for a B in the range of A, so each factor is asked
+once about right-hand sides that are nobody's choice.  Then the error is bounded, as in LAPACK, by
 
     |X - A⁻¹ B| <= |A⁻¹| f,   f = |R| + γ (|A| |X| + |B|),
 
@@ -53,6 +54,10 @@ __all__ = ["Direct", "DirectWithPivots", "Factor", "Factored", "on_host"]
 _USELESS = 0.1
 # Backward error, in units of rounding, that a stable factorization stays below.
 _STABLE = 100
+# Right-hand sides that a factor is asked about, and what rounding may make of their solutions
+# before the error is bounded: where A is singular up to rounding it makes at least 0.01 of them,
+# with pivots on the diagonal, and else about 1.
+_ASKED, _MADE = 3, 1e-3
 # Refinement that does not gain this factor a step has reached what it can.
 _GAIN, _STEPS = 0.5, 30
 # Roundings in an entry of a residual; steps of the estimate of a norm, which takes two as a rule.
@@ -79,7 +84,7 @@ class Factored:
 
     A: StoredMatrix
     factor: Factor
-    # What was found later: a better factor, the condition number.
+    # What was found later: a better factor, the condition number, whether A is close to singular.
     later: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -200,7 +205,8 @@ class Direct(Settings):
             return
         if (better := self.again(state.A, state.factor)) is not None:
             state.later["factor"] = better
-            state.later.pop("condition", None)  # that of the other
+            for name in ("condition", "close"):  # those of the other
+                state.later.pop(name, None)
 
     def _judged(
         self,
@@ -214,17 +220,40 @@ class Direct(Settings):
         rounding = torch.finfo(B.dtype).eps ** 0.5
         large = told.componentwise > small(B.dtype)
         code = torch.where(large, int(Result.INACCURATE), int(Result.SOLVED))
-        suspicious = ~(told.residual <= rounding) | large  # NaN too
+        shown = ~(told.residual <= rounding) | large  # NaN too
+        looked = shown | _perturbed(state) | self._is_close(state)
         if self.precision is not None and not _stable(told):
             code = torch.full_like(code, int(Result.STAGNATED))
-        elif bool(suspicious.any()) or _perturbed(state):
+        elif bool(looked.any()):
             bound = self._error_bound(state, A, X, B, told)
-            close = (suspicious | _perturbed(state)) & (bound > rounding) & ~large
+            close = looked & (bound > rounding) & ~large
             code = torch.where(close, int(Result.ILL_CONDITIONED), code)
-            useless = singular | ~(bound < _USELESS)
-            code = torch.where(suspicious & useless, int(Result.SINGULAR), code)
-        X = torch.where((code == Result.SINGULAR).unsqueeze(-2), torch.nan, X)
+            useless = looked & ~(bound < _USELESS)
+            if told.constants is not None:  # then X is one of many that are known
+                useless = useless & (shown | ~told.constants)
+            code = torch.where(useless | (shown & singular), int(Result.SINGULAR), code)
+        # One solution of many is left to who asks for it.
+        X = torch.where(((code == Result.SINGULAR) & shown).unsqueeze(-2), torch.nan, X)
         return judged(self, A, X, B, code=code, told=told)
+
+    def _is_close(self, state: Factored) -> Tensor:
+        """Say whether A may be singular up to rounding, ``(*batch, 1)``; once for a factor.
+
+        A solution of ``A X = D R``, for the sums D of magnitudes in the rows of A, to which the
+        units of rows do not matter, is as large as what rounding makes of the last pivots is small.
+        One solve tells without a look at the pivots, for which SciPy would copy the factors of
+        SuperLU, and keep the copies.  A factor of lower precision cannot tell.
+        """
+        A = state.A
+        if self._narrow(A.dtype) is not None:
+            return torch.zeros(1, dtype=torch.bool, device=A.values.device)
+        if "close" not in state.later:
+            sums, _ = sums_of_magnitudes(A)
+            k = torch.arange(1, _ASKED * A.shape[0] + 1, dtype=torch.float64, device=sums.device)
+            R = (k * k).sin().reshape(-1, _ASKED).to(A.dtype)  # in no order
+            largest = state.solve(A, sums.unsqueeze(-1) * R).abs().amax((-2, -1)).unsqueeze(-1)
+            state.later["close"] = ~(largest * torch.finfo(A.dtype).eps < _MADE)
+        return state.later["close"]
 
     def _error_bound(
         self, state: Factored, A: StoredMatrix, X: Tensor, B: Tensor, told: Measured
