@@ -221,14 +221,16 @@ class Direct(Settings):
         large = told.componentwise > small(B.dtype)
         code = torch.where(large, int(Result.INACCURATE), int(Result.SOLVED))
         shown = ~(told.residual <= rounding) | large  # NaN too
-        looked = shown | _perturbed(state) | self._is_close(state)
+        looked = shown | _perturbed(state)
+        close = self._is_close(state)
         if self.precision is not None and not _stable(told):
             code = torch.full_like(code, int(Result.STAGNATED))
-        elif bool(looked.any()):
+        elif bool((looked | close).any()):
             bound = self._error_bound(state, A, X, B, told)
-            close = looked & (bound > rounding) & ~large
-            code = torch.where(close, int(Result.ILL_CONDITIONED), code)
-            useless = looked & ~(bound < _USELESS)
+            inexact = looked & (bound > rounding) & ~large
+            code = torch.where(inexact, int(Result.ILL_CONDITIONED), code)
+            useless = (looked | close) & ~(bound < _USELESS)
+            state.later["close"] = close & useless.any(-1, keepdim=True)  # asked and answered
             if told.constants is not None:  # then X is one of many that are known
                 useless = useless & (shown | ~told.constants)
             code = torch.where(useless | (shown & singular), int(Result.SINGULAR), code)
