@@ -75,8 +75,11 @@ _lock = threading.RLock()
 _stores: list[Store] = []
 _limit = 2**31  # bytes
 _clock = 0  # counts uses: the order in which things go
-# What copies stand for: values that are read off a tensor at each call, for those of the tensor.
-_originals: weakref.WeakKeyDictionary[Any, weakref.ref[Any]] = weakref.WeakKeyDictionary()
+# What copies stand for, and what they make of it: values that are read off a tensor at each call,
+# for those of the tensor.
+_originals: weakref.WeakKeyDictionary[Any, tuple[weakref.ref[Any], str]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 class Store:
@@ -127,7 +130,7 @@ class Store:
             if kept.bytes > _limit:
                 return
             for owner in (x for x in owners if x is not None):
-                finalizer = weakref.finalize(original_of(owner), _pop, weakref.ref(self), key)
+                finalizer = weakref.finalize(original_of(owner)[0], _pop, weakref.ref(self), key)
                 finalizer.atexit = False
                 kept.finalizers.append(finalizer)
             self._kept[key] = kept
@@ -209,15 +212,20 @@ def _pop(store: weakref.ref[Store], key: Hashable) -> None:
         living._ended.append(kept)
 
 
-def stands_for(copy: Any, original: Any) -> None:
-    """Let what is kept with a copy for its owner end with the original, and not with the copy."""
-    _originals[copy] = weakref.ref(original)
+def stands_for(copy: Any, original: Any, changed: str = "") -> None:
+    """Let what is kept with a copy for its owner end with the original, and not with the copy.
+
+    `changed` tells in a word what was done to it, where the copy is not equal.
+    """
+    source, before = original_of(original)
+    _originals[copy] = weakref.ref(source), f"{before} {changed}".strip()
 
 
-def original_of(owner: Any) -> Any:
-    """Return what an owner stands for, which is itself as a rule."""
-    known = _originals.get(owner)
-    return owner if known is None or (original := known()) is None else original
+def original_of(owner: Any) -> tuple[Any, str]:
+    """Return what an owner stands for, which is itself as a rule, and what was changed."""
+    reference, changed = _originals.get(owner, (None, ""))
+    original = None if reference is None else reference()
+    return (owner, "") if original is None else (original, changed)
 
 
 def _shrink() -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from tsgu_func.cache import stands_for
 from tsgu_func.legacy import OpFunction
 from tsgu_func.linear_operator import LinearOperator, check_takes_operators, minimize_operator
 from tsgu_func.matrix import arguments
@@ -20,6 +21,7 @@ from tsgu_func.ops import keys
 from tsgu_func.ops.handles import handle_of_function, handle_of_solver, handle_of_transposed
 from tsgu_func.ops.least_squares import least_norm, least_squares
 from tsgu_func.ops.reporting import unpacked
+from tsgu_func.registration.transforms import outside_transforms, unwrapped
 from tsgu_func.solvers import LSMR, AutoLeastSquares, Info, Solver
 
 __all__ = ["SparseGenericLstsq", "sparse_generic_lstsq", "sparse_lstsq"]
@@ -147,9 +149,21 @@ def _minimized_by(key: str, adjoint: str, damp: Tensor | None) -> Any:
             return least_squares(values, B, s.crow, s.col, s.cols, pattern.transposed, *by)
         # The op takes the adjoint of what is solved with.
         at = s.crow, s.col, s.cols, not pattern.transposed
-        return least_norm(values.conj(), B, *at, *by)
+        return least_norm(_conjugated(values), B, *at, *by)
 
     return minimized
+
+
+def _conjugated(values: Tensor) -> Tensor:
+    """Return conjugated values, for which what is kept is kept as long as the values live."""
+    if not values.is_complex():
+        return values
+    conjugated = torch.conj_physical(values)
+    if not torch.compiler.is_compiling():
+        with outside_transforms():
+            copy, original = (unwrapped(x).untyped_storage() for x in (conjugated, values))
+            stands_for(copy, original, "conjugated")
+    return conjugated
 
 
 # --------------------------------------------------------------------------------- damping

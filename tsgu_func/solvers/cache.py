@@ -167,7 +167,7 @@ def _prepared(solver: Prepares, A: StoredMatrix, init: Callable[[StoredMatrix], 
     if (parts := _of_thread.parts) is not None:
         return parts.state(solver, A, init)
     named_as = _name(solver), A.structure.serial, A.dtype, A.values.device, tuple(A.values.shape)
-    place = *named_as, _place(A.values)
+    place = *named_as, *_place(A.values)
     factor = _found_at(place, solver, A.values)
     if factor is None:
         key = *named_as, _digest(A.values)
@@ -218,11 +218,11 @@ def _made(
     return factor
 
 
-def _place(values: Tensor) -> int:
-    """Return where values are in memory, or those that they are a copy of for one call."""
+def _place(values: Tensor) -> tuple[int, str]:
+    """Return where values are in memory, or those that they are made of for one call, and how."""
     own = values.untyped_storage()
-    original = original_of(own)
-    return values.data_ptr() if original is own else original.data_ptr()
+    original, changed = original_of(own)
+    return (values.data_ptr() if original is own else original.data_ptr()), changed
 
 
 def _count(hits: int = 0, misses: int = 0) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tsgu_func.cache import stands_for
 from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.solvers.columns import dot
 from tsgu_func.solvers.members import named
@@ -39,8 +40,15 @@ def moderating(A: Any) -> Tensor | None:
 
 
 def moderate(A: Any, exponent: Tensor | None) -> Any:
-    """Return A times powers of two, if there are any."""
-    return A if exponent is None else replace(A, values=shifted(A.values, exponent))
+    """Return A times powers of two, if there are any.
+
+    What is prepared for it is kept as long as the values of A live.
+    """
+    if exponent is None:
+        return A
+    values = shifted(A.values, exponent)
+    stands_for(values.untyped_storage(), A.values.untyped_storage(), "shifted")
+    return replace(A, values=values)
 
 
 def _largest(values: Tensor) -> Tensor:
