@@ -6,8 +6,12 @@ comes late or never, and no half is done twice.  A job takes microseconds, so bo
 looking again: the words that they look at are read and written atomically.  Who has looked for long
 lets others have its processor: it may be that of the thread that it waits for.  And a helper that
 was waited for that long has lost its own to somebody else: it is asked no more.  What it has
-claimed is waited for asleep, so that it gets a processor whatever the priorities are; then it is a
-loop that ends, and needs no lock.
+claimed is waited for asleep, so that it gets a processor whatever the priorities are.  That wait
+has no limit, and ends: between `claim` and `finish` there is a compiled loop over rows, which takes
+no lock, allocates nothing, raises nothing and runs no Python code, so that no interrupt comes
+between; no thread ends before its process does; what stops one from outside (a signal, a debugger)
+only delays both; and a fork leaves the child nobody who waits, because who waits is in this loop,
+so that it was another thread that forked.
 """
 
 import os
