@@ -50,6 +50,16 @@ def test_a_batch_is_factored_in_blocks(monkeypatch, rows):
         torch.testing.assert_close(solved.value[i], numpy_lstsq(D[i], B[i]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+def test_no_solution_is_made_up_where_rank_is_lost_by_rounding(dtype):
+    D = some((30, 12), dtype)
+    D[:, 2] = D[:, 3] / 3 + D[:, 4] / 7
+    A = stored(SparseMatrix.from_dense(D))
+    solved = Augmented().compute(Augmented().init(A), A, randn(30, 2, dtype=dtype))
+    assert solved.code.tolist() == [int(Result.SINGULAR)] * 2
+    assert bool(solved.value.isnan().all())
+
+
 def test_derivatives_find_the_factor(monkeypatch):
     made = []
     factor = SuperLU.factor

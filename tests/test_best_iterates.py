@@ -11,7 +11,7 @@ from tests.preconditioning import Diagonal, poisson
 from tests.systems import N, computed, matrix_for, numpy_solve, randn, stored
 from tsgu_func import SparseMatrix, sparse_solve
 from tsgu_func.solvers import CG, GMRES, ICCG, MINRES, BiCGStab, Jacobi, Result
-from tsgu_func.solvers.preconditioners import DIC, IC0
+from tsgu_func.solvers.preconditioners import DIC, IC0, SSOR
 from tsgu_func.utils.bicgstab import BICGSTABSettings, bicgstab
 from tsgu_func.utils.linear_cg import linear_cg
 from tsgu_func.utils.minres import minres
@@ -225,6 +225,14 @@ def test_bicgstab_that_diverges_tries_another_shadow_vector():
     solved = computed(BiCGStab(max_iterations=400), D, randn(200, 1))
     assert solved.result.failed
     assert float(solved.residual) <= 1
+    # The sweeps of SSOR grow from row to row, so that what is solved for is nearly singular.
+    D = 2 * torch.eye(90).double() + 0.8 * torch.ones(89).double().diag(1)
+    D, b = D - 2.8 * torch.ones(89).double().diag(-1), torch.linspace(0, 1, 90).double()[:, None]
+    seen = []
+    solved = computed(BiCGStab(SSOR(), callback=lambda _, norm: seen.append(norm)), D, b)
+    assert max(seen) > torch.finfo(torch.float64).eps ** -0.5
+    assert solved.result is Result.SOLVED
+    assert_close(solved.value, numpy_solve(D, b), rtol=1e-6, atol=1e-6)
 
 
 def test_an_iterate_before_negative_curvature_is_kept():

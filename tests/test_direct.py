@@ -25,6 +25,7 @@ from tsgu_func.solvers import (
     Pardiso,
     Result,
     SolveError,
+    Substitution,
     SuperLU,
     cache_info,
     cache_limit,
@@ -247,6 +248,13 @@ def test_refinement_does_not_lose(solver):
     before = computed(plain, D, B).residual
     after = computed(solver, D, B).residual
     assert bool((after <= before).all())
+
+
+@pytest.mark.parametrize("triangle", [torch.tril, torch.triu])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_substitution(triangle, dtype):
+    factor = 2 + 1j if dtype.is_complex else 2  # so that the diagonal is not real
+    check(Substitution(), triangle(matrix_for(bicgstab, dtype) * factor), dtype)
 
 
 @pytest.mark.parametrize("cls", [SuperLU, DenseLU])

@@ -130,9 +130,10 @@ def test_a_digest_tells_values_apart(dtype):
 
 def test_what_a_digest_takes_for_equal_is_compared(monkeypatch):
     monkeypatch.setattr(cache, "_digest", lambda values: 0)
-    A = ring()
+    A, held = ring(), []  # whose factors are kept as long as they are
     for scale in (1.0, 2.0, 1.0):
-        x = sparse_solve(A * scale, torch.ones(N).double(), solver=SuperLU())
+        held.append(A * scale)
+        x = sparse_solve(held[-1], torch.ones(N).double(), solver=SuperLU())
         assert_close(x, torch.full((N,), 1 / scale).double())
 
 
