@@ -8,7 +8,7 @@ import importlib
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -58,6 +58,12 @@ class SolverHandle:
     key: str
     solver: Solver
     on_failure: str = "raise"
+
+    @property
+    def history(self) -> int:
+        """How many residuals a column has in the history that is told."""
+        length = getattr(self.solver, "history", 0)
+        return length if isinstance(length, int) else 0
 
     @considerate
     def solve(self, A: StoredMatrix, B: Tensor, *, condition: bool) -> Solution:
@@ -172,6 +178,8 @@ class FunctionHandle:
     on_failure: str | None = None
     adjoints: bool = False
     watch: Watch = NOBODY
+
+    history: ClassVar[int] = 0
 
     def solve(self, A: StoredMatrix, B: Tensor, *, condition: bool = False) -> Solution:
         """Solve, and judge what comes back; a function has no condition number to tell."""

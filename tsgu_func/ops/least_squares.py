@@ -57,10 +57,10 @@ def _(values, B, S, transpose, by, argument):
 
 
 @least_squares.fake
-def _(B, S, transpose):
+def _(B, S, transpose, by):
     crow, _, cols = S
     unknowns = crow.shape[0] - 1 if transpose else cols
-    return empty(B.new_empty(*B.shape[:-2], unknowns, B.shape[-1]), B)
+    return empty(B.new_empty(*B.shape[:-2], unknowns, B.shape[-1]), B, by[0])
 
 
 @least_squares.vjp("values", "B")
@@ -115,10 +115,10 @@ def _(values, G, S, transpose, by, argument):
 
 
 @least_norm.fake
-def _(G, S, transpose):
+def _(G, S, transpose, by):
     crow, _, cols = S
     equations = cols if transpose else crow.shape[0] - 1
-    return empty(G.new_empty(*G.shape[:-2], equations, G.shape[-1]), G)
+    return empty(G.new_empty(*G.shape[:-2], equations, G.shape[-1]), G, by[1])
 
 
 @least_norm.vjp("values", "G")

@@ -45,7 +45,7 @@ def _(parameters, B, by, argument):
 
 @operator_least_squares.fake
 def _(B, by):
-    return empty(B.new_empty(*B.shape[:-2], _shape(by)[1], B.shape[-1]), B)
+    return empty(B.new_empty(*B.shape[:-2], _shape(by)[1], B.shape[-1]), B, by[1])
 
 
 @operator_least_squares.vjp("parameters", "B")
@@ -102,7 +102,7 @@ def _(parameters, G, by, argument):
 
 @operator_least_norm.fake
 def _(G, by):
-    return empty(G.new_empty(*G.shape[:-2], _shape(by)[0], G.shape[-1]), G)
+    return empty(G.new_empty(*G.shape[:-2], _shape(by)[0], G.shape[-1]), G, by[1])
 
 
 @operator_least_norm.vjp("parameters", "G")

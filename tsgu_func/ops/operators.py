@@ -39,7 +39,7 @@ def _(parameters, B, by, adjoint, argument):
 
 @operator_solve.fake
 def _(B, by):
-    return empty(torch.empty_like(B, memory_format=torch.contiguous_format), B)
+    return empty(torch.empty_like(B, memory_format=torch.contiguous_format), B, by[1])
 
 
 @operator_solve.vjp("parameters", "B")

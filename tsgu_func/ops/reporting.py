@@ -2,11 +2,13 @@
 
 That is an `Info`.  The op returns it as one tensor, a *report*: a row for each
 number and a column for each right-hand side, so that batches are brought together as those of the
-solution are.  It has no derivative.
+solution are.  The history comes last, in as many rows as the solver is asked for.  It has no
+derivative.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -23,10 +25,10 @@ from tsgu_func.solvers.protocol import Info, Solution, solution
 __all__ = ["OUTPUTS", "beside", "empty", "solve_by", "unpacked"]
 
 OUTPUTS = "(Tensor value, Tensor report)"
-_ROWS = len(Info._fields)
-_WHOLE = ("code", "iterations", "method", "vain")  # what is a whole number
-# A number that is not known: no NaN, which would make two equal runs differ.
-_NONE = -1.0
+_NUMBERS = Info._fields[:-1]  # all but the history
+_WHOLE = ("code", "iterations", "method", "vain", "stride")  # what is a whole number
+# A number that is not known: no NaN, which would make two equal runs differ, and none that is told.
+_NONE = -math.pi * 2.0**-1000
 
 
 @considerate
@@ -49,13 +51,13 @@ def solve_by(
     if argument:
         check_finite(argument, B)
     if argument or all_finite(B):
-        return _packed(_solved(solver, A, B, condition, null))
+        return _packed(solver, _solved(solver, A, B, condition, null))
     finite = torch.isfinite(B).all(-2, keepdim=True)
     # What has overflowed as a whole, as a scaled loss does, is nothing to ask a solver for.
     some = torch.where(finite, B, 0)
     told = bool(finite.any())
     solved = _solved(solver, A, some, condition, null) if told else _nothing(A, some)
-    value, report = _packed(solved)
+    value, report = _packed(solver, solved)
     return torch.where(finite, value, torch.nan), report
 
 
@@ -76,17 +78,28 @@ def _nothing(A: StoredMatrix | MatrixFree, B: Tensor) -> Solution:
     return solution("nothing to solve", X, residual)
 
 
-def _packed(solved: Solution) -> tuple[Tensor, Tensor]:
+def _packed(solver: str, solved: Solution) -> tuple[Tensor, Tensor]:
     """Return what an op returns."""
-    value, *numbers = solved
-    report = torch.stack([x.double() for x in numbers], -2)
+    value, *numbers, history = solved
+    rows = [x.double().unsqueeze(-2) for x in numbers]
+    if length := handle_of(solver).history:
+        rows += [_filled_up(history, length).mT]
+    report = torch.cat(rows, -2)
     report = torch.where(report.isnan(), _NONE, report)
     return value.clone(memory_format=torch.contiguous_format), report
 
 
-def empty(X: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what `packed` returns for a solution X, without values."""
-    return X, B.new_empty(*B.shape[:-2], _ROWS, B.shape[-1], dtype=torch.float64)
+def _filled_up(history: Tensor, length: int) -> Tensor:
+    """Return a history ``(*batch, p, length)`` of one that is shorter, as where nothing ran."""
+    *columns, known = history.shape
+    rest = history.new_full((*columns, length - known), torch.nan)
+    return torch.cat([history, rest], -1).double()
+
+
+def empty(X: Tensor, B: Tensor, solver: str) -> tuple[Tensor, Tensor]:
+    """Return what `_packed` returns for a solution X, without values."""
+    rows = len(_NUMBERS) + handle_of(solver).history
+    return X, B.new_empty(*B.shape[:-2], rows, B.shape[-1], dtype=torch.float64)
 
 
 def beside(dX: Tensor, report: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,11 +111,8 @@ def unpacked(outputs: tuple[Tensor, Tensor], vectors: bool) -> Info:
     """Return what is told, with a number for each column of the solution, or for each vector."""
     value, report = outputs
     real = value.real.dtype  # the compiler does not know `to_real`
-    rows = report.detach().unbind(-1 if vectors else -2)
-    whole = [name in _WHOLE for name in Info._fields]
-    return Info(
-        *(
-            x.long() if counts else torch.where(x == _NONE, torch.nan, x).to(real)
-            for x, counts in zip(rows, whole, strict=True)
-        )
-    )
+    rows = report.detach() if vectors else report.detach().mT  # numbers of a column lie together
+    known = torch.where(rows == _NONE, torch.nan, rows).to(real)
+    numbers = zip(_NUMBERS, known.unbind(-1), rows.unbind(-1), strict=False)
+    told = (whole.long() if name in _WHOLE else x for name, x, whole in numbers)
+    return Info(*told, history=known[..., len(_NUMBERS) :])

@@ -45,8 +45,8 @@ def _(values, B, S, transpose, conjugate, solver, condition, argument, null):
 
 
 @linear_solve.fake
-def _(B, S):
-    return empty(torch.empty_like(B, memory_format=torch.contiguous_format), B)
+def _(B, S, solver):
+    return empty(torch.empty_like(B, memory_format=torch.contiguous_format), B, solver)
 
 
 @linear_solve.vjp("values", "B")

@@ -213,6 +213,15 @@ class Info(NamedTuple):
         Number of the solver that did it, the same in every process; `solver` is its name.
     vain : Tensor of int64, shape ``(*batch, p)``
         Iterations of solvers that were tried before it, in vain.
+    smallest_ritz, largest_ritz : Tensor, shape ``(*batch, p)``
+        Extreme Ritz values of ``M⁻¹ A``, of CG, ICCG and MINRES that are asked for a history: they
+        are between its extreme eigenvalues, up to rounding, and come close to them.  Else NaN.
+    stride : Tensor of int64, shape ``(*batch, p)``
+        Iterations from one entry of the history to the next: a power of two.
+    history : Tensor, shape ``(*batch, p, length)``
+        Relative residual, as the recurrence knows it, after iterations ``stride``, ``2 stride``,
+        ``3 stride`` and so on of the column; NaN where there was none.  The length is the
+        ``history`` that an iterative solver is asked for, by default 0.
     """
 
     code: Tensor
@@ -224,6 +233,10 @@ class Info(NamedTuple):
     shift: Tensor
     method: Tensor
     vain: Tensor
+    smallest_ritz: Tensor
+    largest_ritz: Tensor
+    stride: Tensor
+    history: Tensor
 
     solver = property(_solver)
     result = property(_result)
@@ -245,12 +258,24 @@ class Solution(NamedTuple):
     shift: Tensor
     method: Tensor
     vain: Tensor
+    smallest_ritz: Tensor
+    largest_ritz: Tensor
+    stride: Tensor
+    history: Tensor
 
     solver = property(_solver)
     result = property(_result)
     message = property(_message)
     __repr__ = _summary
     __reduce__ = _reduced
+
+    def where(self, mask: Tensor, other: Solution) -> Solution:
+        """Return this in the columns of a mask ``(*batch, p)``, and another one in the others."""
+        value = torch.where(mask.unsqueeze(-2), self.value, other.value)
+        history = torch.where(mask.unsqueeze(-1), self.history, other.history)
+        numbers = zip(self[1:-1], other[1:-1], strict=True)
+        chosen = (torch.where(mask, *pair) for pair in numbers)
+        return Solution(value, *chosen, history=history)
 
     def after(self, vain: Tensor) -> Solution:
         """Return it as what was found after iterations in vain."""
@@ -289,7 +314,11 @@ def solution(
     normwise: float | Tensor = math.nan,
     componentwise: float | Tensor = math.nan,
     condition: float | Tensor = math.nan,
-    shift: float = 0.0,
+    shift: float | Tensor = 0.0,
+    smallest_ritz: float | Tensor = math.nan,
+    largest_ritz: float | Tensor = math.nan,
+    stride: Tensor | int = 1,
+    history: Tensor | None = None,
 ) -> Solution:
     """Return the `Solution` of a solver for X (..., n, p), the residual given per column."""
 
@@ -307,6 +336,10 @@ def solution(
         column(shift, residual.dtype),
         column(_number_of(solver if isinstance(solver, str) else repr(solver)), torch.int64),
         column(0, torch.int64),
+        column(smallest_ritz, residual.dtype),
+        column(largest_ritz, residual.dtype),
+        column(stride, torch.int64),
+        residual.new_empty(*residual.shape, 0) if history is None else history,
     )
 
 
@@ -346,6 +379,8 @@ class Solver(Protocol):
 
     Not to converge is no exception here but a `code`: whoever asked for the solve decides what
     follows.  What leaves no solution at all (a singular matrix) raises `SolveError`.
+
+    The length of `Solution.history` has to be known beforehand: it is the attribute ``history``.
     """
 
     def init(self, A: StoredMatrix) -> Any:

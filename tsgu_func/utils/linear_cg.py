@@ -346,9 +346,7 @@ class _Lanczos:
         if not self.steps:
             return like.new_ones(self.count, *like.shape[:-2], 1, 1)
         inverse, beta = (torch.stack(x, -1).movedim(-2, 0) for x in zip(*self.steps, strict=True))
-        coupling = beta[..., 1:] * inverse[..., :-1]
-        diagonal = torch.cat([inverse[..., :1], inverse[..., 1:] + coupling], -1)
-        off = beta[..., 1:].sqrt() * inverse[..., :-1]
+        diagonal, off = cg.tridiagonal(inverse, beta)
         return diagonal.diag_embed() + off.diag_embed(1) + off.diag_embed(-1)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from tsgu_func.solvers.history import Log
 from tsgu_func.solvers.lstsq import bidiagonal
 from tsgu_func.solvers.lstsq.bidiagonal import Rules, State
 from tsgu_func.solvers.lstsq.lsmr import LSMRProcess
@@ -111,7 +112,7 @@ def lsmr(
     rules = bidiagonal.rules_of(atol, btol, conlim, maxiter)
     adjoint = _read_adjoint(A, Armat, cols, system.vector)
     problem = bidiagonal.problem_of(system, adjoint, cols, damp)
-    state, condition, _, steps, _ = bidiagonal.solve(problem, rules, LSMRProcess)
+    state, condition, _, steps, *_ = bidiagonal.solve(problem, rules, LSMRProcess, Log(0))
     if not bool(state.converged.all()):
         fail(on_failure, _failure(state, condition, rules, steps))
     X = state.change * system.peak

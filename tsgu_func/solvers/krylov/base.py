@@ -33,9 +33,11 @@ from tsgu_func.kernels.matrix_free import MatrixFree
 from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.solvers.cache import prepared_each
 from tsgu_func.solvers.columns import column_norms
+from tsgu_func.solvers.history import Log
 from tsgu_func.solvers.judgement import judged
 from tsgu_func.solvers.krylov.block import Block, Equations, Place, Problem
-from tsgu_func.solvers.krylov.progress import Watch
+from tsgu_func.solvers.krylov.progress import Callback, Step, Watch
+from tsgu_func.solvers.krylov.reached import Best, Reached, Run
 from tsgu_func.solvers.krylov.structure import (
     check_hermitian,
     is_not_hermitian,
@@ -53,7 +55,7 @@ from tsgu_func.solvers.settings import (
 )
 from tsgu_func.solvers.system import read_system
 
-__all__ = ["Krylov", "Reached", "Run"]
+__all__ = ["Krylov"]
 
 # Iterations at most, by default: in exact arithmetic n suffice, and rounding takes its share.
 _ROUNDS, _FEWEST, _MOST = 10, 100, 20_000
@@ -84,9 +86,13 @@ class Krylov(Settings):
         right-hand side that is large in a few rows, which the others are to be solved for too.
     callback : callable, optional
         ``callback(iteration, residual)`` after each iteration, with the largest relative residual
-        of the columns in work, as the recurrence knows it.
+        of the columns in work, as the recurrence knows it.  One that needs a third argument gets
+        the iterate X, ``(n, p)`` or ``(b, n, p)``, as well, which is computed for it.
     progress : bool
         Show a bar with the residual, by rich.
+    history : int
+        How many residuals of each column to keep for `Info.history`; CG, ICCG and MINRES tell Ritz
+        values too, from as many iterations of the first pass at most.
     """
 
     preconditioner: Preconditioner | Callable[[Tensor], Tensor] | None = None
@@ -95,8 +101,9 @@ class Krylov(Settings):
     max_iterations: int | None = None
     warm_start: bool = False
     componentwise: float | None = None
-    callback: Callable[[int, float], object] | None = None
+    callback: Callback | None = None
     progress: bool = False
+    history: int = 0
 
     takes_batches: ClassVar[bool] = True
     square_only: ClassVar[bool] = True
@@ -108,8 +115,8 @@ class Krylov(Settings):
     wanders: ClassVar[bool] = False  # whether no norm falls in each step: the best may be any
 
     def __post_init__(self) -> None:
-        checks = {"max_iterations": check_count}
-        for name in ("rtol", "atol", "max_iterations", "componentwise"):
+        checks = {"max_iterations": check_count, "history": check_count}
+        for name in ("rtol", "atol", "max_iterations", "componentwise", "history"):
             if (value := getattr(self, name)) is not None:
                 checks.get(name, check_real)(name, value)
         M: Any = self.preconditioner
@@ -160,13 +167,14 @@ class Krylov(Settings):
         X0: Tensor | None = None,
     ) -> Solution:
         """Solve for the columns of B (n, p) or, for a batch, (b, n, p), starting at X0."""
-        solved = self._judged(state, A, B, X0)
+        log = Log(self.history)
+        solved = self._judged(state, A, B, X0, log)
         if self._learned(state, A, solved):
-            state = self.init(replace(A, transpose=False, conjugate=False))
-            solved = self._judged(state, A, B, X0)
+            state, log = self.init(replace(A, transpose=False, conjugate=False)), Log(self.history)
+            solved = self._judged(state, A, B, X0, log)
         if self.componentwise is None:
             return solved
-        return self._in_each_row(state, A, B, solved, self.componentwise)
+        return self._in_each_row(state, A, B, solved, log)
 
     def _learned(self, state: Prepared, A: Any, solved: Solution) -> bool:
         """Tell the preconditioner how it went; return whether it would do better now."""
@@ -181,22 +189,24 @@ class Krylov(Settings):
         return any(better)
 
     def _in_each_row(
-        self, state: Prepared, A: Any, B: Tensor, solved: Solution, wanted: float
+        self, state: Prepared, A: Any, B: Tensor, solved: Solution, log: Log
     ) -> Solution:
-        """Go on for a smaller residual, while a row is not solved as well as `wanted`."""
-        rtol = self._rtol(B.dtype)
+        """Go on for a smaller residual, while a row is not solved as well as wanted."""
+        rtol, wanted = self._rtol(B.dtype), self.componentwise or 0.0
         enough = solved.result.failed
         while not enough and bool((above := solved.componentwise > wanted).any()):
             rtol = rtol / 100
             stricter: Krylov = replace(self, rtol=rtol, componentwise=None)
-            again = stricter._judged(state, A, B, solved.value)
+            again = stricter._judged(state, A, B, solved.value, log)
             gained = above & (again.componentwise < solved.componentwise)
             code = torch.where(gained | ~above, solved.code, int(Result.STAGNATED))
-            chosen = (torch.where(gained, x, y) for x, y in zip(again[1:], solved[1:], strict=True))
-            X = torch.where(gained.unsqueeze(-2), again.value, solved.value)
-            iterations = solved.iterations + again.iterations
-            solved = Solution(X, *chosen)._replace(
-                code=code, iterations=iterations, method=solved.method
+            # The log has gone on, in all columns.
+            solved = again.where(gained, solved)._replace(
+                code=code,
+                iterations=solved.iterations + again.iterations,
+                method=solved.method,
+                history=again.history,
+                stride=again.stride,
             )
             enough = rtol < torch.finfo(B.dtype).eps
         above = solved.componentwise > wanted
@@ -209,28 +219,37 @@ class Krylov(Settings):
         A: StoredMatrix | MatrixFree,
         B: Tensor,
         X0: Tensor | None,
+        log: Log,
     ) -> Solution:
         exponent = None if state.exponent is None else state.exponent.unsqueeze(-1)
         if exponent is not None and X0 is not None:
             X0 = shifted(X0, -exponent)
-        X, code, told = self._computed(state.parts, moderate(A, state.exponent), B, X0)
+        with Watch(repr(self), self.callback, self.progress, log, exponent) as watch:
+            moderated = moderate(A, state.exponent)
+            X, code, told = self._computed(state.parts, moderated, B, X0, watch)
         X = X if exponent is None else shifted(X, exponent)
         if self.hermitian and bool(code.any()) and is_not_hermitian(A, B):
             code = torch.where(code == Result.SOLVED, code, int(Result.NOT_HERMITIAN))
+        told |= log.told | self._ritz(log, state.exponent)
         return judged(self, A, X, B, code=code, **told)
 
     def _computed(
-        self, parts: tuple[Any, ...], A: StoredMatrix | MatrixFree, B: Tensor, X0: Tensor | None
+        self,
+        parts: tuple[Any, ...],
+        A: StoredMatrix | MatrixFree,
+        B: Tensor,
+        X0: Tensor | None,
+        watch: Watch,
     ) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """Return X, a code for each column, and what else is to be told."""
         system = read_system(A, B, X0, names=("A", "B", "X0"))
         M: Any = self.preconditioner
         equations = Equations(A, M, parts)
         goal = torch.maximum(self._rtol(B.dtype) * system.unit, float(self.atol) / system.peak)
-        with Watch(repr(self), self.callback, self.progress) as watch:
-            block = Block(equations, system.multiply, system.B, system.peak, system.unit, goal)
-            reached = self.reach(block, system.start, watch)
-            exhausted = watch.steps >= self._limit(B.shape[-2])
+        block = Block(equations, system.multiply, system.B, system.peak, system.unit, goal)
+        watch.log.begin(system.B)
+        reached = self.reach(block, system.start, watch)
+        exhausted = watch.steps >= self._limit(B.shape[-2])
         code = _final(reached.code, reached.norm <= goal, exhausted).squeeze(-2)
         told = {"iterations": reached.steps.squeeze(-2), "shift": equations.shift}
         return system.answer(reached.X), code, told
@@ -256,6 +275,17 @@ class Krylov(Settings):
     def spare(self, problem: Problem, R: Tensor, run: Run) -> Tensor:
         """Return another correction of R, for columns where that of a pass was not better."""
         return run.spare
+
+    def coefficients(self, state: Any) -> tuple[Tensor, Tensor] | None:
+        """Return the two numbers of a step that `tridiagonal` makes a matrix of, if there is one.
+
+        The eigenvalues of that are the Ritz values.
+        """
+        return None
+
+    def tridiagonal(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the diagonal and the off-diagonal of the matrix of Lanczos, of k steps each."""
+        return first, second[..., :-1]
 
     def narrow(self, state: Any, place: Place) -> Any:
         """Return the state of some members and columns."""
@@ -297,6 +327,7 @@ class Krylov(Settings):
                 break
             place = Place.of(wanted) if block.narrows else Place(None, None)
             before = reached.at(place)
+            watch.begin(reached.X, block.peak, place)
             after = self._improved(block.at(place), before, (length, attempt), watch)
             gained = torch.zeros_like(wanted)
             place.put(gained, after.norm < (1 - _GAIN) * before.norm)
@@ -353,7 +384,7 @@ class Krylov(Settings):
         length, attempt = plan
         place, count = Place(None, None), run.steps
         state = self.start(block.problem, R, attempt)
-        best = None if self.falls else _Best(state.change, state.norm)
+        best = None if self.falls else Best(state.change, state.norm)
         most = state.norm / torch.finfo(state.norm.dtype).eps ** 0.5
         for _ in range(length):
             going = int(active.sum())
@@ -372,11 +403,36 @@ class Krylov(Settings):
             code = torch.where(lost, int(Result.DIVERGED), state.code)
             state = state._replace(code=code)
             best = None if best is None else best.after(state)
-            watch.step(state.norm / block.unit, block.goal / block.unit)
+            watch.steps += 1
+            if watch.watched:
+                watch.tell(self._step(run, block, state, place, active))
             active = active & self.wanted(block, state.norm, attempt, watch.steps) & (code == 0)
         run.put(place, *self._kept(block.problem, state, best), state.code, count)
 
-    def _kept(self, problem: Problem, state: Any, best: _Best | None) -> tuple[Tensor, Tensor]:
+    def _step(self, run: Run, block: Block, state: Any, place: Place, active: Tensor) -> Step:
+        """Return what is to be told of a step."""
+
+        def change() -> Tensor:
+            whole = run.change.clone()
+            place.put(whole, self.finish(block.problem, state))
+            return whole
+
+        residual, goal = state.norm / block.unit, block.goal / block.unit
+        sound = active & (state.code == 0)
+        return Step(place, active, residual, goal, change, sound, self.coefficients(state))
+
+    def _ritz(self, log: Log, exponent: Tensor | None) -> dict[str, Tensor]:
+        """Return the extreme Ritz values of the matrix as it was given."""
+        if not log.length:
+            return {}
+        found = log.ritz(self.tridiagonal)
+        M = self.preconditioner
+        if exponent is not None and (M is None or getattr(M, "stateless", False)):
+            # Any other M was made of the matrix that was solved with.
+            found = (shifted(x, -exponent) for x in found)
+        return dict(zip(("smallest_ritz", "largest_ritz"), found, strict=True))
+
+    def _kept(self, problem: Problem, state: Any, best: Best | None) -> tuple[Tensor, Tensor]:
         """Return what a pass arrived at, and what is to be tried where that is not better.
 
         It is the last iterate, or the best where the recurrence could not go on: what came before
@@ -405,79 +461,6 @@ class Prepared(NamedTuple):
 
     exponent: Tensor | None
     parts: tuple[Any, ...]
-
-
-class _Best(NamedTuple):
-    """The corrections of least residual so far, and this as the recurrence knows it."""
-
-    change: Tensor
-    norm: Tensor
-
-    def after(self, state: Any) -> _Best:
-        """Return the better of these and of those of a state; nothing is copied if all are."""
-        better = state.norm <= self.norm
-        if bool(better.all()):
-            return _Best(state.change, state.norm)
-        if not bool(better.any()):
-            return self
-        change = torch.where(better, state.change, self.change)
-        return _Best(change, torch.where(better, state.norm, self.norm))
-
-    def at(self, place: Place) -> _Best:
-        return _Best(*(place.take(x) for x in self))
-
-
-class Reached(NamedTuple):
-    """A solution, its scaled residual and the norm of that, a code, and iterations."""
-
-    X: Tensor
-    R: Tensor
-    norm: Tensor
-    code: Tensor
-    steps: Tensor
-
-    @classmethod
-    def start(cls, block: Block, start: Tensor | None) -> Reached:
-        """Return what a start is; by default zero."""
-        X = torch.zeros_like(block.B) if start is None else start.clone()
-        R = block.B / block.peak if start is None else block.residual(X)
-        norm = column_norms(R)
-        code = torch.zeros_like(norm, dtype=torch.int64)
-        return cls(X, R, norm, code, torch.zeros_like(code))
-
-    def at(self, place: Place) -> Reached:
-        """Return what was reached at some members and columns."""
-        return Reached(*(place.take(x) for x in self))
-
-
-class Run(NamedTuple):
-    """What a pass arrived at, filled in by parts.
-
-    Attributes
-    ----------
-    change : Tensor
-        A scaled correction.
-    spare : Tensor
-        Another, for columns where that is not better than none.
-    code, steps : Tensor
-        A `Result`, or zero; and iterations.
-    """
-
-    change: Tensor
-    spare: Tensor
-    code: Tensor
-    steps: Tensor
-
-    @classmethod
-    def empty(cls, R: Tensor) -> Run:
-        """Return one that arrived nowhere from the residual R."""
-        code = torch.zeros_like(R[..., :1, :], dtype=torch.int64)
-        return cls(torch.zeros_like(R), torch.zeros_like(R), code, torch.zeros_like(code))
-
-    def put(self, place: Place, *parts: Tensor) -> None:
-        """Fill in some members and columns."""
-        for whole, part in zip(self, parts, strict=True):
-            place.put(whole, part)
 
 
 def _takes_operators(M: Any) -> bool:

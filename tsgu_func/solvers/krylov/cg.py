@@ -61,6 +61,13 @@ def step(problem: Problem, state: State, active: Tensor) -> State:
     return State(change, R, P, column_norms(R), code, gamma, beta, curvature)
 
 
+def tridiagonal(inverse: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the diagonal and the off-diagonal of the matrix of Lanczos, from all 1 / α and β."""
+    coupling = beta[..., 1:] * inverse[..., :-1]
+    diagonal = torch.cat([inverse[..., :1], inverse[..., 1:] + coupling], -1)
+    return diagonal, beta[..., 1:].sqrt() * inverse[..., :-1]
+
+
 @dataclass(frozen=True, repr=False)
 class CG(Krylov):
     r"""Conjugate gradients, for Hermitian positive definite A.
@@ -97,6 +104,14 @@ class CG(Krylov):
     def step(self, problem: Problem, state: State, active: Tensor) -> State:
         """Advance the active columns."""
         return step(problem, state, active)
+
+    def coefficients(self, state: State) -> tuple[Tensor, Tensor]:
+        """Return 1 / α and β."""
+        return quotient(state.curvature, state.gamma, state.gamma > 0), state.beta
+
+    def tridiagonal(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the diagonal and the off-diagonal of the matrix of Lanczos."""
+        return tridiagonal(first, second)
 
     def nearer(self, problem: Problem, before: Tensor, after: Tensor, change: Tensor) -> Tensor:
         """Mask where the error fell in the norm of A: a change D lowers it by Dᴴ (R + R')."""

@@ -6,6 +6,7 @@ J. Sci. Stat. Comput. 2, 1981.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -17,10 +18,10 @@ from torch import Tensor
 from tsgu_func.kernels import compiled, processors, threads
 from tsgu_func.solvers.columns import column_norms
 from tsgu_func.solvers.krylov import workspace
-from tsgu_func.solvers.krylov.base import Run
-from tsgu_func.solvers.krylov.block import Block
+from tsgu_func.solvers.krylov.block import Block, Place
 from tsgu_func.solvers.krylov.cg import CG
-from tsgu_func.solvers.krylov.progress import Watch
+from tsgu_func.solvers.krylov.progress import Step, Watch
+from tsgu_func.solvers.krylov.reached import Run
 from tsgu_func.solvers.preconditioners.dic import DIC, Split
 from tsgu_func.solvers.protocol import Preconditioner, Result
 
@@ -89,17 +90,14 @@ class ICCG(CG):
             processors.look()
             made = max(column.made for column in going)
             left -= made
-            numbers = [(x.norm, x.goal) for x in going]
-            norm, goal = torch.tensor(numbers, dtype=torch.float64, device="cpu").mT
-            unit = torch.stack([_by_member(block.unit)[column.place] for column in going]).cpu()
-            watch.step(norm / unit, goal / unit, made)
+            watch.steps += made
+            if watch.watched:
+                watch.tell(_step(run, block, going, functools.partial(_put, columns, conjugated)))
         for column in columns:
             column.stop()
-            member, _, index = column.place
-            change = torch.from_numpy(column.change)
-            _by_member(run.change)[member, :, index] = change.conj() if conjugated else change
             _by_member(run.code)[column.place] = int(column.code)
             _by_member(run.steps)[column.place] = column.steps
+        _put(columns, conjugated, run.change)
 
 
 class _Column:
@@ -111,6 +109,7 @@ class _Column:
         self.place, self.split, self.R, self.norm, self.goal = place, split, R, norm, goal
         self.steps = self.made = 0  # iterations: all, and those of the last call
         self.code, self.change = Result.SOLVED, np.zeros_like(R)
+        self.coefficients = 0.0, 0.0  # 1 / α and β, if one iteration was made
         self._vectors: tuple[np.ndarray, ...] = ()  # z, r, p, t, w: while it is going
         self._numbers = np.zeros(4)
 
@@ -143,12 +142,13 @@ class _Column:
 
         def iterate() -> None:
             numbers = self._numbers
+            gamma, beta = numbers[:2]
             try:
                 self.made, curvature = eisenstat.iterate(*arguments, numbers, self.goal, most)
             finally:
                 compiled.synchronization.close(shared[0])
             self.steps += self.made
-            self.norm = float(numbers[2])
+            self.norm, self.coefficients = float(numbers[2]), (curvature / gamma, beta)
             if not 0 < curvature < np.inf:
                 self.code = Result.INDEFINITE if curvature <= 0 else Result.BREAKDOWN
             if not self.going:
@@ -163,12 +163,17 @@ class _Column:
         compiled.eisenstat.enter(split.triangle, split.root, split.rows.order.numpy(), self.R, R)
         self._numbers[:] = compiled.eisenstat.square(R), 0, self.norm, 0
 
-    def stop(self) -> None:
-        """Note the correction, and give back the vectors."""
+    def note(self) -> None:
+        """Note the correction so far."""
         if self._vectors:
             split, Z = self.split, self._vectors[0]
             compiled.eisenstat.leave(split.root, split.rows.order.numpy(), Z, self.change)
-            workspace.give_back(self._vectors, owner=split.rows)
+
+    def stop(self) -> None:
+        """Note the correction, and give back the vectors."""
+        self.note()
+        if self._vectors:
+            workspace.give_back(self._vectors, owner=self.split.rows)
             self._vectors = ()
 
 
@@ -182,6 +187,33 @@ def _columns_of(block: Block, R: Tensor, active: Tensor) -> list[_Column]:
         _Column(at, parts[at[0]], residuals[at[0], at[2]], float(norm[at]), float(goal[at]))
         for at in places
     ]
+
+
+def _put(columns: Sequence[_Column], conjugated: bool, change: Tensor) -> Tensor:
+    """Write what columns have come to into a correction."""
+    for column in columns:
+        column.note()
+        (member, _, index), part = column.place, torch.from_numpy(column.change)
+        _by_member(change)[member, :, index] = part.conj() if conjugated else part
+    return change
+
+
+def _step(
+    run: Run, block: Block, going: Sequence[_Column], put: Callable[[Tensor], Tensor]
+) -> Step:
+    """Return what is to be told of an iteration of some columns."""
+    active, sound = (torch.zeros_like(run.code, dtype=torch.bool) for _ in range(2))
+    norm, first, second = (torch.zeros_like(block.goal) for _ in range(3))
+    for column in going:
+        _by_member(active)[column.place] = True
+        _by_member(sound)[column.place] = column.code is Result.SOLVED
+        numbers = column.norm, *column.coefficients
+        for whole, number in zip((norm, first, second), numbers, strict=True):
+            _by_member(whole)[column.place] = number
+    residual, goal = norm / block.unit, torch.where(active, block.goal / block.unit, torch.inf)
+    change = functools.partial(put, torch.zeros_like(run.change))
+    everywhere = Place(None, None)
+    return Step(everywhere, active, residual, goal, change, sound, (first, second))
 
 
 def _by_member(x: Tensor) -> Tensor:

@@ -49,6 +49,7 @@ class State(NamedTuple):
     Y: Tensor  # M⁻¹ Q
     norm: Tensor
     code: Tensor
+    alpha: Tensor  # vᴴ A v, without the shift
     beta: Tensor  # norm of Q, in that of M⁻¹
     beta_old: Tensor
     c: Tensor
@@ -65,9 +66,9 @@ def start(problem: Problem, Q: Tensor, R: Tensor) -> State:
     norm, zero = column_norms(R), torch.zeros_like(R)
     code = torch.zeros_like(norm, dtype=torch.int64)
     Y, beta, code = _preconditioned(problem, Q, code)
-    none, phi_bar = torch.zeros_like(norm), beta.expand_as(norm)
+    none, phi_bar, unknown = torch.zeros_like(norm), beta.expand_as(norm), torch.zeros_like(beta)
     return State(
-        zero, R, zero, zero, Q, torch.zeros_like(Q), Y, norm, code, beta, torch.zeros_like(beta),
+        zero, R, zero, zero, Q, torch.zeros_like(Q), Y, norm, code, unknown, beta, unknown,
         none - 1, none, none, none, phi_bar, none, Lowest(zero, none + torch.inf),
     )  # fmt: skip
 
@@ -85,7 +86,7 @@ def step(
     Q = torch.addcmul(Y, quotient(alpha, beta_now, beta_now > 0), state.Q, value=-1)
     Y, beta, code = _preconditioned(problem, Q, state.code)
 
-    alpha, c, s = alpha + shifts, state.c, state.s
+    unshifted, alpha, c, s = alpha, alpha + shifts, state.c, state.s
     size = torch.maximum(state.size, alpha.abs() + beta)
     delta, gamma_bar = c * state.delta_bar + s * alpha, s * state.delta_bar - c * alpha
     epsilon, delta_bar = s * beta, -c * beta
@@ -109,8 +110,8 @@ def step(
     least = _lowest(state, slope, active)
     change, code = _or_lowest(least, change, code, active)
     return State(
-        change, R, W, state.W, Q, state.Q, Y, norm, code, beta, beta_now, c, s, delta_bar, epsilon,
-        phi_bar, size, least,
+        change, R, W, state.W, Q, state.Q, Y, norm, code, unshifted, beta, beta_now, c, s,
+        delta_bar, epsilon, phi_bar, size, least,
     )  # fmt: skip
 
 
@@ -187,6 +188,10 @@ class MINRES(Krylov):
     def step(self, problem: Problem, state: State, active: Tensor) -> State:
         """Advance the active columns."""
         return step(problem, state, active, eps=10 * torch.finfo(state.R.dtype).eps)
+
+    def coefficients(self, state: State) -> tuple[Tensor, Tensor]:
+        """Return the entries of the matrix of Lanczos themselves."""
+        return state.alpha, state.beta
 
     def nearer(self, problem: Problem, before: Tensor, after: Tensor, change: Tensor) -> Tensor:
         """Mask where the residual fell in the norm of M⁻¹, which is what is minimized."""

@@ -152,7 +152,5 @@ def _merged(first: Solution, second: Solution) -> Solution:
     failures = first.code.new_tensor([int(code) for code in Result if code.failed])
     better = torch.isin(first.code, failures) & ~torch.isin(second.code, failures)
     better = better | ~first.value.isfinite().all(-2)
-    value = torch.where(better.unsqueeze(-2), second.value, first.value)
-    numbers = (torch.where(better, b, a) for a, b in zip(first[1:], second[1:], strict=True))
-    merged = Solution(value, *numbers)
+    merged = second.where(better, first)
     return merged._replace(code=torch.where(singular, int(Result.SINGULAR), merged.code))

@@ -16,6 +16,7 @@ from torch import Tensor
 from tsgu_func.kernels.matrix_free import MatrixFree
 from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.solvers.columns import column_norms, quotient
+from tsgu_func.solvers.history import Log
 from tsgu_func.solvers.lstsq import bidiagonal
 from tsgu_func.solvers.lstsq.bidiagonal import Process
 from tsgu_func.solvers.lstsq.variables import Variables, preconditioned, scaled_columns, unchanged
@@ -76,6 +77,9 @@ class LeastSquares(Settings):
     damp : float
         δ: of ``|A X - B|² + δ² |X|²`` the minimum, in `sparse_lstsq` and `sparse_generic_lstsq`
         alone.  A constant; what is given to `sparse_lstsq` itself can be differentiated.
+    history : int
+        How many residuals ``|A X - B|`` of each column to keep for `Info.history`: those of what is
+        iterated with, columns or rows scaled, and with damping part of the residual.
     """
 
     rtol: float | None = None
@@ -83,14 +87,15 @@ class LeastSquares(Settings):
     warm_start: bool = False
     preconditioner: Preconditioner | None = None
     damp: float = 0.0
+    history: int = 0
 
     process: ClassVar[type[Process]]
     takes_batches: ClassVar[bool] = True
     stateless: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        checks = {"max_iterations": check_count}
-        for name in ("rtol", "max_iterations", "damp"):
+        checks = {"max_iterations": check_count, "history": check_count}
+        for name in ("rtol", "max_iterations", "damp", "history"):
             if (value := getattr(self, name)) is not None:
                 checks.get(name, check_real)(name, value)
         check_preconditioner(self.preconditioner, "Custom(f)")
@@ -140,7 +145,9 @@ class LeastSquares(Settings):
         problem = bidiagonal.problem_of(system, adjoint, cols)
         if left is not None:
             problem = replace(problem, left=left / system.peak)
-        outcome = bidiagonal.solve(problem, self._rules(A), self.process)
+        log = Log(self.history)
+        log.begin(system.B)
+        outcome = bidiagonal.solve(problem, self._rules(A), self.process, log)
         X = outcome.state.change * system.peak
         return X if system.start is None else system.start + X, outcome
 
@@ -180,6 +187,7 @@ class LeastSquares(Settings):
             code=self._code(A, residual, condition, outcome, self._reached(A, B, X, R)),
             iterations=outcome.iterations.squeeze(-2),
             condition=torch.where(complete, condition, torch.nan),
+            **outcome.log.told,
         )
 
     def _code(

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.solvers.columns import column_norms, quotient
+from tsgu_func.solvers.history import Log
 from tsgu_func.solvers.settings import check_count, check_real
 from tsgu_func.solvers.system import Operator, System, check_finite
 
@@ -131,6 +132,7 @@ class Outcome(NamedTuple):
         Of all.
     longest : Tensor
         Most steps that a column made in one pass: with as many as unknowns, all of A was seen.
+    log : Log
     """
 
     state: State
@@ -138,9 +140,10 @@ class Outcome(NamedTuple):
     iterations: Tensor
     steps: int
     longest: Tensor
+    log: Log
 
 
-def solve(problem: Problem, rules: Rules, method: type[Process]) -> Outcome:
+def solve(problem: Problem, rules: Rules, method: type[Process], log: Log) -> Outcome:
     """Run passes from the true residual, as long as a column that should have converged gains."""
     norm_A = torch.zeros_like(problem.norm_b)
     condition, wanted = torch.zeros_like(norm_A), column_norms(problem.left) > 0
@@ -152,7 +155,7 @@ def solve(problem: Problem, rules: Rules, method: type[Process]) -> Outcome:
         if not bool(wanted.any()):
             break
         process = method(problem, rules, state.change, state.R, wanted)
-        steps += process.run(rules.limit - steps)
+        steps += process.run(rules.limit - steps, log)
         count, longest = count + process.count, torch.maximum(longest, process.count)
         norm_A = torch.maximum(norm_A, process.norm_A)
         condition = torch.where(wanted, process.condition, condition)
@@ -162,7 +165,7 @@ def solve(problem: Problem, rules: Rules, method: type[Process]) -> Outcome:
         gained = wanted & (after.gradient < state.gradient)
         state = State(*(torch.where(gained, x, y) for x, y in zip(after, state, strict=True)))
         wanted = gained & ~state.converged & process.claimed
-    return Outcome(state, condition, count, steps, longest)
+    return Outcome(state, condition, count, steps, longest, log)
 
 
 # ---------------------------------------------------------------------------------- the process
@@ -201,7 +204,7 @@ class Process:
         """Make a step of it, with the new alpha, beta, U and V."""
         raise NotImplementedError
 
-    def run(self, limit: int) -> int:
+    def run(self, limit: int, log: Log) -> int:
         """Iterate until no column is active; return how often."""
         self._stop()  # a start may be good enough
         for step in range(limit):
@@ -210,6 +213,9 @@ class Process:
             self.count = self.count + self.active
             self._bidiagonalize()
             self.rotate()
+            if log.length:
+                norm_b = self.problem.norm_b
+                log.record(self.active, quotient(self.norm_r, norm_b, norm_b > 0))
             self._stop()
         return limit
 
