@@ -1,5 +1,7 @@
 """What a solve tells of its iterations: residuals, and the iterates."""
 
+import functools
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -7,15 +9,7 @@ from torch.testing import assert_close
 from tests.systems import randn
 from tests.textbook import definite, left_by, solved, textbook
 from tsgu_func import LinearOperator, SparseMatrix, sparse_lstsq, sparse_solve
-from tsgu_func.solvers import (
-    CG,
-    GMRES,
-    ICCG,
-    LSMR,
-    LSQR,
-    MINRES,
-    BiCGStab,
-)
+from tsgu_func.solvers import CG, DIC, GMRES, ICCG, LSMR, LSQR, MINRES, BiCGStab
 
 N = 12
 DTYPES = [torch.float64, torch.complex128]
@@ -114,7 +108,33 @@ def test_history_of_least_squares():
         assert info.history.shape == (2, 7)
 
 
-def test_what_is_refused_or_empty_has_a_history_of_its_length():
+class Own:
+    """A solver of somebody's own, that hands over to another."""
+
+    def __init__(self, solver, history):
+        self.solver, self.history = solver, history
+
+    def init(self, A):
+        return self.solver.init(A)
+
+    def compute(self, state, A, B, X0=None):
+        return self.solver.compute(state, A, B, X0)
+
+
+def test_a_solver_of_ones_own_says_how_long_its_history_is():
+    D, b = definite(torch.float64), randn(N)
+    _, info = solved(D, b, Own(CG(history=9), 9))
+    assert info.history.isfinite().any()
+    _, longer = solved(D, b, Own(CG(history=9), 30))
+    assert_close(longer.history[:9], info.history, equal_nan=True)
+    assert longer.history[9:].isnan().all()
+    assert solved(D, b, Own(CG(), []))[1].history.shape == (0,)
+    for said in ([], 3):
+        with pytest.raises(TypeError, match="returns a history of 9 residuals; its attribute"):
+            solved(D, b, Own(CG(history=9), said))
+
+
+def test_what_is_empty_has_a_history_of_its_length():
     A = SparseMatrix.from_dense(definite(torch.float64))
     _, info = sparse_solve(A, torch.zeros(N, 0).double(), solver=CG(history=5), return_info=True)
     assert info.history.shape == (0, 5)
@@ -178,6 +198,16 @@ def test_a_callback_gets_the_iterates(cls, dtype):
         assert_close(residual, float(left), rtol=1e-6, atol=1e-12)
     assert [k for k, *_ in seen] == list(range(1, len(seen) + 1))
     assert torch.equal(seen[-1][2][:, 0], x)
+
+
+def test_the_compiled_loop_has_the_iterates_of_the_other():
+    D, B = definite(torch.complex128, 20), randn(20, 3, dtype=torch.complex128)
+    ours, theirs = [], []
+    for solver, seen in ((ICCG, ours), (functools.partial(CG, DIC()), theirs)):
+        solved(D, B, solver(rtol=1e-6, callback=lambda k, r, x, seen=seen: seen.append((r, x))))
+    for (residual, x), (expected, y) in zip(ours, theirs, strict=True):
+        assert_close(x, y, rtol=1e-6, atol=1e-9)
+        assert 0.5 < residual / expected < 2  # the norm is not measured in each iteration
 
 
 @pytest.mark.parametrize("warm", [False, True])

@@ -9,8 +9,8 @@ from torch.testing import assert_close
 from tests.systems import randn
 from tests.textbook import definite, solved
 from tsgu_func import SparseMatrix
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.solvers import CG, DIC, ICCG, MINRES, Custom, Jacobi
-from tsgu_func.solvers.stored import StoredMatrix
 
 N = 12
 DTYPES = [torch.float64, torch.complex128]
@@ -52,12 +52,13 @@ def check_ritz_values(D, expected, solver):
     assert expected[0] < info.smallest_ritz < info.largest_ritz < expected[-1]
 
 
-def test_ritz_values_of_an_indefinite_matrix_end_where_cg_does():
-    D = torch.diag(torch.tensor([3.0, 2.0, -1.0, 5.0]).double())
-    b = torch.tensor([1.0, 1.0, 1.2, 1.0]).double()
-    _, info = solved(D, b, CG(history=9), on_failure="ignore")
-    assert info.result.name == "INDEFINITE"
-    assert -1 < info.smallest_ritz <= info.largest_ritz < 5
+def test_ritz_values_of_an_indefinite_matrix():
+    saddle, rest = torch.tensor([[1.0, 2.0], [2.0, 1.0]]), torch.diag(torch.tensor([2.0, 5.0]))
+    D, b = torch.block_diag(saddle, rest).double(), torch.tensor([1.0, -1.2, 1.0, 1.0]).double()
+    for solver in (CG(history=9), ICCG(history=9)):
+        _, info = solved(D, b, solver, on_failure="ignore")
+        assert info.result.name == "INDEFINITE"
+        assert info.smallest_ritz < 0
     _, info = solved(D, b, MINRES(history=9))
     assert_close((float(info.smallest_ritz), float(info.largest_ritz)), (-1.0, 5.0))
 
@@ -66,3 +67,12 @@ def test_ritz_values_where_all_are_equal():
     _, info = solved(-torch.eye(N).double(), randn(N, 2), MINRES(history=9))
     assert_close(info.smallest_ritz, torch.tensor([-1.0, -1.0]).double())
     assert_close(info.largest_ritz, torch.tensor([-1.0, -1.0]).double())
+
+
+@pytest.mark.parametrize("cls", [CG, MINRES])
+def test_there_are_none_with_a_preconditioner_that_is_not_definite(cls):
+    solver = cls(Custom(lambda R: -R), history=9)
+    _, info = solved(definite(torch.float64), randn(N), solver, on_failure="ignore")
+    assert info.result.name == "PRECONDITIONER"
+    assert info.smallest_ritz.isnan()
+    assert info.largest_ritz.isnan()

@@ -118,6 +118,11 @@ class SolverHandle:
                 f"compute of {self.solver!r} returns a tsgu_func.solvers.Solution; got "
                 f"{type(solution).__name__}"
             )
+        if (length := solution.history.shape[-1]) > self.history:
+            raise TypeError(
+                f"compute of {self.solver!r} returns a history of {length} residuals; its "
+                f"attribute history, a whole number, has to say so, and says {self.history}"
+            )
         solution = checked(A, B, solution)
         keep_end(self.solver, A, solution.value)
         return solution

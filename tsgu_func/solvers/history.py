@@ -77,13 +77,13 @@ class Log:
         self.history = torch.where(full, torch.cat([second, rest], -2), self.history)
         self.stride = torch.where(full, 2 * self.stride, self.stride)
 
-    def take(self, sound: Tensor, first: Tensor, second: Tensor) -> None:
+    def take(self, first: Tensor, second: Tensor) -> None:
         """Take the coefficients of an iteration, of the first pass and while there is room.
 
-        Those of a column count as far as they are `sound`.
+        Those of a column count as far as the first are finite.
         """
         if self.passes == 1 and len(self._coefficients) < self.length:
-            self._coefficients.append((torch.where(sound, first, torch.nan), second))
+            self._coefficients.append((first, second))
 
     def ritz(self, tridiagonal: Tridiagonal) -> tuple[Tensor, Tensor]:
         """Return the smallest and the largest Ritz value of each column, ``(*batch, p)``.

@@ -221,7 +221,8 @@ class Info(NamedTuple):
     history : Tensor, shape ``(*batch, p, length)``
         Relative residual, as the recurrence knows it, after iterations ``stride``, ``2 stride``,
         ``3 stride`` and so on of the column; NaN where there was none.  The length is the
-        ``history`` that an iterative solver is asked for, by default 0.
+        ``history`` that an iterative solver is asked for, by default 0.  With a ``nullspace`` it is
+        that of the first of several solves.
     """
 
     code: Tensor

@@ -279,7 +279,7 @@ class Krylov(Settings):
     def coefficients(self, state: Any) -> tuple[Tensor, Tensor] | None:
         """Return the two numbers of a step that `tridiagonal` makes a matrix of, if there is one.
 
-        The eigenvalues of that are the Ritz values.
+        Its eigenvalues are the Ritz values; it ends where the first number is NaN.
         """
         return None
 
@@ -418,8 +418,7 @@ class Krylov(Settings):
             return whole
 
         residual, goal = state.norm / block.unit, block.goal / block.unit
-        sound = active & (state.code == 0)
-        return Step(place, active, residual, goal, change, sound, self.coefficients(state))
+        return Step(place, active, residual, goal, change, self.coefficients(state))
 
     def _ritz(self, log: Log, exponent: Tensor | None) -> dict[str, Tensor]:
         """Return the extreme Ritz values of the matrix as it was given."""

@@ -107,7 +107,9 @@ class CG(Krylov):
 
     def coefficients(self, state: State) -> tuple[Tensor, Tensor]:
         """Return 1 / α and β."""
-        return quotient(state.curvature, state.gamma, state.gamma > 0), state.beta
+        positive = state.gamma > 0
+        inverse = quotient(state.curvature, state.gamma, positive)
+        return torch.where(positive, inverse, torch.nan), state.beta
 
     def tridiagonal(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """Return the diagonal and the off-diagonal of the matrix of Lanczos."""

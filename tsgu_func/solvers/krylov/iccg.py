@@ -148,7 +148,8 @@ class _Column:
             finally:
                 compiled.synchronization.close(shared[0])
             self.steps += self.made
-            self.norm, self.coefficients = float(numbers[2]), (curvature / gamma, beta)
+            self.norm = float(numbers[2])
+            self.coefficients = curvature / gamma if gamma > 0 else np.nan, beta
             if not 0 < curvature < np.inf:
                 self.code = Result.INDEFINITE if curvature <= 0 else Result.BREAKDOWN
             if not self.going:
@@ -202,18 +203,16 @@ def _step(
     run: Run, block: Block, going: Sequence[_Column], put: Callable[[Tensor], Tensor]
 ) -> Step:
     """Return what is to be told of an iteration of some columns."""
-    active, sound = (torch.zeros_like(run.code, dtype=torch.bool) for _ in range(2))
+    active = torch.zeros_like(run.code, dtype=torch.bool)
     norm, first, second = (torch.zeros_like(block.goal) for _ in range(3))
     for column in going:
         _by_member(active)[column.place] = True
-        _by_member(sound)[column.place] = column.code is Result.SOLVED
         numbers = column.norm, *column.coefficients
         for whole, number in zip((norm, first, second), numbers, strict=True):
             _by_member(whole)[column.place] = number
     residual, goal = norm / block.unit, torch.where(active, block.goal / block.unit, torch.inf)
     change = functools.partial(put, torch.zeros_like(run.change))
-    everywhere = Place(None, None)
-    return Step(everywhere, active, residual, goal, change, sound, (first, second))
+    return Step(Place(None, None), active, residual, goal, change, (first, second))
 
 
 def _by_member(x: Tensor) -> Tensor:

@@ -191,7 +191,8 @@ class MINRES(Krylov):
 
     def coefficients(self, state: State) -> tuple[Tensor, Tensor]:
         """Return the entries of the matrix of Lanczos themselves."""
-        return state.alpha, state.beta
+        lost = state.code == Result.PRECONDITIONER
+        return torch.where(lost, torch.nan, state.alpha), state.beta
 
     def nearer(self, problem: Problem, before: Tensor, after: Tensor, change: Tensor) -> Tensor:
         """Mask where the residual fell in the norm of M⁻¹, which is what is minimized."""

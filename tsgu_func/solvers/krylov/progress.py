@@ -33,8 +33,6 @@ class Step(NamedTuple):
         Relative to B.
     change : callable
         Computes the scaled correction that all columns of the pass have come to.
-    sound : Tensor
-        Mask of those that can go on.
     coefficients : tuple of two Tensors, or None
         Of the method of Lanczos.
     """
@@ -44,7 +42,6 @@ class Step(NamedTuple):
     residual: Tensor
     goal: Tensor
     change: Callable[[], Tensor]
-    sound: Tensor
     coefficients: tuple[Tensor, Tensor] | None
 
 
@@ -77,7 +74,7 @@ class Watch(AbstractContextManager["Watch"]):
 
     def tell(self, step: Step) -> None:
         """Tell of an iteration that was counted."""
-        residual = step.residual
+        residual = torch.where(step.active, step.residual, 0)  # of the columns in work
         if self._callback is not None:
             further = (self._iterate(step.change()),) if self._takes_iterates else ()
             self._callback(self.steps, float(residual.max()), *further)
@@ -100,11 +97,10 @@ class Watch(AbstractContextManager["Watch"]):
         place.put(residual, step.residual)
         self.log.record(went, residual)
         if step.coefficients is not None:
-            sound, first, second = none.bool(), residual, torch.zeros_like(residual)
-            place.put(sound, step.sound)
+            first, second = torch.zeros_like(residual), torch.zeros_like(residual)
             for whole, part in zip((first, second), step.coefficients, strict=True):
                 place.put(whole, part)
-            self.log.take(sound, first, second)
+            self.log.take(torch.where(went, first, torch.nan), second)
 
     def __enter__(self) -> Self:
         """Show the bar."""
