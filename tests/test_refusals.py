@@ -55,7 +55,7 @@ META = {"device": "meta"}
 COUNTS = [
     (solver, "max_iterations") for solver in (CG, GMRES, MINRES, BiCGStab, ICCG, LSMR, LSQR)
 ] + [(GMRES, "restart"), (BlockJacobi, "size"), (SuperLU, "refine"), (DenseLU, "limit")]
-COUNTS += [(Stale, "most")]
+COUNTS += [(Stale, "most"), (CG, "history"), (LSMR, "history")]
 REALS = [(solver, "rtol") for solver in (CG, GMRES, MINRES, BiCGStab, ICCG, LSMR, LSQR, Auto)] + [
     (CG, "atol"),
     (CG, "componentwise"),

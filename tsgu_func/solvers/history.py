@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -109,10 +108,10 @@ def _extremes(diagonal: np.ndarray, off: np.ndarray) -> tuple[float, float]:
     """Return the extreme eigenvalues of a symmetric tridiagonal matrix, by bisection."""
     if len(diagonal) == 1:
         return float(diagonal[0]), float(diagonal[0])
+    from scipy.linalg import eigh_tridiagonal
+
     smallest, largest = (
-        scipy.linalg.eigh_tridiagonal(
-            diagonal, off, eigvals_only=True, select="i", select_range=(i, i)
-        )
+        eigh_tridiagonal(diagonal, off, eigvals_only=True, select="i", select_range=(i, i))
         for i in (0, len(diagonal) - 1)
     )
     return float(smallest[0]), float(largest[0])
