@@ -1,4 +1,4 @@
-"""What the default chooses and why: looks, costs, columns, attempts in vain."""
+"""What the default chooses and why: seen, costs, columns, attempts in vain."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -27,7 +27,7 @@ from tsgu_func.solvers import (
     machine,
     plan,
 )
-from tsgu_func.solvers.choice import Cost, Plan, choose, look
+from tsgu_func.solvers.choice import Cost, Plan, choose, inspect
 from tsgu_func.solvers.direct import cholesky
 from tsgu_func.solvers.traits import dense_rows, traits_of, width
 from tsgu_func.utils import bicgstab
@@ -93,7 +93,7 @@ def test_a_rule_is_the_reason_where_one_decides(matrix, reason):
     made = plan(matrix(), 5)
     assert made.costs == ()
     assert reason in str(made)
-    assert made.looks.traits is None  # nothing depends on it
+    assert made.seen.traits is None  # nothing depends on it
 
 
 def test_what_is_expensive_to_factor_says_so(only, monkeypatch):
@@ -208,9 +208,9 @@ def test_a_dense_row_is_no_reason_to_iterate(only, packages, matrix):
 
 
 def test_many_dense_rows_cost_what_they_do():
-    looks = look(stored(SparseMatrix.from_scipy(bordered(50))))
+    seen = inspect(stored(SparseMatrix.from_scipy(bordered(50))))
     costs = [
-        choose(dataclasses.replace(looks, dense_rows=k)).costs[-1][1].prepare for k in (0, 1, 1000)
+        choose(dataclasses.replace(seen, dense_rows=k)).costs[-1][1].prepare for k in (0, 1, 1000)
     ]
     assert costs[0] < costs[1] < 1.01 * costs[0]
     assert costs[2] > 10 * costs[0]
@@ -260,7 +260,9 @@ def test_single_precision_shows_what_double_does(n):
     edge = np.zeros((n, n))
     edge[0] = rng.random(n)
     L = (off + sp.diags_array(edge.ravel() - off.sum(1))).tocsr()
-    seen = [look(stored(SparseMatrix.from_scipy(L).to(d))) for d in (torch.float32, torch.float64)]
+    seen = [
+        inspect(stored(SparseMatrix.from_scipy(L).to(d))) for d in (torch.float32, torch.float64)
+    ]
     assert dataclasses.replace(seen[0], dtype="float64") == seen[1]
     assert seen[0].regular
     assert seen[0].traits.dominant
@@ -316,13 +318,13 @@ def speed(monkeypatch):
 
 
 def test_the_speed_of_the_machine_may_be_given(speed):
-    looks = look(stored(SparseMatrix.from_scipy(PROBLEMS["space"].build(20))))
+    seen = inspect(stored(SparseMatrix.from_scipy(PROBLEMS["space"].build(20))))
     speed("1000")
     assert machine.dense_speed() == 1000
-    quick = choose(looks).costs
+    quick = choose(seen).costs
     machine.dense_speed.cache_clear()
     speed("0.001")
-    slow = choose(looks).costs
+    slow = choose(seen).costs
     prepare = [{repr(s): c.prepare for s, c in costs}["SuperLU()"] for costs in (quick, slow)]
     assert prepare[0] < prepare[1] / 100
     assert isinstance(slow[0][0], ICCG)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.solvers.cache import Parts
-from tsgu_func.solvers.choice import TINY, Plan, choose, look
+from tsgu_func.solvers.choice import TINY, Plan, choose, inspect
 from tsgu_func.solvers.direct.superlu import SuperLU
 from tsgu_func.solvers.judgement import acceptable
 from tsgu_func.solvers.krylov.gmres import GMRES
@@ -34,15 +34,15 @@ class _Work:
     """What was decided and prepared for one matrix: grows as solves ask for it, in any thread."""
 
     def __init__(self, A: Any, rtol: float | None) -> None:
-        self.A, self.rtol, self.looks = A, rtol, None
-        self._parts: dict[Solver | None, Parts] = {None: Parts()}  # None: of the looks
+        self.A, self.rtol, self.seen = A, rtol, None
+        self._parts: dict[Solver | None, Parts] = {None: Parts()}  # None: of the inspection
         self._states: dict[Solver, Any] = {}
         self._failed: set[Solver] = set()
         self._plan: Plan | None = None
         self._lock = threading.RLock()
         if isinstance(A, StoredMatrix):
             with self._parts[None].collecting():
-                self.looks = look(A)
+                self.seen = inspect(A)
             self.A = replace(A, hermitian=self.hermitian)
         else:
             self._plan = Plan((GMRES(rtol=rtol),))
@@ -56,8 +56,8 @@ class _Work:
     @property
     def hermitian(self) -> bool:
         """Whether the matrix was seen to equal its adjoint."""
-        looks = self.looks
-        return looks is not None and looks.traits is not None and looks.traits.hermitian
+        seen = self.seen
+        return seen is not None and seen.traits is not None and seen.traits.hermitian
 
     @property
     def last(self) -> Solver:
@@ -67,9 +67,9 @@ class _Work:
     def plan(self, columns: int) -> Plan:
         """Return the plan: for the first columns that are asked for, and for many more another."""
         with self._lock:
-            plan, looks = self._plan, self.looks
-            if looks is not None and (plan is None or columns > _MANY * plan.columns):
-                self._plan = plan = replace(choose(looks, columns, self.rtol), columns=columns)
+            plan, seen = self._plan, self.seen
+            if seen is not None and (plan is None or columns > _MANY * plan.columns):
+                self._plan = plan = replace(choose(seen, columns, self.rtol), columns=columns)
                 looked = self._parts.pop(None, None)
                 for solver in plan.solvers:
                     if looked is not None and isinstance(solver, ICCG):
@@ -139,7 +139,7 @@ class _Work:
 
 @dataclass(frozen=True)
 class Auto:
-    """The solver that suits a matrix: it looks, and chooses.
+    """The solver that suits a matrix: it inspects, and chooses.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ class Auto:
     converge is followed by a direct one, and not asked again.  `Info.solver` names what solved,
     `Info.vain` counts iterations in vain, and `plan` explains the work.
 
-    Cost: O(nnz) for the looks, once for given values.
+    Cost: O(nnz) for the inspection, once for given values.
 
     Examples
     --------

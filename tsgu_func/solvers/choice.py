@@ -34,7 +34,7 @@ from tsgu_func.solvers.preconditioners.incomplete_cholesky import levels_of
 from tsgu_func.solvers.protocol import Solver
 from tsgu_func.solvers.traits import Traits, dense_rows, traits_of, triangular, width
 
-__all__ = ["TINY", "Cost", "Looks", "Plan", "choose", "installed", "look", "plan"]
+__all__ = ["TINY", "Cost", "Inspection", "Plan", "choose", "inspect", "installed", "plan"]
 
 # Up to here dense wins, whatever is stored.
 TINY = 64
@@ -47,7 +47,7 @@ _PATIENCE = 1000
 
 
 @dataclass(frozen=True)
-class Looks:
+class Inspection:
     """What was seen of a matrix; None where it was not looked at, because nothing depends on it.
 
     Attributes
@@ -125,7 +125,7 @@ class Plan:
         Whether the matrix was seen to equal its adjoint, so that no transpose is made.
     columns : int
         Right-hand sides that it was made for.
-    looks : Looks, optional
+    seen : Inspection, optional
         What was looked at.
     costs : tuple of (Solver, Cost)
         What was weighed; empty where a rule decided.
@@ -136,7 +136,7 @@ class Plan:
     solvers: tuple[Solver, ...]
     hermitian: bool = False
     columns: int = 1
-    looks: Looks | None = None
+    seen: Inspection | None = None
     costs: tuple[tuple[Solver, Cost], ...] = ()
     reason: str = ""
 
@@ -144,7 +144,7 @@ class Plan:
         first, *others = map(repr, self.solvers)
         parts = [f"{first}, because {self.reason}"]
         parts += [f"then {', then '.join(others)}"] if others else []
-        parts += [f"looked at\n{self.looks}"] if self.looks is not None else []
+        parts += [f"looked at\n{self.seen}"] if self.seen is not None else []
         if self.costs:
             noun = "column" if self.columns == 1 else "columns"
             parts.append(f"weighed, in entries gone over, for {self.columns} {noun}")
@@ -157,111 +157,111 @@ class Plan:
         return "\n".join(parts)
 
 
-# ----------------------------------------------------------------------------------- the looks
+# ------------------------------------------------------------------------------ the inspection
 
 
-def look(A: StoredMatrix) -> Looks:
+def inspect(A: StoredMatrix) -> Inspection:
     """Look at what the choice of a solver depends on.  O(nnz) time."""
     s = A.structure
-    looks: dict[str, Any] = {"rows": A.shape[0], "entries": s.nnz}
-    looks |= {"dtype": str(A.dtype).removeprefix("torch."), "device": A.values.device.type}
+    seen: dict[str, Any] = {"rows": A.shape[0], "entries": s.nnz}
+    seen |= {"dtype": str(A.dtype).removeprefix("torch."), "device": A.values.device.type}
     if A.shape[0] <= TINY:
-        return Looks(**looks)
-    looks["triangular"] = triangular(s)
-    if looks["triangular"]:
-        return Looks(**looks)
+        return Inspection(**seen)
+    seen["triangular"] = triangular(s)
+    if seen["triangular"]:
+        return Inspection(**seen)
     on_cpu = A.values.device.type == "cpu"
     if on_cpu and A.shape[0] <= _SMALL:
-        return Looks(**looks)
-    looks["traits"] = traits_of(A)
+        return Inspection(**seen)
+    seen["traits"] = traits_of(A)
     if not on_cpu:
-        return Looks(**looks)
-    looks |= {"width": width(s), "dense_rows": dense_rows(s)}
-    if looks["traits"].dominant:
-        looks["levels"] = levels_of(s)
+        return Inspection(**seen)
+    seen |= {"width": width(s), "dense_rows": dense_rows(s)}
+    if seen["traits"].dominant:
+        seen["levels"] = levels_of(s)
         # An incomplete factorization does well where rows are in an order that goes along the
         # graph, so that it has about as many levels as the graph is long, and entries do not jump,
         # so that `DIC` could be relaxed.
-        along = looks["levels"] * looks["width"] >= A.shape[0]
-        looks["regular"] = along and prepared(DIC(), A).relaxation > 0
-    return Looks(**looks)
+        along = seen["levels"] * seen["width"] >= A.shape[0]
+        seen["regular"] = along and prepared(DIC(), A).relaxation > 0
+    return Inspection(**seen)
 
 
 # ----------------------------------------------------------------------------------- the choice
 
 
-def choose(looks: Looks, columns: int = 1, rtol: float | None = None) -> Plan:
+def choose(seen: Inspection, columns: int = 1, rtol: float | None = None) -> Plan:
     """Choose by what was seen, for so many right-hand sides; O(1) time."""
-    row_by_row = small(getattr(torch, looks.dtype))
+    row_by_row = small(getattr(torch, seen.dtype))
     settings: dict[str, Any] = {
         "rtol": rtol, "max_iterations": _PATIENCE, "componentwise": row_by_row
     }  # fmt: skip
-    if looks.rows <= TINY:
-        return _ruled(looks, f"there are at most {TINY} rows", DenseLU())
-    if looks.triangular:
-        return _ruled(looks, "the pattern is triangular", Substitution())
-    if looks.device != "cpu":  # products and a diagonal run there
-        iterative = CG if _definite(looks) else BiCGStab
+    if seen.rows <= TINY:
+        return _ruled(seen, f"there are at most {TINY} rows", DenseLU())
+    if seen.triangular:
+        return _ruled(seen, "the pattern is triangular", Substitution())
+    if seen.device != "cpu":  # products and a diagonal run there
+        iterative = CG if _definite(seen) else BiCGStab
         reason = "products and a diagonal run on this device"
-        return _ruled(looks, reason, iterative(Jacobi(), **settings), SuperLU())
-    if looks.rows <= _SMALL:
-        return _ruled(looks, f"there are at most {_SMALL} rows", SuperLU())
-    return _weighed(looks, columns, settings)
+        return _ruled(seen, reason, iterative(Jacobi(), **settings), SuperLU())
+    if seen.rows <= _SMALL:
+        return _ruled(seen, f"there are at most {_SMALL} rows", SuperLU())
+    return _weighed(seen, columns, settings)
 
 
-def _ruled(looks: Looks, reason: str, *solvers: Solver) -> Plan:
-    hermitian = looks.traits is not None and looks.traits.hermitian
-    return Plan(solvers, hermitian, looks=looks, reason=reason)
+def _ruled(seen: Inspection, reason: str, *solvers: Solver) -> Plan:
+    hermitian = seen.traits is not None and seen.traits.hermitian
+    return Plan(solvers, hermitian, seen=seen, reason=reason)
 
 
-def _weighed(looks: Looks, columns: int, settings: dict[str, Any]) -> Plan:
+def _weighed(seen: Inspection, columns: int, settings: dict[str, Any]) -> Plan:
     """Order solvers by what they are expected to cost, up to one that cannot fail."""
-    direct = _factorizations(looks)
+    direct = _factorizations(seen)
     costs = dict(direct)
-    assert looks.traits is not None
-    if looks.traits.dominant:
-        costs |= _for_diffusion(looks, settings)
+    assert seen.traits is not None
+    if seen.traits.dominant:
+        costs |= _for_diffusion(seen, settings)
     order = sorted(costs, key=lambda solver: costs[solver].of(columns))
     sure = min(direct, key=lambda solver: direct[solver].of(columns))
     solvers, reason = tuple(order[: order.index(sure) + 1]), "it is expected to cost least"
-    if not looks.traits.dominant and direct[sure].of(1) >= _LONG:
-        first = CG(IC0(), **settings) if _definite(looks) else BiCGStab(ILU0(), **settings)
+    if not seen.traits.dominant and direct[sure].of(1) >= _LONG:
+        first = CG(IC0(), **settings) if _definite(seen) else BiCGStab(ILU0(), **settings)
         solvers, reason = (first, sure), f"a factorization is expected to cost {_LONG:.0e} or more"
     weighed = tuple((solver, costs[solver]) for solver in order)
-    return Plan(solvers, looks.traits.hermitian, columns, looks, weighed, reason)
+    return Plan(solvers, seen.traits.hermitian, columns, seen, weighed, reason)
 
 
-def _definite(looks: Looks) -> bool:
-    return looks.traits is not None and looks.traits.hermitian and looks.traits.positive
+def _definite(seen: Inspection) -> bool:
+    return seen.traits is not None and seen.traits.hermitian and seen.traits.positive
 
 
-def _for_diffusion(looks: Looks, settings: dict[str, Any]) -> dict[Solver, Cost]:
+def _for_diffusion(seen: Inspection, settings: dict[str, Any]) -> dict[Solver, Cost]:
     """Estimate what iterations cost with the matrices of diffusion."""
-    n, levels = looks.rows, looks.levels or 0
+    n, levels = seen.rows, seen.levels or 0
     costs: dict[Solver, Cost] = {}
-    if looks.regular:
+    if seen.regular:
         # Iterations grow with the root of the length (Gustafsson); each sweeps down and up.
         iterations = 4.5 * (levels / 2) ** 0.5
-        costs[ICCG(**settings)] = Cost(0, 2 * iterations * looks.entries)
+        costs[ICCG(**settings)] = Cost(0, 2 * iterations * seen.entries)
     if installed("pyamg"):
-        harder = 1 if looks.regular else 4
+        harder = 1 if seen.regular else 4
         costs[CG(AMG(), **settings)] = Cost(4e7 + 1300 * harder * n, 2000 * harder * n)
     return costs
 
 
-def _factorizations(looks: Looks) -> dict[Solver, Cost]:
+def _factorizations(seen: Inspection) -> dict[Solver, Cost]:
     """Estimate what factorizations cost.
 
     By nested dissection on a graph with separators of w unknowns: O(w³) operations for the largest
     of them, and a term for the many small ones; k dense rows take n k² more.  A factor has O(n log
     n) entries, or the O(w²) of the largest separator if that is more.
     """
-    n, w, k = looks.rows, looks.width or 1, looks.dense_rows or 0
+    n, w, k = seen.rows, seen.width or 1, seen.dense_rows or 0
     dense, many = (w**3 + n * k**2) / dense_speed(), n * math.log2(n)
     fill = max(2.8 * many, 20 * w**2) + 2 * n * k
     costs: dict[Solver, Cost] = {SuperLU(): Cost(3000 * n + 3 * dense, 10 * n + 1.4 * fill)}
     # PARDISO, which analyses a pattern once, takes real matrices.
-    if not looks.dtype.startswith("complex") and installed("pypardiso"):
+    if not seen.dtype.startswith("complex") and installed("pypardiso"):
         fill = max(1.8 * many, 8 * w**2) + 2 * n * k
         costs[Pardiso()] = Cost(3e6 + 110 * many + 0.4 * dense, 60 * n + 1.5 * fill)
     return costs
@@ -318,7 +318,7 @@ def plan(A: Any, columns: int = 1, *, rtol: float | None = None) -> Plan:
     if isinstance(columns, bool) or not isinstance(columns, int) or columns < 1:
         raise ValueError(f"columns is the number of right-hand sides, 1 or more; got {columns!r}")
     with Parts().collecting():
-        return choose(look(stored), columns, rtol)
+        return choose(inspect(stored), columns, rtol)
 
 
 def _stored(A: Any) -> StoredMatrix:

@@ -10,7 +10,7 @@ from torch import Tensor
 from tsgu_func.matrix.pattern import SparsityPattern
 from tsgu_func.matrix.sparse_matrix import SparseMatrix
 from tsgu_func.solvers.krylov.block import Block, Function, Functions
-from tsgu_func.solvers.krylov.progress import Watch
+from tsgu_func.solvers.krylov.watch import Watch
 from tsgu_func.solvers.system import System, as_operator
 
 __all__ = ["adjoint_of", "block_of", "preconditioning", "readable", "unwatched"]

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from tsgu_func.solvers.columns import column_norms, dot, quotient
-from tsgu_func.solvers.krylov.base import Krylov
 from tsgu_func.solvers.krylov.block import Problem
+from tsgu_func.solvers.krylov.loop import Krylov
 from tsgu_func.solvers.krylov.reached import Run
 from tsgu_func.solvers.protocol import Result
 from tsgu_func.solvers.system import check_product
@@ -122,7 +122,7 @@ class BiCGStab(Krylov):
         """Return the state at a residual."""
         return start(R, attempt)
 
-    def spare(self, problem: Problem, R: Tensor, run: Run) -> Tensor:
+    def alternative(self, problem: Problem, R: Tensor, run: Run) -> Tensor:
         """Return the step along R that minimizes the residual, which no iterate of a pass need."""
         direction = R if problem.precondition is None else problem.precondition(R)
         T = problem.multiply(direction)

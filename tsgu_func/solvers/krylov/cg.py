@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from tsgu_func.solvers.columns import column_norms, dot, quotient
-from tsgu_func.solvers.krylov.base import Krylov
 from tsgu_func.solvers.krylov.block import Problem
+from tsgu_func.solvers.krylov.loop import Krylov
 from tsgu_func.solvers.protocol import Result
 from tsgu_func.solvers.system import check_product
 

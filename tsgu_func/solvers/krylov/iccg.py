@@ -20,8 +20,8 @@ from tsgu_func.solvers.columns import column_norms
 from tsgu_func.solvers.krylov import workspace
 from tsgu_func.solvers.krylov.block import Block, Place
 from tsgu_func.solvers.krylov.cg import CG
-from tsgu_func.solvers.krylov.progress import Step, Watch
 from tsgu_func.solvers.krylov.reached import Run
+from tsgu_func.solvers.krylov.watch import Step, Watch
 from tsgu_func.solvers.preconditioners.dic import DIC, Split
 from tsgu_func.solvers.protocol import Preconditioner, Result
 

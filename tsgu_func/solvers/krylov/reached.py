@@ -64,14 +64,14 @@ class Run(NamedTuple):
     ----------
     change : Tensor
         A scaled correction.
-    spare : Tensor
+    alternative : Tensor
         Another, for columns where that is not better than none.
     code, steps : Tensor
         A `Result`, or zero; and iterations.
     """
 
     change: Tensor
-    spare: Tensor
+    alternative: Tensor
     code: Tensor
     steps: Tensor
 

@@ -36,7 +36,6 @@ from tsgu_func.solvers.columns import column_norms
 from tsgu_func.solvers.history import Log
 from tsgu_func.solvers.judgement import judged
 from tsgu_func.solvers.krylov.block import Block, Equations, Place, Problem
-from tsgu_func.solvers.krylov.progress import Callback, Step, Watch
 from tsgu_func.solvers.krylov.reached import Best, Reached, Run
 from tsgu_func.solvers.krylov.structure import (
     check_hermitian,
@@ -45,6 +44,7 @@ from tsgu_func.solvers.krylov.structure import (
     moderating,
     shifted,
 )
+from tsgu_func.solvers.krylov.watch import Callback, Step, Watch
 from tsgu_func.solvers.preconditioners.custom import Custom
 from tsgu_func.solvers.protocol import Preconditioner, Result, Settings, Solution
 from tsgu_func.solvers.settings import (
@@ -272,9 +272,9 @@ class Krylov(Settings):
         """Return the correction that a state stands for."""
         return state.change
 
-    def spare(self, problem: Problem, R: Tensor, run: Run) -> Tensor:
+    def alternative(self, problem: Problem, R: Tensor, run: Run) -> Tensor:
         """Return another correction of R, for columns where that of a pass was not better."""
-        return run.spare
+        return run.alternative
 
     def coefficients(self, state: Any) -> tuple[Tensor, Tensor] | None:
         """Return the two numbers of a step that `tridiagonal` makes a matrix of, if there is one.
@@ -351,8 +351,8 @@ class Krylov(Settings):
         first = torch.full_like(wanted, not attempt)
         after, better = self._moved(block, after, run.change, first & (code == 0))
         if bool((wanted & ~better).any()):
-            spare = self.spare(block.problem, reached.R, run)
-            after, _ = self._moved(block, after, torch.where(better, 0, spare), first)
+            alternative = self.alternative(block.problem, reached.R, run)
+            after, _ = self._moved(block, after, torch.where(better, 0, alternative), first)
         return after
 
     def _moved(
