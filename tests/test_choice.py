@@ -1,4 +1,4 @@
-"""What the default chooses and why: seen, costs, columns, attempts in vain."""
+"""What the default chooses and why: what it sees, costs, columns, attempts in vain."""
 
 import dataclasses
 from types import SimpleNamespace

@@ -102,7 +102,7 @@ class AutoLeastSquares:
     `Info.solver` names what solved.  Where `Augmented` finds that A lacks full rank, which has the
     code `Result.SINGULAR`, the solution is one of the minimizers, as `LSMR` finds it.
 
-    Cost: O(nnz) for the inspection, and the pattern of ``Aᴴ A`` if that is sparse, once for a pattern.
+    Cost: O(nnz), and the pattern of ``Aᴴ A`` if that is sparse, once for a pattern.
 
     Examples
     --------
