@@ -324,7 +324,9 @@ def solution(
     """Return the `Solution` of a solver for X (..., n, p), the residual given per column."""
 
     def column(value: Any, dtype: torch.dtype) -> Tensor:
-        return torch.as_tensor(value, dtype=dtype, device=X.device).expand(residual.shape)
+        if isinstance(value, Tensor):
+            return value.to(X.device, dtype).expand(residual.shape)
+        return residual.new_full(residual.shape, value, dtype=dtype)
 
     return Solution(
         X,

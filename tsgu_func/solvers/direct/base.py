@@ -133,10 +133,10 @@ class Direct(Settings):
 
     def init(self, A: StoredMatrix) -> Factored:
         """Factor."""
-        rows, _ = sums_of_magnitudes(A)
-        if bool((empty := rows == 0).any()):
+        sums, _ = sums_of_magnitudes(A)
+        if bool((empty := sums == 0).any()):
             raise SingularError(f"the matrix is singular: nothing but zeros in {first_row(empty)}")
-        return Factored(A, self.factor(self._narrowed(A)))
+        return Factored(A, self.factor(self._narrowed(A)), {"sums": sums})
 
     def compute(
         self, state: Factored, A: StoredMatrix, B: Tensor, X0: Tensor | None = None
@@ -241,16 +241,17 @@ class Direct(Settings):
     def _is_close(self, state: Factored) -> Tensor:
         """Say whether A may be singular up to rounding, ``(*batch, 1)``; once for a factor.
 
-        A solution of ``A X = D R``, for the sums D of magnitudes in the rows of A, to which the
+        A solution of ``A x = D r``, for the sums D of magnitudes in the rows of A, to which the
         units of rows do not matter, is as large as what rounding makes of the last pivots is small.
         One solve tells without a look at the pivots, for which SciPy would copy the factors of
-        SuperLU, and keep the copies.  A factor of lower precision cannot tell.
+        SuperLU, and keep the copies.  A factor of lower precision cannot tell, and one that counts
+        the pivots that were too small has told.
         """
-        A = state.A
-        if self._narrow(A.dtype) is not None:
+        A, sums = state.A, state.later.pop("sums", None)
+        if self._narrow(A.dtype) is not None or hasattr(state.factor, "perturbed"):
             return torch.zeros(1, dtype=torch.bool, device=A.values.device)
         if "close" not in state.later:
-            sums, _ = sums_of_magnitudes(A)
+            sums = sums_of_magnitudes(A)[0] if sums is None else sums
             k = torch.arange(1, _ASKED * A.shape[0] + 1, dtype=torch.float64, device=sums.device)
             R = (k * k).sin().reshape(-1, _ASKED).to(A.dtype)  # in no order
             largest = state.solve(A, sums.unsqueeze(-1) * R).abs().amax((-2, -1)).unsqueeze(-1)
