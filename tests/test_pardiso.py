@@ -8,6 +8,7 @@ import torch
 from tests.systems import N, matrix_for, numpy_solve, randn, stored
 from tsgu_func import SparseMatrix, sparse_solve
 from tsgu_func.bench.problems import PROBLEMS
+from tsgu_func.kernels import processors
 from tsgu_func.kernels.structure import patterns
 from tsgu_func.solvers import Pardiso, SolveError, cache_info, cache_limit, clear_cache
 from tsgu_func.solvers.direct import pardiso
@@ -98,6 +99,17 @@ def test_fewer_threads_than_at_the_analysis(phases, threads_of_torch):
         x = sparse_solve(A.with_values(A.values * (1 + turn)), b, solver=Pardiso())
         torch.testing.assert_close((1 + turn) * (A @ x), b)
     assert [phases.count(phase) for phase in (12, 22)] == [4, 0]
+
+
+def test_a_busy_machine_is_no_reason_for_another_analysis(phases, threads_of_torch, monkeypatch):
+    A = SparseMatrix.from_scipy(PROBLEMS["plane"].build(60))
+    b = randn(A.shape[0], dtype=torch.float64)
+    threads_of_torch(2)
+    for turn, until in enumerate((0, torch.inf, torch.inf, 0)):
+        monkeypatch.setattr(processors, "_until", until)
+        x = sparse_solve(A.with_values(A.values * (1 + turn)), b, solver=Pardiso())
+        torch.testing.assert_close((1 + turn) * (A @ x), b)
+    assert [phases.count(phase) for phase in (12, 22)] == [1, 3]
 
 
 def test_one_analysis_works_in_one_number_of_threads(phases, threads_of_torch, monkeypatch):

@@ -24,7 +24,7 @@ import torch
 
 from tsgu_func.kernels import openmp
 
-__all__ = ["considerate", "look", "workers"]
+__all__ = ["considerate", "look", "most_workers", "workers"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -63,6 +63,11 @@ _until = _count_at = 0.0
 def workers() -> int:
     """Return the number of threads to use."""
     return 1 if _here.before else torch.get_num_threads()
+
+
+def most_workers() -> int:
+    """Return the number of threads that PyTorch was told, also where one works alone."""
+    return _here.before[0] if _here.before else torch.get_num_threads()
 
 
 def considerate(function: Callable[P, T]) -> Callable[P, T]:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels.processors import most_workers
 from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import Structure, compress
 from tsgu_func.solvers.cache import keep_analysis, take_analysis
@@ -55,7 +56,7 @@ class _Analysis:
     @property
     def key(self) -> tuple[Any, ...]:
         """Its name in the store."""
-        return _key(self.kind, self.threads)
+        return _key(self.kind)
 
     def factorize(self, matrix: Any) -> None:
         """Factor, in the place of the factor before."""
@@ -198,12 +199,13 @@ def _known(structure: Structure, kind: int, matrix: Any) -> _Analysis | None:
     That of a general matrix is led by values, which it scales and moves large ones of to the
     diagonal.  It need not suit others; what comes of it is judged like any solution.
     """
-    analysis = take_analysis(structure, _key(kind, _threads()))
-    if analysis is not None:
-        try:
-            analysis.factorize(matrix)
-        except SolveError:  # these values ask for another
-            return None
+    analysis = take_analysis(structure, _key(kind))
+    if analysis is None or not _suits(analysis.threads):
+        return None
+    try:
+        analysis.factorize(matrix)
+    except SolveError:  # these values ask for another
+        return None
     return analysis
 
 
@@ -219,8 +221,8 @@ def _leave(structure: weakref.ref[Structure], analysis: _Analysis) -> None:
     keep_analysis(structure, analysis.key, analysis)
 
 
-def _key(kind: int, threads: int) -> tuple[Any, ...]:
-    return "PARDISO", kind, threads
+def _key(kind: int) -> tuple[Any, ...]:
+    return "PARDISO", kind
 
 
 # ----------------------------------------------------------------------------------------- threads
@@ -231,6 +233,15 @@ def _key(kind: int, threads: int) -> tuple[Any, ...]:
 
 def _threads() -> int:
     return _mkl().MKL_Get_Max_Threads()
+
+
+def _suits(number: int) -> bool:
+    """Say whether an analysis for a number of threads will do.
+
+    For fewer than there are now it is made anew; where the machine has become busy it is not, as
+    that takes longer than what threads lose that wait for each other.
+    """
+    return _threads() <= number <= max(_threads(), most_workers())
 
 
 @contextmanager
