@@ -92,10 +92,14 @@ class Factored:
         """Memory of the factors."""
         return self.factor.bytes + getattr(self.later.get("factor"), "bytes", 0)
 
+    @property
+    def best(self) -> Any:
+        """The factor that was made last, with the most care."""
+        return self.later.get("factor", self.factor)
+
     def solve(self, A: StoredMatrix, B: Tensor) -> Tensor:
         """Solve with the best factor there is, in its precision."""
-        factor = self.later.get("factor", self.factor)
-        return factor.solve(B, A.transpose, A.conjugate)
+        return self.best.solve(B, A.transpose, A.conjugate)
 
 
 @dataclass(frozen=True, repr=False)
@@ -248,7 +252,7 @@ class Direct(Settings):
         the pivots that were too small has told.
         """
         A, sums = state.A, state.later.pop("sums", None)
-        if self._narrow(A.dtype) is not None or hasattr(state.factor, "perturbed"):
+        if self._narrow(A.dtype) is not None or hasattr(state.best, "perturbed"):
             return torch.zeros(1, dtype=torch.bool, device=A.values.device)
         if "close" not in state.later:
             sums = sums_of_magnitudes(A)[0] if sums is None else sums
@@ -325,8 +329,7 @@ class DirectWithPivots(Direct):
         _, told = self._refined(state, state.A, ones)
         if not _stable(told):
             self._factor_again(state)
-        factor: Any = state.later.get("factor", state.factor)
-        return factor.logabsdet()
+        return state.best.logabsdet()
 
 
 def _stable(told: Measured) -> bool:
@@ -345,7 +348,7 @@ def _rounding(told: Measured) -> float:
 
 def _perturbed(state: Factored) -> bool:
     """Say whether pivots of the factor are not those of the matrix."""
-    return "factor" not in state.later and getattr(state.factor, "perturbed", 0) > 0
+    return getattr(state.best, "perturbed", 0) > 0
 
 
 def _is_large(told: Measured) -> bool:
