@@ -7,11 +7,15 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from tests.systems import FLAGS, numpy_solve, randn, read_as, stored
+from tests.preconditioning import as_it_is, poisson
+from tests.systems import FLAGS, computed, numpy_solve, randn, read_as, stored
 from tsgu_func import SparseMatrix, sparse_generic_solve, sparse_solve
 from tsgu_func.solvers import (
     CG,
+    GMRES,
     ICCG,
+    MINRES,
+    BiCGStab,
     DenseLU,
     IllConditionedWarning,
     Pardiso,
@@ -55,14 +59,15 @@ def solved(A, b, solver=None, on_failure="ignore"):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64, torch.complex128])
 @pytest.mark.parametrize("flags", FLAGS)
 @pytest.mark.parametrize("batch", [(), (3,)])
-def test_backward_errors_are_those_of_the_formulas(dtype, flags, batch):
+@pytest.mark.parametrize("p", [1, 2])
+def test_backward_errors_are_those_of_the_formulas(dtype, flags, batch, p):
     D = randn(9, 9, dtype=dtype) * (randn(9, 9, seed=1) > 0)
     D[:3, 6:], D[6:, :3] = 0, 0  # equations of what is next to nothing, below
     factor = randn(*batch, 1, seed=2).to(dtype)
     A = stored(SparseMatrix.from_dense(D))
     A = dataclasses.replace(read_as(A, *flags), values=A.values * factor)
     wide = torch.complex128 if dtype.is_complex else torch.float64
-    X, B = (randn(*batch, 9, 2, dtype=dtype, seed=seed) for seed in (3, 4))
+    X, B = (randn(*batch, 9, p, dtype=dtype, seed=seed) for seed in (3, 4))
     X[..., :6, :] *= 1e-9
     B[..., :3, :] *= 1e-9
     told = measured(A, X, B)
@@ -91,6 +96,36 @@ def test_backward_errors_are_those_of_the_formulas(dtype, flags, batch):
 def test_a_residual_is_relative_at_every_scale(scale):
     A, B = stored(SparseMatrix.from_dense(torch.eye(4).double())), torch.ones(4, 1).double() * scale
     assert float(measured(A, B / 2, B).residual) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("p", [1, 3])
+@pytest.mark.parametrize("row", [0, -1])
+def test_what_is_largest_is_found_by_any_thread(threads_of_torch, p, row):
+    threads_of_torch(2)
+    S, X, B = poisson(200), randn(40_000, p), randn(40_000, p, seed=1)
+    B[row] *= 1e6
+    told, r = measured(as_it_is(S), X, B), B - torch.from_numpy(S @ X.numpy())
+    below = 8 * X.abs().amax(0) + B.abs().amax(0)
+    torch.testing.assert_close(told.residual, r.norm(dim=0) / B.norm(dim=0))
+    torch.testing.assert_close(told.normwise, r.abs().amax(0) / below)
+    X[row] = torch.nan
+    told = measured(as_it_is(S), X, B)
+    for number in told.numbers.values():
+        assert bool(number.isnan().all())
+
+
+@pytest.mark.parametrize("solver", [CG, ICCG, MINRES, GMRES, BiCGStab])
+@pytest.mark.parametrize("rtol", [1e-6, 1e-15])
+def test_what_is_said_is_of_what_is_returned(solver, rtol):
+    """Also where columns and members differ in their passes, and the last pass was in vain."""
+    A = as_it_is(poisson(12))
+    A = dataclasses.replace(A, values=torch.stack((A.values, 3 * A.values)))
+    B = randn(2, 144, 3) * torch.logspace(0, -8, 3, dtype=torch.float64)
+    B[0, :, 1] = 0
+    answer = computed(solver(rtol=rtol), A, B)
+    told = measured(A, answer.value.clone(), B)
+    for name, number in told.numbers.items():
+        assert torch.equal(getattr(answer, name), number), name
 
 
 # --------------------------------------------------------------------------- right-hand sides

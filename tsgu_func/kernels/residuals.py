@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,23 +20,32 @@ _ROUNDINGS = 4
 
 
 class Residuals(NamedTuple):
-    """What X leaves of ``A X = B``, in double precision on the CPU.
+    """What X leaves of ``A X = B``, computed in double precision on the CPU.
 
     Attributes
     ----------
     R : Tensor, shape ``(*batch, n, p)``
-        ``B - A X``.
-    errors : Tensor, shape ``(*batch, n, p)``
-        ``|R|`` relative to ``|A| |X| + |B|``, or to ``|A| 1`` times a floor where that is more.
-    sums : Tensor, shape ``(*batch, n)``
-        Row sums of ``|A|``.
-    vanishing : Tensor of bool, shape ``(*batch, n)``
-        Whether the row sums of A are zero, up to rounding.
+        ``B - A X``, in the precision of B.
+    largest, largest_b : Tensor, shape ``(*batch, p)``
+        Largest magnitudes in R and in B.
+    error : Tensor, shape ``(*batch, p)``
+        Largest ``|R|`` relative to ``|A| |X| + |B|``, or to ``|A| 1`` times a floor where that is
+        more.
+    norm, norm_b : Tensor, shape ``(*batch, p)``
+        Euclidean norms of R and of B, whose squares over- or underflow as those of numbers do.
+    row : Tensor, shape ``(*batch, 1)``
+        Largest row sum of ``|A|``.
+    vanishing : Tensor of bool, shape ``(*batch, 1)``
+        Whether all row sums of A are zero, up to rounding.
     """
 
     R: Tensor
-    errors: Tensor
-    sums: Tensor
+    largest: Tensor
+    largest_b: Tensor
+    error: Tensor
+    norm: Tensor
+    norm_b: Tensor
+    row: Tensor
     vanishing: Tensor
 
 
@@ -51,20 +61,37 @@ def residuals(
     values = values if order is None else values.index_select(-1, order)
     if B.device.type != "cpu":
         return _by_products(s, values, X, B, floor, rounding)
-    wide = _WIDE.get(B.dtype, B.dtype)
-    R, rows = B.new_empty(B.shape, dtype=wide), B.shape[:-1]
-    errors = B.new_empty(B.shape, dtype=wide.to_real())
-    sums, vanishing = errors.new_empty(rows), B.new_empty(rows, dtype=torch.bool)
-    outputs = batched(R, 2), batched(errors, 2), batched(sums, 1), batched(vanishing, 1)
+    R = B.new_empty(B.shape)
+    out = batched(R, 2)
+    wide = (np.complex128 if B.is_complex() else np.float64), np.float64
     given = unsigned(s.crow), unsigned(s.col), batched(values, 1), batched(X, 2), batched(B, 2)
-    limits = batched(floor.to(errors.dtype), 2), rounding
+    limits = batched(floor.to(torch.float64), 2), rounding
+    found: list[tuple[np.ndarray, np.ndarray]] = []
 
     def loop(first: int, last: int) -> None:
-        compiled.residuals.residuals(*given, *limits, *outputs, first, last)
+        room = tuple(np.empty(B.shape[-1], dtype) for dtype in wide)
+        numbers = np.zeros((len(out), 5, B.shape[-1])), np.zeros((len(out), 2, 1))
+        compiled.residuals.residuals(*given, *limits, out, room, *numbers, first, last)
+        found.append(numbers)
 
-    if R.numel():
-        run_over_rows(s, len(outputs[0]), R.shape[-1], loop)
-    return Residuals(R, errors, sums, vanishing)
+    if out.size:
+        run_over_rows(s, len(out), B.shape[-1], loop)
+    else:
+        loop(0, 0)
+    return _gathered(R, found)
+
+
+def _gathered(R: Tensor, found: list[tuple[np.ndarray, np.ndarray]]) -> Residuals:
+    """Put together what was found in parts of the rows."""
+    columns, rows = found[0]
+    for more, further in found[1:]:
+        columns[:, 3:] += more[:, 3:]
+        np.maximum(columns[:, :3], more[:, :3], out=columns[:, :3])
+        np.maximum(rows, further, out=rows)
+    numbers = (torch.from_numpy(x if R.ndim == 3 else x[0]) for x in (columns, rows))
+    (largest, largest_b, error, *squares), (row, stands) = (x.unbind(-2) for x in numbers)
+    norm, norm_b = (x.sqrt() for x in squares)
+    return Residuals(R, largest, largest_b, error, norm, norm_b, row, stands == 0)
 
 
 def _by_products(
@@ -75,5 +102,8 @@ def _by_products(
     sums = spmm(s, size, ones.real.contiguous())
     divisor = torch.maximum(spmm(s, size, X.abs()) + B.abs(), sums * floor)
     errors = R.abs() / torch.where(divisor == 0, 1, divisor)
-    vanishing = spmm(s, values, ones).abs() <= rounding * sums
-    return Residuals(R, errors, sums.squeeze(-1), vanishing.squeeze(-1))
+    vanishing = (spmm(s, values, ones).abs() <= rounding * sums).all(-2)
+    largest = (x.abs().amax(-2) for x in (R, B, errors))
+    norms = (torch.linalg.vector_norm(x, dim=-2, dtype=_WIDE.get(x.dtype)) for x in (R, B))
+    numbers = (*largest, *norms, sums.amax(-2), vanishing)
+    return Residuals(R, *numbers)

@@ -81,10 +81,9 @@ def _nothing(A: StoredMatrix | MatrixFree, B: Tensor) -> Solution:
 def _packed(solver: str, solved: Solution) -> tuple[Tensor, Tensor]:
     """Return what an op returns."""
     value, *numbers, history = solved
-    rows = [x.double().unsqueeze(-2) for x in numbers]
+    report = torch.stack([x.double() for x in numbers], -2)
     if length := handle_of(solver).history:
-        rows += [_filled_up(history, length).mT]
-    report = torch.cat(rows, -2)
+        report = torch.cat([report, _filled_up(history, length).mT], -2)
     report = torch.where(report.isnan(), _NONE, report)
     return value.clone(memory_format=torch.contiguous_format), report
 

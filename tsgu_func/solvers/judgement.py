@@ -91,16 +91,17 @@ def measured(
     if not isinstance(A, StoredMatrix) or rows != cols:
         R = B - A @ X
         unknown = torch.full_like(R[..., 0, :].abs(), torch.nan)
-        return Measured(R, _relative(R, B, _largest(R), _largest(B)), unknown, unknown)
-    x, b = _largest(X), _largest(B)
-    floor = small(B.dtype) * x
+        return Measured(R, _relative(R, B), unknown, unknown)
+    x = _largest(X)
+    floor = (small(B.dtype) * x).unsqueeze(-2)
     left = residuals(A.structure, A.entries, X, B, floor, transpose=A.transpose)
-    R = left.R.to(B.dtype)
-    R = R if project is None else project(R)
-    constants = left.vanishing.all(-1, keepdim=True)
-    r, bound = _largest(R), left.sums.amax(-1)[..., None, None] * x + b
-    normwise = (r / torch.where(bound == 0, 1, bound)).squeeze(-2)
-    return Measured(R, _relative(R, B, r, b), normwise, left.errors.amax(-2), constants)
+    if project is not None:
+        R = project(left.R)
+        left = left._replace(R=R, largest=_largest(R).double(), norm=_norms(R))
+    moderate = _are_moderate(torch.maximum(left.largest, left.largest_b))
+    residual = left.norm / _unless_zero(left.norm_b) if moderate else _relative(left.R, B)
+    normwise = left.largest / _unless_zero(left.row * x + left.largest_b)
+    return Measured(left.R, residual, normwise, left.error, left.vanishing)
 
 
 def small(dtype: torch.dtype) -> float:
@@ -113,20 +114,29 @@ def small(dtype: torch.dtype) -> float:
 
 
 def _largest(X: Tensor) -> Tensor:
-    return X.abs().amax(-2, keepdim=True)
+    return X.abs().amax(-2)
 
 
-def _relative(R: Tensor, B: Tensor, r: Tensor, b: Tensor) -> Tensor:
-    """Return |R| / |B| per column, whatever their scale; |R| where the column of B vanishes.
+def _norms(X: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(X, dim=-2, dtype=torch.promote_types(X.dtype, torch.float64))
 
-    r and b are the largest entries.
-    """
+
+def _unless_zero(x: Tensor) -> Tensor:
+    return torch.where(x == 0, 1, x)
+
+
+def _are_moderate(numbers: Tensor) -> bool:
+    """Say whether no square over- or underflows."""
+    return all(1 / _LARGE < x < _LARGE or x == 0 for x in numbers.flatten().tolist())
+
+
+def _relative(R: Tensor, B: Tensor) -> Tensor:
+    """Return |R| / |B| per column, whatever their scale; |R| where the column of B vanishes."""
     wide = torch.promote_types(B.dtype, torch.float64)
-    R, B, peak = R.to(wide), B.to(wide), torch.maximum(r, b).to(wide.to_real())
-    if bool(((peak > 1 / _LARGE) & (peak < _LARGE) | (peak == 0)).all()):
-        return relative_residual(R, B)
+    R, B = R.to(wide), B.to(wide)
+    peak = torch.maximum(_largest(R), _largest(B))
     # By a power of two, which rounds nothing.
-    scale = torch.exp2(-peak.clamp(min=torch.finfo(wide).tiny).log2().floor())
+    scale = torch.exp2(-peak.clamp(min=torch.finfo(wide).tiny).log2().floor()).unsqueeze(-2)
     return relative_residual(R * scale, B * scale)
 
 
@@ -146,11 +156,11 @@ def judged(
     """Return a solution with what it leaves; `code` is what its solver takes it for."""
     told = measured(A, X, B) if told is None else told
     code = torch.as_tensor(code, dtype=torch.int64, device=X.device).expand(told.residual.shape)
-    if told.constants is not None:
-        code = torch.where(
-            told.constants & (code == Result.SOLVED), int(Result.ILL_CONDITIONED), code
-        )
-    code = torch.where(_finite(X), code, _unless_failed(code, Result.OVERFLOW))
+    if told.constants is not None and bool(told.constants.any()):
+        unknown = told.constants & (code == Result.SOLVED)
+        code = torch.where(unknown, int(Result.ILL_CONDITIONED), code)
+    if not all_finite(X):
+        code = torch.where(_finite(X), code, _unless_failed(code, Result.OVERFLOW))
     return solution(solver, X, code=code, **told.numbers, **numbers)
 
 
@@ -174,8 +184,6 @@ def acceptable(solved: Solution) -> bool:
 
 
 def _finite(X: Tensor) -> Tensor:
-    if all_finite(X):  # one pass, of the two that tell where it is not
-        return X.new_ones((), dtype=torch.bool)
     return torch.isfinite(X).all(-2)
 
 

@@ -164,6 +164,7 @@ def read_system(
     if start is not None:
         start = start.expand(*batch, cols, B.shape[-1])
     peak = B.abs().amax(-2, keepdim=True) if rows else B.abs().sum(-2, keepdim=True)
+    _check_values(peak, names[1])
     zero = peak == 0
     if start is not None:  # the solution for nothing is known
         start = torch.where(zero, torch.zeros_like(start), start)
@@ -194,7 +195,6 @@ def _check_rhs(rhs: Any, name: str) -> None:
         )
     if rhs.ndim == 0:
         raise ValueError(f"{name} has at least one dimension, (n,) or (*batch, n, p); got a number")
-    _check_values(rhs, name)
 
 
 def _check_values(x: Tensor, name: str) -> None:

@@ -7,24 +7,29 @@ from tsgu_func.kernels.compiled.products import member, of_member
 
 
 @compiled
-def residuals(crow, col, values, X, B, floor, rounding, R, errors, sums, vanishing, first, last):
-    """R = B - A X, sums = |A| 1, errors = |R| / max(|A| |X| + |B|, sums * floor), where not 0 / 0.
+def residuals(crow, col, values, X, B, floor, rounding, R, room, columns, rows, first, last):
+    """R = B - A X; and of what makes it, by columns and by members, what is largest in all rows.
 
-    And whether A 1 is zero, up to a rounding of sums.  All is in the precision of R.  The magnitude
-    of an entry of A, X or B is that of its parts, added: no root is taken.  For values (b or 1,
-    nnz), X (b, m, p), B, R and errors (b, n, p), floor (b, 1, p), sums and vanishing (b, n).
+    Of a column: |R|, |B|, |R| / max(|A| |X| + |B|, |A| 1 floor), where not 0 / 0; and the sums of
+    |R|^2 and |B|^2.  Of a member: |A| 1, and whether A 1 is not zero, up to a rounding of that.
+
+    All is in the precision of `room`, which is two vectors (p,).  B comes after the product: what
+    vanishes in that by cancellation is nothing then, and hides no B, be it small.  The magnitude of
+    an entry of A, X or B is that of its parts, added, within a row: no root is taken.  For values
+    (b or 1, nnz), X (b, m, p), B and R (b, n, p), floor (b, 1, p); and columns (b, 5, p), rows
+    (b, 2, 1), of zeros.
     """
     n = R.shape[1]
     for batch in range(first // n, -(-last // n)):
         start, stop = of_member(batch, n, first, last)
         v, x, b = member(values, batch), member(X, batch), member(B, batch)
-        least, row, none = floor[batch, 0], sums[batch], vanishing[batch]
+        least, found, row = floor[batch, 0], columns[batch], rows[batch, :, 0]
         if X.shape[2] == 1:
-            given, r, e = (v, x[:, 0], b[:, 0], least[0]), R[batch, :, 0], errors[batch, :, 0]
-            _of_column(crow, col, given, rounding, r, e, row, none, start, stop)
+            given, r = (v, x[:, 0], b[:, 0], least[0]), R[batch, :, 0]
+            _of_column(crow, col, given, rounding, r, room, found[:, 0], row, start, stop)
         else:
             given = v, x, b, least
-            _of_columns(crow, col, given, rounding, R[batch], errors[batch], row, none, start, stop)
+            _of_columns(crow, col, given, rounding, R[batch], room, found, row, start, stop)
 
 
 @compiled
@@ -33,49 +38,82 @@ def _size(a):
 
 
 @compiled
-def _over(a, b):
-    return a / b if b != 0 else a
+def _larger(a, b):
+    """Return the larger of two numbers; NaN, if one is."""
+    return b if b > a or b != b else a
 
 
 @compiled
-def _of_column(crow, col, given, rounding, R, errors, sums, vanishing, start, stop):
+def _square(a):
+    return a.real * a.real + a.imag * a.imag
+
+
+@compiled
+def _share(a, b, largest):
+    """Return the larger of a / b, or a over nothing, and what was; most rows need no division."""
+    return largest if a <= largest * b else _larger(largest, a / b if b != 0 else a)
+
+
+@compiled
+def _of_column(crow, col, given, rounding, R, room, found, rows, start, stop):
     v, x, b, floor = given
+    wide, real = room[0].dtype.type, room[1].dtype.type
+    largest, largest_b, error, squares, squares_b = found
     first = np.uint64(crow[start])
     for i in range(start, stop):
         last = np.uint64(crow[i + ONE])
-        left, total = R.dtype.type(b[i]), R.dtype.type(0)
-        size, row = errors.dtype.type(_size(left)), errors.dtype.type(0)
+        right, product, total = wide(b[i]), wide(0), wide(0)
+        size, row = real(_size(right)), real(0)
+        largest_b, squares_b = _larger(largest_b, abs(right)), squares_b + _square(right)
         for k in range(first, last):
-            a, y = R.dtype.type(v[k]), R.dtype.type(x[col[k]])
-            left -= a * y
+            a, y = wide(v[k]), wide(x[col[k]])
+            product += a * y
             size += _size(a) * _size(y)
             row += _size(a)
             total += a
-        R[i], sums[i], errors[i] = left, row, _over(abs(left), max(size, row * floor))
-        vanishing[i] = abs(total) <= rounding * row
-        first = last
+        left = right - product
+        R[i], first = left, last
+        r = abs(left)
+        largest, squares = _larger(largest, r), squares + _square(left)
+        error = _share(r, max(size, row * floor), error)
+        _note(rows, row, abs(total) > rounding * row)
+    found[0], found[1], found[2], found[3], found[4] = largest, largest_b, error, squares, squares_b
 
 
 @compiled
-def _of_columns(crow, col, given, rounding, R, errors, sums, vanishing, start, stop):
+def _of_columns(crow, col, given, rounding, R, room, found, rows, start, stop):
     v, X, B, floor = given
+    product, size = room
+    wide, real = product.dtype.type, size.dtype.type
     first = np.uint64(crow[start])
     for i in range(start, stop):
         last = np.uint64(crow[i + ONE])
-        row, total = errors.dtype.type(0), R.dtype.type(0)
+        row, total = real(0), wide(0)
         for j in range(X.shape[1]):
-            R[i, j] = B[i, j]
-            errors[i, j] = _size(R.dtype.type(B[i, j]))
+            right = wide(B[i, j])
+            product[j], size[j] = wide(0), _size(right)
+            found[1, j] = _larger(found[1, j], abs(right))
+            found[4, j] += _square(right)
         for k in range(first, last):
-            a, c = R.dtype.type(v[k]), col[k]
+            a, c = wide(v[k]), col[k]
             magnitude = _size(a)
             row += magnitude
             total += a
             for j in range(X.shape[1]):
-                y = R.dtype.type(X[c, j])
-                R[i, j] -= a * y
-                errors[i, j] += magnitude * _size(y)
+                y = wide(X[c, j])
+                product[j] += a * y
+                size[j] += magnitude * _size(y)
         for j in range(X.shape[1]):
-            errors[i, j] = _over(abs(R[i, j]), max(errors[i, j], row * floor[j]))
-        sums[i], vanishing[i] = row, abs(total) <= rounding * row
+            left = wide(B[i, j]) - product[j]
+            R[i, j], r = left, abs(left)
+            found[0, j], found[3, j] = _larger(found[0, j], r), found[3, j] + _square(left)
+            found[2, j] = _share(r, max(size[j], row * floor[j]), found[2, j])
+        _note(rows, row, abs(total) > rounding * row)
         first = last
+
+
+@compiled
+def _note(rows, row, stands):
+    rows[0] = _larger(rows[0], row)
+    if stands:
+        rows[1] = 1

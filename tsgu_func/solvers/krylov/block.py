@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels.stored import StoredMatrix
+from tsgu_func.solvers.judgement import Measured, measured
 from tsgu_func.solvers.protocol import Preconditioner, SolveError
 from tsgu_func.solvers.system import as_operator, check_finite
 
-__all__ = ["Block", "Equations", "Functions", "Place", "Problem"]
+__all__ = ["Block", "Equations", "Functions", "Judge", "Place", "Problem"]
 
 Function = Callable[[Tensor], Tensor]
 
@@ -29,6 +31,11 @@ class Place(NamedTuple):
 
     members: Tensor | None
     columns: Tensor | None
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is left out."""
+        return self.members is None and self.columns is None
 
     @classmethod
     def of(cls, mask: Tensor) -> Place:
@@ -82,13 +89,36 @@ class Problem(NamedTuple):
     goal: Tensor
 
 
+class Judge:
+    """Measures what a solution leaves of ``A X = B``; a loop ends with one it has measured."""
+
+    def __init__(self, A: StoredMatrix) -> None:
+        self._A = A
+        self._last: tuple[Tensor, Measured] | None = None
+
+    def __call__(self, X: Tensor, B: Tensor) -> Measured:
+        """Measure X, unless it is the last that was: nobody writes into that."""
+        if self._last is None or self._last[0] is not X:
+            self._last = X, measured(self._A, X, B)
+        return self._last[1]
+
+
 @dataclass(frozen=True)
 class Equations:
-    """A matrix, or a batch of them, and what preconditions each."""
+    """A matrix, or a batch of them, what preconditions each, and what measures solutions.
+
+    There is no judge of a matrix that is known by its products alone.
+    """
 
     A: Any
-    preconditioner: Preconditioner | None = None
-    parts: tuple[Any, ...] = ()  # of the preconditioner, one for each member
+    preconditioner: Preconditioner | None
+    parts: tuple[Any, ...]  # of the preconditioner, one for each member
+    judge: Judge | None
+
+    @classmethod
+    def of(cls, A: Any, preconditioner: Preconditioner | None, parts: tuple[Any, ...]) -> Equations:
+        """Return those with a matrix."""
+        return cls(A, preconditioner, parts, Judge(A) if isinstance(A, StoredMatrix) else None)
 
     @property
     def shift(self) -> float:
@@ -98,7 +128,8 @@ class Equations:
     def members(self, index: Tensor) -> Equations:
         """Return those of some members of the batch."""
         parts = tuple(self.parts[int(i)] for i in index) if self.parts else ()
-        return replace(self, A=replace(self.A, values=self.A.values[index]), parts=parts)
+        A = replace(self.A, values=self.A.values[index])
+        return Equations.of(A, self.preconditioner, parts)
 
     @property
     def precondition(self) -> Function | None:
@@ -131,6 +162,7 @@ class Functions:
     """A matrix that a function multiplies with, and what preconditions it: all members at once."""
 
     precondition: Function | None
+    judge: ClassVar[None] = None
 
 
 @dataclass(frozen=True)
@@ -156,7 +188,9 @@ class Block:
 
     def residual(self, X: Tensor) -> Tensor:
         """Return (B - A X) / peak."""
-        R = (self.B - self.multiply(X)) / self.peak
+        judge = self.equations.judge
+        R = self.B - self.multiply(X) if judge is None else judge(X, self.B).R
+        R = R / self.peak
         check_finite(self.multiply, R, R)
         return R
 

@@ -226,7 +226,7 @@ class Krylov(Settings):
             X0 = shifted(X0, -exponent)
         with Watch(repr(self), self.callback, self.progress, log, exponent) as watch:
             moderated = moderate(A, state.exponent)
-            X, code, told = self._computed(state.parts, moderated, B, X0, watch)
+            X, code, told = self._computed(state, moderated, B, X0, watch)
         X = X if exponent is None else shifted(X, exponent)
         if self.hermitian and bool(code.any()) and is_not_hermitian(A, B):
             code = torch.where(code == Result.SOLVED, code, int(Result.NOT_HERMITIAN))
@@ -235,7 +235,7 @@ class Krylov(Settings):
 
     def _computed(
         self,
-        parts: tuple[Any, ...],
+        state: Prepared,
         A: StoredMatrix | MatrixFree,
         B: Tensor,
         X0: Tensor | None,
@@ -244,14 +244,16 @@ class Krylov(Settings):
         """Return X, a code for each column, and what else is to be told."""
         system = read_system(A, B, X0, names=("A", "B", "X0"))
         M: Any = self.preconditioner
-        equations = Equations(A, M, parts)
+        equations = Equations.of(A, M, state.parts)
         goal = torch.maximum(self._rtol(B.dtype) * system.unit, float(self.atol) / system.peak)
         block = Block(equations, system.multiply, system.B, system.peak, system.unit, goal)
         watch.log.begin(system.B)
         reached = self.reach(block, system.start, watch)
         exhausted = watch.steps >= self._limit(B.shape[-2])
         code = _final(reached.code, reached.norm <= goal, exhausted).squeeze(-2)
-        told = {"iterations": reached.steps.squeeze(-2), "shift": equations.shift}
+        told: dict[str, Any] = {"iterations": reached.steps.squeeze(-2), "shift": equations.shift}
+        if state.exponent is None and equations.judge is not None:
+            told["told"] = equations.judge(reached.X, system.B)
         return system.answer(reached.X), code, told
 
     # ------------------------------------------------------------------------ the recurrence
@@ -331,8 +333,7 @@ class Krylov(Settings):
             after = self._improved(block.at(place), before, (length, attempt), watch)
             gained = torch.zeros_like(wanted)
             place.put(gained, after.norm < (1 - _GAIN) * before.norm)
-            for whole, part in zip(reached, after, strict=True):
-                place.put(whole, part)
+            reached = after if place.whole else reached.put(place, after)
             mended, attempt = _among(reached.code, self.retries), attempt + 1
             wanted = wanted & (mended | (gained & (reached.code == 0)))
             wanted = wanted & self.wanted(block, reached.norm, attempt, watch.steps)
@@ -363,10 +364,10 @@ class Krylov(Settings):
         Where it is trusted, to be nearer to the solution is better, even if the residual rose.
         """
         # A correction that ran off to infinity is none.
-        sound = torch.isfinite(change.abs().amax(-2, keepdim=True).square())
+        sound = torch.isfinite(column_norms(change))
         if not bool(sound.all()):
             change = torch.where(sound, change, 0)
-        X = reached.X + change * block.peak
+        X = torch.addcmul(reached.X, change, block.peak.to(change.dtype))
         R = block.residual(X)
         norm = column_norms(R)
         better = norm < reached.norm

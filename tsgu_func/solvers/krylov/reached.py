@@ -56,6 +56,13 @@ class Reached(NamedTuple):
         """Return what was reached at some members and columns."""
         return Reached(*(place.take(x) for x in self))
 
+    def put(self, place: Place, part: Reached) -> Reached:
+        """Return this with what was reached at some members and columns."""
+        whole = Reached(*(x.clone() for x in self))
+        for old, new in zip(whole, part, strict=True):
+            place.put(old, new)
+        return whole
+
 
 class Run(NamedTuple):
     """What a pass arrived at, filled in by parts.
