@@ -230,8 +230,8 @@ def test_derivatives_are_finite_differences(solver, adjoint, dtype):
         return factorize(A.with_values(values), solver).solve(B, adjoint=adjoint)
 
     args = (A.values.clone().requires_grad_(), B.requires_grad_())
-    assert torch.autograd.gradcheck(f, args, check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(f, args, check_fwd_over_rev=True)
+    assert torch.autograd.gradcheck(f, args, check_forward_ad=True, fast_mode=True)
+    assert torch.autograd.gradgradcheck(f, args, check_fwd_over_rev=True, fast_mode=True)
 
 
 def test_tangents_of_eager_forward_mode():
@@ -399,8 +399,8 @@ def test_derivatives_of_the_determinant_are_finite_differences(dtype):
         return factorize(A.with_values(values), SuperLU()).logabsdet
 
     args = (A.values.clone().requires_grad_(),)
-    assert torch.autograd.gradcheck(f, args, check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(f, args, check_fwd_over_rev=True)
+    assert torch.autograd.gradcheck(f, args, check_forward_ad=True, fast_mode=True)
+    assert torch.autograd.gradgradcheck(f, args, check_fwd_over_rev=True, fast_mode=True)
 
 
 def test_the_gradient_of_the_determinant_is_the_inverse_at_the_pattern():

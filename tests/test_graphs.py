@@ -242,8 +242,8 @@ def test_what_cannot_be_counted_is_refused(fn, args, argnums, error, message):
 
 
 @pytest.mark.parametrize(
-    "partition",
-    [default_partition, min_cut_rematerialization_partition],
+    ("partition", "dtype"),
+    [(default_partition, torch.float64), (min_cut_rematerialization_partition, torch.complex128)],
     ids=["default", "min_cut"],
 )
 @pytest.mark.parametrize("name", NAMES)

@@ -325,7 +325,9 @@ def test_gradients_are_finite_differences(cls, dtype):
         return sparse_generic_solve(A.with_values(values), B, solve=solver)
 
     args = (A.values.clone().requires_grad_(), B.requires_grad_())
-    assert torch.autograd.gradcheck(f, args, check_forward_ad=True, atol=1e-4, rtol=1e-4)
+    assert torch.autograd.gradcheck(
+        f, args, check_forward_ad=True, atol=1e-4, rtol=1e-4, fast_mode=True
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
@@ -341,7 +343,9 @@ def test_hermitian_gradients_are_finite_differences(cls, dtype):
         return sparse_generic_solve(A + A.mH, B, solve=solver)
 
     args = (upper.values.clone().requires_grad_(), B.requires_grad_())
-    assert torch.autograd.gradcheck(f, args, check_forward_ad=True, atol=1e-4, rtol=1e-4)
+    assert torch.autograd.gradcheck(
+        f, args, check_forward_ad=True, atol=1e-4, rtol=1e-4, fast_mode=True
+    )
 
 
 @pytest.mark.parametrize("solver", GENERAL, ids=repr)

@@ -133,7 +133,7 @@ def test_derivatives_are_finite_differences(solver, dtype):
         return sparse_generic_lstsq(A.with_values(values), B, lstsq=solver)
 
     args = (A.values.clone().requires_grad_(), B.requires_grad_())
-    assert torch.autograd.gradcheck(f, args, check_forward_ad=True)
+    assert torch.autograd.gradcheck(f, args, check_forward_ad=True, fast_mode=True)
 
 
 @pytest.mark.parametrize("solver", BOTH, ids=repr)
@@ -145,7 +145,7 @@ def test_gradients_of_square_systems(solver):
         return sparse_generic_solve(A.with_values(values), B, solve=exact)
 
     args = (A.values.clone().requires_grad_(), B.requires_grad_())
-    assert torch.autograd.gradcheck(f, args, check_forward_ad=True)
+    assert torch.autograd.gradcheck(f, args, check_forward_ad=True, fast_mode=True)
 
 
 @pytest.mark.parametrize("solver", BOTH, ids=repr)
@@ -252,7 +252,7 @@ def test_no_derivative_is_that_of_a_preconditioner(cls, shape):
         return sparse_lstsq(A.with_values(values), b, solver=solver)
 
     args = (A.values.clone().requires_grad_(), b.requires_grad_())
-    assert torch.autograd.gradcheck(f, args, check_forward_ad=True)
+    assert torch.autograd.gradcheck(f, args, check_forward_ad=True, fast_mode=True)
 
 
 @pytest.mark.parametrize("cls", CLASSES)
