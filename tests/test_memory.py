@@ -277,8 +277,9 @@ def test_in_place_updates_leave_one_entry_and_no_objects():
         return len(gc.get_objects())
 
     before, finalizers = steps(10), len(weakref.finalize._registry)
-    assert abs(steps(300) - before) < 100
-    assert len(weakref.finalize._registry) == finalizers
+    # What was there before may go meanwhile.
+    assert steps(300) - before < 100
+    assert len(weakref.finalize._registry) <= finalizers
     assert cache_info().kinds["factors"].entries == 1
 
 
