@@ -13,7 +13,7 @@ import torch
 from torch.testing import assert_close
 
 import tsgu_func
-from tsgu_func.kernels import openmp, processors, products, threads
+from tsgu_func.kernels import openmp, products, threads
 from tsgu_func.kernels.compiled import compiling
 from tsgu_func.kernels.structure import Structure
 from tsgu_func.selfcheck.records.base import matrix, randn
@@ -195,102 +195,6 @@ def test_pool_works_after_a_fork(large, four_threads):
         threads.run_parts(lambda a, b: done.append(a), [0, 1, 2])
         os._exit(0 if sorted(done) == [0, 1] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
-# -------------------------------------------------------------------------------- busy machines
-
-
-@pytest.fixture
-def clock(threads_of_torch, monkeypatch):
-    """Give what a thread spends by the clock and on a processor, and who wants one, in numbers."""
-
-    class Clock:
-        clock = worked = 0.0
-        wanted = 1
-
-        def spend(self, clock, worked):
-            self.clock, self.worked = self.clock + clock, self.worked + worked
-
-    told = Clock()
-    monkeypatch.setattr(
-        processors._Spent, "now", lambda: processors._Spent(told.clock, told.worked)
-    )
-    monkeypatch.setattr(processors, "_wanted", lambda: told.wanted)
-    monkeypatch.setattr(processors, "_BUSY", 0.1)
-    monkeypatch.setattr(processors, "_until", 0.0)
-    monkeypatch.setattr(processors, "_count_at", 0.0)
-    monkeypatch.setattr(processors, "_here", processors._Thread())
-    threads_of_torch(2)
-    return told
-
-
-@processors.considerate
-def seen(*spent, clock):
-    """Return how many threads there are after each time that was spent, and what PyTorch says."""
-    told = [threads.workers()]
-    for pair in spent:
-        clock.spend(*pair)
-        processors.look()
-        told.append(threads.workers())
-        assert openmp.runtime() is None or torch.get_num_threads() == told[-1]
-    return told
-
-
-def test_who_has_the_processor_uses_all_threads(clock):
-    assert seen((1.0, 1.0), (1.0, 0.95), clock=clock) == [2, 2, 2]
-
-
-def test_who_is_kept_waiting_goes_on_alone_and_looks_again(clock):
-    # Too short a time tells nothing; what is short adds up.
-    assert seen((0.001, 0.0), (0.001, 0.0), (0.003, 0.001), clock=clock) == [2, 2, 2, 1]
-    assert torch.get_num_threads() == 2
-    assert seen((0.1, 0.1), (0.3, 0.2), (0.2, 0.2), (0.4, 0.4), clock=clock) == [1, 1, 1, 1, 2]
-    assert torch.get_num_threads() == 2
-
-
-def test_where_more_threads_want_processors_than_there_are_one_begins(clock):
-    clock.spend(1.0, 1.0)
-    clock.wanted = 10_000
-    assert seen(clock=clock) == [1]
-    clock.wanted = 1
-    assert seen((0.1, 0.1), clock=clock) == [1, 2]
-
-
-def test_deterministic_algorithms_keep_their_threads(clock):
-    torch.use_deterministic_algorithms(True)
-    try:
-        assert seen((1.0, 0.1), clock=clock) == [2, 2]
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
-def test_an_error_leaves_the_number_of_threads_as_it_was(clock):
-    @processors.considerate
-    def fail():
-        clock.spend(1.0, 0.1)
-        processors.look()
-        assert threads.workers() == 1
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail()
-    assert torch.get_num_threads() == threads.workers() == 2
-
-
-def test_a_number_that_is_set_meanwhile_stays(clock):
-    @processors.considerate
-    def work():
-        clock.spend(1.0, 0.1)
-        processors.look()
-        torch.set_num_threads(3)
-
-    work()
-    assert torch.get_num_threads() == 3
-
-
-@pytest.mark.skipif(not Path("/proc/loadavg").exists(), reason="only Linux counts who is ready")
-def test_who_wants_processors_is_counted():
-    assert processors._wanted() >= 1
 
 
 # ---------------------------------------------------------------------------- compiled loops

@@ -62,7 +62,7 @@ def _own(solver: Any) -> Callable[[Any, np.ndarray], Solve]:
         def solve(backward: bool) -> np.ndarray:
             A.requires_grad_(backward)
             right.requires_grad_(backward)
-            return _solved(sparse_solve(A, right, solver=solver), backward)
+            return _solved(sparse_solve(A, right, solver=solver), backward, A, right)
 
         def told() -> str:
             info = sparse_solve(A.detach(), right.detach(), solver=solver, return_info=True)[1]
@@ -80,9 +80,9 @@ def _torch_csr(S: Any) -> Tensor:
     return torch.sparse_csr_tensor(crow, col, torch.from_numpy(S.data), S.shape)
 
 
-def _solved(x: Tensor, backward: bool) -> np.ndarray:
-    if backward:
-        x.sum().backward()
+def _solved(x: Tensor, backward: bool, *inputs: Tensor) -> np.ndarray:
+    if backward:  # not `backward`, where PyTorch copies the gradient of a sparse tensor once more
+        torch.autograd.grad(x.sum(), inputs)
     return x.detach().reshape(-1).numpy()
 
 
@@ -129,7 +129,7 @@ def _upstream(
         def solve(backward: bool) -> np.ndarray:
             A.requires_grad_(backward)
             right.requires_grad_(backward)
-            return _solved(peer.sparse_generic_solve(A, right, **options), backward)
+            return _solved(peer.sparse_generic_solve(A, right, **options), backward, A, right)
 
         return solve
 
@@ -145,7 +145,7 @@ def _torch_sla(S: Any, b: np.ndarray) -> Solve:
     def solve(backward: bool) -> np.ndarray:
         values.requires_grad_(backward)
         right.requires_grad_(backward)
-        return _solved(spsolve(values, row, col, S.shape, right), backward)
+        return _solved(spsolve(values, row, col, S.shape, right), backward, values, right)
 
     return solve
 

@@ -77,6 +77,8 @@ def considerate(function: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def watched(*args: P.args, **kwargs: P.kwargs) -> T:
+        if torch.compiler.is_compiling():  # what is traced does no work yet
+            return function(*args, **kwargs)
         if _here.watched:
             look()
             return function(*args, **kwargs)

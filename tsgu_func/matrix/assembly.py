@@ -162,7 +162,8 @@ def checked(crow: Any, col: Any, shape: tuple[int, int]) -> Structure:
 
 def first_disorder(s: Structure) -> int | None:
     """Return the first entry whose column does not exceed its predecessor's in the same row."""
-    wrong = (s.col[1:] <= s.col[:-1]) & (s.row[1:] == s.row[:-1])
+    wrong = s.col[1:] <= s.col[:-1]
+    wrong[s.crow[(s.crow > 0) & (s.crow < s.nnz)].long() - 1] = False  # the last of a row
     return int(wrong.nonzero()[0]) + 1 if bool(wrong.any()) else None
 
 
@@ -256,9 +257,11 @@ def _check_room(rows: int, entries: int) -> None:
 def check_index(name: str, index: Tensor, size: int) -> None:
     """Check a vector of indices into an axis of `size` entries."""
     _check_integer_vector(name, index)
-    wrong = (index < 0) | (index >= size)
-    if bool(wrong.any()):
-        k = int(wrong.nonzero()[0])
+    if not len(index):
+        return
+    low, high = index.aminmax()
+    if low < 0 or high >= size:
+        k = int(((index < 0) | (index >= size)).nonzero()[0])
         raise ValueError(
             f"{name}[{k}] = {int(index[k])} is out of range: indices run from 0 to {size - 1}"
             if size

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from tsgu_func.kernels.processors import considerate
 from tsgu_func.kernels.shapes import broadcast_shapes
 from tsgu_func.matrix.arguments import are_vectors
 from tsgu_func.matrix.pattern import SparsityPattern
@@ -22,6 +23,7 @@ __all__ = ["over_batches", "over_matrix", "over_system"]
 Function = Callable[[SparsityPattern, Tensor, Tensor], Any]
 
 
+@considerate
 def over_matrix(function: Function, A: MatrixBase | Tensor, B: Tensor, rows: int) -> Any:
     """Apply what `over_batches` takes to any kind of matrix.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels.processors import considerate
 from tsgu_func.kernels.structure import Structure, shared
 from tsgu_func.matrix import pictures
 from tsgu_func.matrix.assembly import (
@@ -344,12 +345,14 @@ def _moved(s: Structure, device: torch.device) -> Structure:
     return moved
 
 
+@considerate
 def assemble_coo(row: Any, col: Any, shape: tuple[int, int]) -> Assembly:
     """Sort entries by row and column, and find duplicates.  O(nnz log nnz) time."""
     refuse_while_compiling()
     return assembled(compressed_coo(row, col, shape), len(col))
 
 
+@considerate
 def assemble_csr(crow: Any, col: Any, shape: tuple[int, int]) -> Assembly:
     """Check compressed rows; sort columns and find duplicates where there are any."""
     refuse_while_compiling()

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import torch
 
+from tsgu_func.kernels.processors import considerate
 from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import structure_of
 from tsgu_func.ops.handles import root_of
@@ -64,6 +65,7 @@ def _(B, S, transpose, by):
 
 
 @least_squares.vjp("values", "B")
+@considerate
 def _(needs, ct, outs, values, B, S, transpose, by):
     if ct is None:
         return None, None
@@ -77,6 +79,7 @@ def _(needs, ct, outs, values, B, S, transpose, by):
 
 
 @least_squares.jvp("values", "B")
+@considerate
 def _(tangents, outs, values, B, S, transpose, by):
     dS, dB = tangents
     X, report = outs
@@ -122,6 +125,7 @@ def _(G, S, transpose, by):
 
 
 @least_norm.vjp("values", "G")
+@considerate
 def _(needs, ct, outs, values, S, transpose, by):
     if ct is None:
         return None, None
@@ -135,6 +139,7 @@ def _(needs, ct, outs, values, S, transpose, by):
 
 
 @least_norm.jvp("values", "G")
+@considerate
 def _(tangents, outs, values, S, transpose, by):
     dS, right = tangents
     Y, report = outs

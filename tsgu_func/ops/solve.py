@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import torch
 
+from tsgu_func.kernels.processors import considerate
 from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import structure_of
 from tsgu_func.ops.handles import adjoint_key, root_of
@@ -50,6 +51,7 @@ def _(B, S, solver):
 
 
 @linear_solve.vjp("values", "B")
+@considerate
 def _(needs, ct, outs, values, S, transpose, conjugate, solver, null):
     if ct is None:
         return None, None
@@ -66,6 +68,7 @@ def _(needs, ct, outs, values, S, transpose, conjugate, solver, null):
 
 
 @linear_solve.jvp("values", "B")
+@considerate
 def _(tangents, outs, values, S, transpose, conjugate, solver, null):
     dS, dB = tangents
     X, report = outs

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels import triangular
+from tsgu_func.kernels.processors import considerate
 from tsgu_func.kernels.structure import Structure, structure_of
 from tsgu_func.ops.products import STORED, sddmm, spmm
 from tsgu_func.registration.primitive import Primitive
@@ -43,6 +44,7 @@ def _(values, S, upper):
 
 
 @triangle.vjp("values")
+@considerate
 def _(ct, S, upper):
     return triangle(ct, *S, upper)
 
@@ -72,6 +74,7 @@ def _(values, B, S, transpose, upper, unit):
 
 
 @triangular_solve.vjp("values", "B")
+@considerate
 def _(needs, ct, out, values, S, transpose, upper, unit):
     W = triangular_solve(values.conj(), ct, *S, not transpose, upper, unit)
     if not needs[0]:
@@ -82,6 +85,7 @@ def _(needs, ct, out, values, S, transpose, upper, unit):
 
 
 @triangular_solve.jvp("values", "B")
+@considerate
 def _(tangents, out, values, S, transpose, upper, unit):
     dS, dB = tangents
     right = dB

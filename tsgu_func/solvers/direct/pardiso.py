@@ -40,6 +40,9 @@ _NO_MEMORY = -2  # its error
 # So many columns are solved for one by one: for two at once MKL takes ten times as long as for one,
 # in two threads with 90 000 unknowns; for 16 it takes longer than 16 times one, for 32 as long.
 _ONE_BY_ONE = 8
+# So often an analysis serves in more threads than are good on a machine that has become busy: there
+# each of them costs what another would, which takes as long as two or three factorizations.
+_AWKWARD = 2
 _KINDS = {"definite": _DEFINITE, "symmetric": _SYMMETRIC, "general": _GENERAL}
 
 
@@ -47,11 +50,21 @@ class _Analysis:
     """A solver of MKL that knows a pattern, and has room for one factor of a matrix with it."""
 
     def __init__(self, kind: int, matrix: Any) -> None:
-        self.kind, self.threads = kind, _threads()
+        self.kind, self.threads, self.awkward = kind, _threads(), 0
         self.solver = _solver_type(_pypardiso().PyPardisoSolver)(mtype=kind)
         weakref.finalize(self, _free, self.solver, self.threads, everything=True).atexit = False
         self.factorize(matrix)
         self.solver.analyzed = True
+
+    def suits(self) -> bool:
+        """Say whether to factor by it once more, in the threads it was made in.
+
+        For more threads it is made anew, and for fewer: for those of a machine that has become busy
+        not at once, as that may pass.
+        """
+        threads = _threads()
+        self.awkward = self.awkward + 1 if threads < self.threads else 0
+        return threads <= self.threads <= max(threads, most_workers()) and self.awkward <= _AWKWARD
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -200,7 +213,7 @@ def _known(structure: Structure, kind: int, matrix: Any) -> _Analysis | None:
     diagonal.  It need not suit others; what comes of it is judged like any solution.
     """
     analysis = take_analysis(structure, _key(kind))
-    if analysis is None or not _suits(analysis.threads):
+    if analysis is None or not analysis.suits():
         return None
     try:
         analysis.factorize(matrix)
@@ -233,15 +246,6 @@ def _key(kind: int) -> tuple[Any, ...]:
 
 def _threads() -> int:
     return _mkl().MKL_Get_Max_Threads()
-
-
-def _suits(number: int) -> bool:
-    """Say whether an analysis for a number of threads will do.
-
-    For fewer than there are now it is made anew; where the machine has become busy it is not, as
-    that takes longer than what threads lose that wait for each other.
-    """
-    return _threads() <= number <= max(_threads(), most_workers())
 
 
 @contextmanager
