@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import cmath
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optree
 import torch
 
-from tsgu_func.testing.checker.checks import CHECKS, Check, Probe
-from tsgu_func.testing.checker.comparison import Comparison, Finding, Tolerance, Verdict, judge
+from tsgu_func.testing.checker.checks import CHECKS, Check, Probe, compared, old_style
+from tsgu_func.testing.checker.comparison import Finding, Verdict, judge_all
+from tsgu_func.testing.checker.doubts import after_doubts
 from tsgu_func.testing.checker.precision import PRECISION, Rounding
-from tsgu_func.testing.checker.problem import Problem, problem_of
+from tsgu_func.testing.checker.problem import Problem, UnknownNameError, problem_of
 from tsgu_func.testing.checker.programs import name_of, program
 from tsgu_func.testing.checker.report import Cell, Counterexample, Report
-from tsgu_func.testing.checker.shrink import smallest
+from tsgu_func.testing.checker.shrink import Shrinking
 
 __all__ = ["GROUPS", "check_rules", "iterate_cells", "plan"]
 
@@ -34,6 +36,7 @@ GROUPS = (
 _LETTERS = {"forward": "f", "reverse": "r"}
 _LARGEST_JACOBIAN = 10**6
 _WIDE = (torch.float64, torch.complex128)
+_CTX = "torch.func takes an autograd.Function only if it has setup_context beside forward"
 _DEFAULT = (torch.float64, torch.complex128, torch.float32, torch.float16, torch.bfloat16)
 _DEFAULT_COMPLEX = (torch.complex128, torch.complex64)
 
@@ -49,6 +52,8 @@ class Settings:
     rtol: float | None
     atol: float | None
     seed: int
+    constant: tuple[str, ...] = ()
+    randomness: str = "error"
 
 
 def check_rules(
@@ -63,6 +68,8 @@ def check_rules(
     rtol: float | None = None,
     atol: float | None = None,
     seed: int = 0,
+    constant: Iterable[str] = (),
+    randomness: str = "error",
 ) -> Report:
     r"""Compare every derivative and batching rule of a function with an oracle.
 
@@ -71,7 +78,7 @@ def check_rules(
     fn : callable
         A function of tensors and pytrees of tensors: an op of ``torch.library``, the ``apply`` of a
         ``torch.autograd.Function``, a `tsgu_func.Primitive`, a plain function.
-    args : tuple
+    args : tuple or list
         What it is called with.  Derivatives are taken at this point, with respect to every floating
         or complex tensor in it.  A `tsgu_func.SparseMatrix` is such a pytree; torch sparse tensors
         are not.
@@ -115,6 +122,12 @@ def check_rules(
         Absolute tolerance; default 0: rounding is allowed for.
     seed : int
         Of directions and batches.
+    constant : iterable of str
+        What is not to be differentiated: arguments and results, or parts of them, as
+        ``"args[1]"``, ``"args[0]['mask']"``, ``"out[1]"``, ``"out.mean"``, ``"out"`` being what
+        `fn` returns.  Of results the values are checked, of arguments nothing.
+    randomness : {"error", "same", "different"}
+        What random functions do under ``vmap``, as there.
 
     Returns
     -------
@@ -162,8 +175,10 @@ def check_rules(
     >>> report.holds
     False
     """
+    args = tuple(args) if isinstance(args, list) else args
     settings = _settings(order, modes, transforms, dtypes, rtol, atol, seed, args)
-    if not all(bool(torch.isfinite(a).all()) for a in problem_of(fn, args).x):
+    settings = replace(settings, **_kinds(constant, randomness))
+    if not all(bool(torch.isfinite(a).all()) for a in _problem(fn, args, settings).x):
         raise ValueError("args hold NaN or infinity, where no derivative can be checked")
     cells = tuple(iterate_cells(fn, args, settings, reference))
     return Report(name_of(fn), cells)
@@ -186,20 +201,20 @@ def iterate_cells(
 ) -> Iterator[Cell]:
     """Yield the cells one by one."""
     wide = [d for d in settings.dtypes if d in _WIDE]
-    ran = False
+    ran, shrinking = False, Shrinking()
     for dtype in wide:
-        problem = problem_of(
-            fn, args, dtype=dtype, seed=settings.seed, order=settings.order, reference=reference
-        )
+        problem = _problem(fn, args, settings, dtype=dtype, reference=reference)
         refusal = _refusal(problem)
         if refusal is not None:
             yield Cell("value", "value", _text(dtype), Verdict.NOT_RUN, refusal)
             continue
         ran = True
-        for check in plan(settings):
-            yield _cell(fn, problem, check, settings, dtype)
+        yield from _cells(fn, problem, settings, dtype, shrinking)
     if wide and not ran and _own_dtype(fn, args) in settings.dtypes:
-        yield from _as_given(fn, args, settings, reference)
+        # No double precision is to be had: all checks in the dtypes of the arguments.
+        problem = _problem(fn, args, settings, reference=reference)
+        problem.function(*problem.x)  # raises what it has to say
+        yield from _cells(fn, problem, settings, problem.dtype, shrinking)
     if "precision" in settings.chosen:
         for dtype in settings.dtypes:
             if dtype not in _WIDE:
@@ -212,68 +227,94 @@ def _own_dtype(fn: Callable[..., Any], args: Any) -> torch.dtype | None:
     return None if dtype in _WIDE else dtype
 
 
-def _as_given(
-    fn: Callable[..., Any], args: Any, settings: Settings, reference: Callable[..., Any] | None
-) -> Iterator[Cell]:
-    """Run all checks in the dtypes of the arguments: no double precision is to be had."""
-    problem = problem_of(fn, args, seed=settings.seed, order=settings.order, reference=reference)
-    problem.function(*problem.x)  # raises what it has to say
-    for check in plan(settings):
-        yield _cell(fn, problem, check, settings, problem.dtype)
+def _problem(fn: Callable[..., Any], args: Any, settings: Settings, **options: Any) -> Problem:
+    known = {"seed": settings.seed, "order": settings.order, "constant": settings.constant}
+    return problem_of(fn, args, randomness=settings.randomness, **known | options)
 
 
 def _refusal(problem: Problem) -> str | None:
     """Say why a function does not take a dtype, if so."""
     try:
         out = problem.function(*problem.x)
+    except UnknownNameError:
+        raise
     except Exception as error:  # whatever it says, it is reported
         return f"not taken: {_first_line(error)}"
     if not out:
-        raise TypeError("what comes out of fn holds no floating or complex tensor")
+        raise TypeError("what comes out of fn holds no floating or complex tensor that varies")
     return None
 
 
 # ------------------------------------------------------------------------------------ one cell
 
 
-def _cell(
-    fn: Callable[..., Any], problem: Problem, check: Check, settings: Settings, dtype: torch.dtype
-) -> Cell:
-    known = (check.name, check.group, _text(dtype))
-    if reason := _why_not(problem, check):
-        return Cell(*known, Verdict.NOT_RUN, reason)
-    finding = _run(problem, check, settings)
-    if finding.verdict is not Verdict.FAILS:
-        again = _program(fn, problem, check.name, settings, dtype)
-        example = None if finding.verdict is Verdict.HOLDS else Counterexample(program=again)
-        return Cell(*known, finding.verdict, finding.detail, example)
-    small = smallest(problem, lambda p: _run(p, check, settings).verdict is Verdict.FAILS)
-    finding = _run(small, check, settings)
-    return Cell(*known, finding.verdict, finding.detail, Counterexample(
-        where=_where(small, finding),
-        expected=finding.expected,
-        got=finding.got,
-        program=_program(fn, small, check.name, settings, dtype),
-    ))  # fmt: skip
-
-
-def _run(problem: Problem, check: Check, settings: Settings) -> Finding:
-    tolerance = Tolerance.of(problem.eps, settings.rtol, settings.atol)
-    try:
-        return _worst(check.run(Probe(problem, tolerance)), tolerance.absolute)
-    except Exception as error:  # reported in the cell, with its type and message
-        return Finding(Verdict.RAISES, _first_line(error))
-
-
-def _worst(comparisons: Iterator[Comparison], atol: float) -> Finding:
-    undecided = None
-    for comparison in comparisons:
-        finding = judge(comparison, atol)
+def _cells(
+    fn: Callable[..., Any],
+    problem: Problem,
+    settings: Settings,
+    dtype: torch.dtype,
+    shrinking: Shrinking,
+) -> Iterator[Cell]:
+    """Run the checks, which share what finite differences tell."""
+    probe = Probe(problem, settings.rtol, settings.atol)
+    for check in plan(settings):
+        known = (check.name, check.group, _text(dtype))
+        if reason := _why_not(problem, check):
+            yield Cell(*known, Verdict.NOT_RUN, reason)
+            continue
+        finding, small = _run(probe, check), problem
         if finding.verdict is Verdict.FAILS:
-            return finding
-        if finding.verdict is Verdict.UNDECIDED:
-            undecided = finding
-    return undecided or Finding(Verdict.HOLDS)
+            finding, small = _smaller(problem, check, finding, shrinking, settings)
+        yield Cell(*known, finding.verdict, finding.detail, _example(
+            small, finding, _program(fn, small, check.name, settings, dtype)
+        ))  # fmt: skip
+
+
+def _smaller(
+    problem: Problem, check: Check, finding: Finding, shrinking: Shrinking, settings: Settings
+) -> tuple[Finding, Problem]:
+    """Return the failure in a smaller case."""
+
+    def run(other: Problem) -> Finding:
+        return _run(Probe(other, settings.rtol, settings.atol), check)
+
+    small = shrinking.smallest(
+        problem,
+        lambda other: _alike(finding, run(other)),
+        lambda other: _alike(finding, run(other), moved=True),
+    )
+    return (finding if small is problem else run(small)), small
+
+
+def _alike(first: Finding, other: Finding, moved: bool = False) -> bool:
+    """Whether it is the same failure: NaN stays NaN; at another point the truth is not all zero."""
+    if other.verdict is not Verdict.FAILS or _finite(first) != _finite(other):
+        return False
+    return not moved or bool(first.expected) <= bool(other.expected)
+
+
+def _finite(finding: Finding) -> list[bool | None]:
+    return [None if z is None else cmath.isfinite(z) for z in (finding.got, finding.expected)]
+
+
+def _example(problem: Problem, finding: Finding, again: str) -> Counterexample | None:
+    if finding.verdict in (Verdict.HOLDS, Verdict.NOT_RUN):
+        return None
+    if finding.verdict is not Verdict.FAILS:
+        return Counterexample(program=again)
+    return Counterexample(_where(problem, finding), finding.expected, finding.got, again)
+
+
+def _run(probe: Probe, check: Check) -> Finding:
+    try:
+        finding = judge_all(compared(check, probe), probe.tolerance.absolute)
+        if finding.verdict is Verdict.FAILS:
+            return after_doubts(check, probe, finding)
+        return finding
+    except Exception as error:  # reported in the cell, with its type and message
+        if old_style(error):
+            return Finding(Verdict.NOT_RUN, _CTX)
+        return Finding(Verdict.RAISES, _first_line(error))
 
 
 def _why_not(problem: Problem, check: Check) -> str | None:
@@ -308,7 +349,7 @@ def _precision(
     fn: Callable[..., Any], args: Any, dtype: torch.dtype, settings: Settings
 ) -> Iterator[Cell]:
     wide = torch.complex128 if dtype.is_complex else torch.float64
-    problem = problem_of(fn, args, dtype=wide, seed=settings.seed, order=1)
+    problem = replace(_problem(fn, args, settings, dtype=wide), order=1)
     rounding = Rounding(problem, dtype)
     refusal = _refusal(problem) or _refusal(problem.at(rounding.low))
     for name, run in PRECISION.items():
@@ -319,7 +360,7 @@ def _precision(
             yield Cell(*known, Verdict.NOT_RUN, refusal)
             continue
         try:
-            finding = _worst(run(rounding), settings.atol or 0.0)
+            finding = judge_all(run(rounding), settings.atol or 0.0)
         except Exception as error:  # reported in the cell
             finding = Finding(Verdict.RAISES, _first_line(error))
         example = None
@@ -357,6 +398,10 @@ def _program(
     for name in ("rtol", "atol"):
         if (value := getattr(settings, name)) is not None:
             options[name] = value
+    if settings.constant:
+        options["constant"] = settings.constant
+    if settings.randomness != "error":
+        options["randomness"] = settings.randomness
     return program(fn, problem.rebuild(problem.x), **options)
 
 
@@ -399,6 +444,16 @@ def _settings(
             raise ValueError(f"dtypes are floating or complex; got {dtype!r}")
     letters = frozenset(_LETTERS[m] for m in modes)
     return Settings(order, letters, frozenset(chosen), dtypes, rtol, atol, seed)
+
+
+def _kinds(constant: Iterable[str], randomness: str) -> dict[str, Any]:
+    names = (constant,) if isinstance(constant, str) else tuple(constant)
+    for name in names:
+        if not isinstance(name, str) or not name.startswith(("args[", "out")):  # pyright: ignore
+            raise ValueError(f"constant holds names as 'args[1]' or 'out[0]'; got {name!r}")
+    if randomness not in ("error", "same", "different"):
+        raise ValueError(f"randomness is 'error', 'same' or 'different'; got {randomness!r}")
+    return {"constant": names, "randomness": randomness}
 
 
 def _several(name: str, given: Iterable[str], known: Sequence[str]) -> tuple[str, ...]:

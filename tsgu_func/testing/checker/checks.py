@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.func import jvp, vjp
 
-from tsgu_func.testing.checker.comparison import Comparison, Tolerance
+from tsgu_func.testing.checker.comparison import Comparison, Tolerance, largest
 from tsgu_func.testing.checker.differences import Estimate, along
 from tsgu_func.testing.checker.opchecks import check_custom_ops
-from tsgu_func.testing.checker.problem import Directions, Leaves, Problem, inner
+from tsgu_func.testing.checker.problem import Directions, Function, Leaves, Problem, inner, size
 from tsgu_func.testing.checker.transforms import (
     TRANSFORMS,
     Run,
@@ -24,20 +24,58 @@ from tsgu_func.testing.checker.transforms import (
     reals,
 )
 
-__all__ = ["BACKENDS", "CHECKS", "Check", "Probe"]
+__all__ = ["BACKENDS", "CHECKS", "Check", "Probe", "compared", "old_style"]
 
 
 # A derivative that is smaller than this, beside the function, is compared in absolute terms.
 _NATURAL = 1e-3
 
 
-class Probe:
-    """A problem, its directions, and the finite differences that several checks share."""
+def old_style(error: Exception) -> bool:
+    """Whether PyTorch says that torch.func takes no autograd.Function whose forward has ctx."""
+    return "override the setup_context staticmethod" in str(error)
 
-    def __init__(self, problem: Problem, tolerance: Tolerance) -> None:
-        self.problem, self.tolerance = problem, tolerance
+
+class Probe:
+    """A problem, its directions, and the finite differences that all checks share.
+
+    With a `reach` below one the differences are taken over shorter distances; and then a slope that
+    is zero is no evidence, since nothing may have moved at all.
+    """
+
+    def __init__(
+        self, problem: Problem, rtol: float | None, atol: float | None, reach: float = 1.0
+    ) -> None:
+        self.problem, self.rtol, self.atol, self.reach = problem, rtol, atol, reach
         self.f, self.x = problem.function, problem.x
         self._slopes: dict[tuple[str, int | None], Estimate] = {}
+        self._closer: dict[float, Probe] = {}
+
+    @cached_property
+    def out(self) -> Leaves:
+        """What comes out at the point."""
+        return self.f(*self.x)
+
+    def closer(self, reach: float) -> Probe:
+        """Return what takes its differences over shorter distances."""
+        if reach not in self._closer:
+            self._closer[reach] = Probe(self.problem, self.rtol, self.atol, reach)
+        return self._closer[reach]
+
+    @cached_property
+    def eps(self) -> float:
+        """The rounding unit of the least precise tensor that goes in or comes out."""
+        return max(torch.finfo(a.dtype).eps for a in (*self.x, *self.out))
+
+    @cached_property
+    def mixed(self) -> bool:
+        """Whether tensors of several precisions go in and come out."""
+        return len({a.real.dtype for a in (*self.x, *self.out)}) > 1
+
+    @cached_property
+    def tolerance(self) -> Tolerance:
+        """What the precision allows."""
+        return Tolerance.of(self.eps, self.rtol, self.atol)
 
     @cached_property
     def w(self) -> Directions:
@@ -49,10 +87,45 @@ class Probe:
         key = inner_modes, leaf
         if key not in self._slopes:
             f = bent(self.f, self.w) if inner_modes else self.f
-            g = derivative(f, inner_modes, self.w)
-            u = _only(self.w.u[len(inner_modes)], leaf)
-            self._slopes[key] = along(g, self.x, u, 0.01 * self.tolerance.differences)
+            g = self._inside(f, inner_modes)
+            u = tuple(self.reach * a for a in _only(self.w.u[len(inner_modes)], leaf))
+            found = along(g, self.x, u, 0.01 * self.tolerance.differences, self.eps)
+            self._slopes[key] = self._scaled(found, inner_modes)
         return self._slopes[key]
+
+    def _inside(self, f: Function, inner_modes: str) -> Function:
+        if inner_modes == "r" and self._has_ctx:
+            return lambda *x: backward(f, x, self.w)
+        return derivative(f, inner_modes, self.w)
+
+    @cached_property
+    def _has_ctx(self) -> bool:
+        """Whether it is an old autograd.Function, which only PyTorch's own backward takes."""
+        try:
+            vjp(self.f, *self.x)
+        except RuntimeError as error:
+            return old_style(error)
+        return False
+
+    def _scaled(self, found: Estimate, inner_modes: str) -> Estimate:
+        if self.reach < 1:
+            value = tuple(v / self.reach for v in found.value)
+            error = tuple(e / self.reach for e in found.error)
+            return Estimate(value, error, (0.0,) * len(value))
+        sizes = map(max, found.sizes, self.natural(inner_modes))
+        return found._replace(sizes=tuple(sizes))
+
+    def natural(self, modes: str = "") -> tuple[float, ...]:
+        """Return the sizes that derivatives along these directions have, if none vanishes."""
+        if "r" not in modes:
+            return tuple(map(largest, self.out))
+        return tuple(self.weight / size(a) for a in self.x)
+
+    @cached_property
+    def weight(self) -> float:
+        """The size of a number that a cotangent makes of what comes out."""
+        return sum(float(c.abs().sum()) * s
+                   for c, s in zip(self.w.ct_out[0], self.natural(), strict=True))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,12 +153,27 @@ def _same(p: Probe, got: Leaves, expected: Leaves, against: str = "expected") ->
     return Comparison(got, expected, p.tolerance.exact, against=against)
 
 
+def compared(check: Check, p: Probe) -> Iterator[Comparison]:
+    """Run a check.
+
+    Derivatives that must be the same may differ by rounding beside their natural size, since they
+    may vanish; and of those that are not finite on both sides nothing is known.
+    """
+    for c in check.run(p):
+        if check.modes and c.scales is None:
+            natural = _NATURAL * min(p.natural(check.modes))
+            scales = [max(largest(e), natural) for e in c.expected]
+            c = replace(c, scales=scales, infinite=False)
+        yield c
+
+
 # ------------------------------------------------------------------------------------ the value
 
 
 def _repeatable(p: Probe) -> Iterator[Comparison]:
-    rounding = 16 * p.problem.eps  # sums may be taken in another order, on some devices
-    yield Comparison(p.f(*p.x), p.f(*p.x), rounding, against="the first run")
+    rounding = 16 * p.eps  # sums may be taken in another order, on some devices
+    f = p.problem.value
+    yield Comparison(f(*p.x), f(*p.x), rounding, against="the first run")
 
 
 def _untouched(p: Probe) -> Iterator[Comparison]:
@@ -156,7 +244,10 @@ def _whole(p: Probe, modes: str, got: Leaves) -> Iterator[Comparison]:
     """Compare a Jacobian, multiplied with directions, with differences along these."""
     if "r" not in modes[1:]:
         slope = p.slope("f" if len(modes) == 2 else "")
-        yield _near(p, got, slope._replace(value=reals(slope.value)))
+        expected = reals(slope.value)
+        if p.mixed:  # then a Jacobian has one dtype or the other
+            got = tuple(g.to(e.dtype) for g, e in zip(got, expected, strict=True))
+        yield _near(p, got, slope._replace(value=expected))
         return
     # <ct, D²f[u, v]> is the derivative along v of the pullback of ct, weighed with u.
     slope, u = p.slope("r"), p.w.u[0]
@@ -166,8 +257,8 @@ def _whole(p: Probe, modes: str, got: Leaves) -> Iterator[Comparison]:
 
 def _near(p: Probe, got: Leaves, slope: Estimate) -> Comparison:
     scales = [
-        max(float(v.abs().max()) if v.numel() else 0.0, _NATURAL * size)
-        for v, size in zip(slope.value, slope.sizes, strict=True)
+        max(largest(v), _NATURAL * natural)
+        for v, natural in zip(slope.value, slope.sizes, strict=True)
     ]
     return Comparison(
         got, slope.value, p.tolerance.differences, slope.error, scales, "finite differences"
@@ -191,8 +282,12 @@ def _weighed(p: Probe, got: Tensor, slope: Estimate, ct: Leaves, scale: float = 
 
 
 def _size_of_terms(x: Leaves, y: Leaves) -> float:
-    """Return what rounding of <x, y> is relative to: its terms, not the sum."""
-    return float(inner([a.abs() for a in x], [b.abs() for b in y]))
+    """Return what rounding of <x, y> is relative to: its terms, not the sum.
+
+    Where one of them is not finite there is no such size, and it must not become a tolerance.
+    """
+    terms = float(inner([a.abs() for a in x], [b.abs() for b in y]))
+    return terms if terms < float("inf") else 0.0
 
 
 def _dot_product(p: Probe) -> Iterator[Comparison]:
@@ -200,10 +295,10 @@ def _dot_product(p: Probe) -> Iterator[Comparison]:
     pushed = jvp(p.f, p.x, p.w.u[0])[1]
     pulled = vjp(p.f, *p.x)[1](p.w.ct_out[0])
     ct = p.w.ct_out[0]
-    scale = max(_size_of_terms(ct, pushed), _size_of_terms(pulled, p.w.u[0]))
+    scale = max(_size_of_terms(ct, pushed), _size_of_terms(pulled, p.w.u[0]), _NATURAL * p.weight)
     yield Comparison(
         (inner(pulled, p.w.u[0]),), (inner(ct, pushed),), p.tolerance.exact, None, (scale,),
-        "the derivative by forward mode",
+        "the derivative by forward mode", infinite=False,
     )  # fmt: skip
 
 
@@ -212,18 +307,19 @@ def _second_agree(p: Probe) -> Iterator[Comparison]:
     f, w = bent(p.f, p.w), p.w
     ct, (u, v) = w.ct_out[0], w.u[:2]
     forward_first = w._replace(ct_out=(ct, ct, *w.ct_out[2:]))
+    terms = derivative(f, "fr", w)(*p.x)
     numbers = [
-        inner(derivative(f, "fr", w)(*p.x), u),
+        inner(terms, u),
         inner(ct, derivative(f, "ff", w)(*p.x)),
         inner(derivative(f, "rf", forward_first)(*p.x), v),
         inner(derivative(f, "rr", w._replace(ct_in=(u, u, *w.ct_in[2:])))(*p.x), v),
     ]
-    terms = derivative(f, "fr", w)(*p.x)
-    scale = _size_of_terms(terms, u)
+    scale = max(_size_of_terms(terms, u), _NATURAL * p.weight)
     for number in numbers[1:]:
         yield Comparison(
-            (number,), (numbers[0],), p.tolerance.exact, None, (scale,), "forward over reverse"
-        )
+            (number,), (numbers[0],), p.tolerance.exact, None, (scale,), "forward over reverse",
+            infinite=False,
+        )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------ table of checks
@@ -231,17 +327,20 @@ def _second_agree(p: Probe) -> Iterator[Comparison]:
 
 def _of_transform(t: Transform) -> Check:
     def run(p: Probe) -> Iterator[Comparison]:
-        got = t.run(p.f, p.x, p.w)
+        q = p.problem
+        # What is declared constant has values, but no derivatives.
+        f, reference = (p.f, q.reference) if t.modes else (q.value, q.reference_value)
+        got = t.run(f, p.x, p.w)
         if t.like is not None:
-            yield _same(p, got, t.like(p.f, p.x, p.w), "what a loop gives")
+            yield _same(p, got, t.like(f, p.x, p.w), "what a loop gives")
         elif t.group == "jacobian":
             yield from _whole(p, t.modes, got)
         elif t.modes:
             yield from _by_differences(p, t.modes, got)
         if t.group == "first":
             yield from _alone(p, t.name)
-        if p.problem.reference is not None:
-            yield _same(p, got, t.run(p.problem.reference, p.x, p.w), "the reference")
+        if reference is not None:
+            yield _same(p, got, t.run(reference, p.x, p.w), "the reference")
 
     return Check(t.name, t.group, run, t.modes, len(t.modes))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tsgu_func.testing.checker.problem import Leaves
 
-__all__ = ["Comparison", "Finding", "Tolerance", "Verdict", "judge"]
+__all__ = ["Comparison", "Finding", "Tolerance", "Verdict", "judge", "judge_all", "largest"]
 
 
 class Verdict(enum.StrEnum):
@@ -48,6 +48,7 @@ class Comparison:
     """Leaves that came out, those that had to, and how well these are known.
 
     ``scales`` are the sizes that errors are relative to, by default the largest entry of each leaf.
+    Where ``infinite`` is false, the same NaN or infinity on both sides says nothing.
     """
 
     got: Leaves
@@ -56,11 +57,16 @@ class Comparison:
     errors: Sequence[float] | None = None
     scales: Sequence[float] | None = None
     against: str = "expected"
+    infinite: bool = True
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A verdict, with the entry that decided it."""
+    """A verdict, with the entry that decided it.
+
+    ``apart`` is how far the numbers are apart beside their scale; of what cannot be measured, such
+    as a wrong shape, infinity.  ``sampled`` says that finite differences were the oracle.
+    """
 
     verdict: Verdict
     detail: str = ""
@@ -68,6 +74,8 @@ class Finding:
     index: tuple[int, ...] = ()
     got: complex | None = None
     expected: complex | None = None
+    apart: float = float("inf")
+    sampled: bool = False
 
 
 _HOLDS = Finding(Verdict.HOLDS)
@@ -81,13 +89,25 @@ def judge(comparison: Comparison, atol: float) -> Finding:
         return Finding(Verdict.FAILS, f"{len(got)} tensors came out, instead of {len(expected)}")
     # What is rounding for the largest leaf is nothing to be found in one that is zero.
     eps = max((torch.finfo(e.dtype).eps for e in expected if e.numel()), default=0.0)
-    floor = atol + 100 * eps * max(map(_largest, expected), default=0.0)
+    floor = atol + 100 * eps * max(map(largest, expected), default=0.0)
     worst = _HOLDS
     for i in range(len(got)):
         finding = _judge_leaf(comparison, i, floor)
         if _RANK.index(finding.verdict) > _RANK.index(worst.verdict):
             worst = finding
     return worst
+
+
+def judge_all(comparisons: Iterable[Comparison], atol: float) -> Finding:
+    """Return the first finding that fails, or else one that cannot be told."""
+    undecided = None
+    for comparison in comparisons:
+        finding = judge(comparison, atol)
+        if finding.verdict is Verdict.FAILS:
+            return finding
+        if finding.verdict is Verdict.UNDECIDED:
+            undecided = finding
+    return undecided or _HOLDS
 
 
 def _judge_leaf(comparison: Comparison, i: int, floor: float) -> Finding:
@@ -99,33 +119,48 @@ def _judge_leaf(comparison: Comparison, i: int, floor: float) -> Finding:
         return Finding(Verdict.FAILS, f"dtype {got.dtype} instead of {expected.dtype}", i)
     if not got.numel():
         return _HOLDS
-    got, expected = got.detach(), expected.detach()
+    return _judge_numbers(comparison, i, floor)
+
+
+def _judge_numbers(comparison: Comparison, i: int, floor: float) -> Finding:
+    got, expected = comparison.got[i].detach(), comparison.expected[i].detach()
+    sampled = comparison.errors is not None
     error = 0.0 if comparison.errors is None else comparison.errors[i]
-    scale = _largest(expected) if comparison.scales is None else comparison.scales[i]
-    gap = (got - expected).abs()
-    # The same infinity or NaN on both sides is agreement; on one side it is as bad as can be.
-    same = (got == expected) | (got.isnan() & expected.isnan())
-    gap = torch.where(same, 0.0, gap).nan_to_num(nan=torch.inf)
-    at = int(gap.flatten().argmax())
+    scale = largest(expected) if comparison.scales is None else comparison.scales[i]
+    tolerance = floor + comparison.rtol * scale
+    gaps = _gaps(got, expected)
+    at = int(gaps.flatten().argmax())
+    gap = float(gaps.max())
     index = tuple(int(k) for k in torch.unravel_index(torch.tensor(at), got.shape))
     numbers = (i, index, got.flatten()[at].item(), expected.flatten()[at].item())
-    largest, tolerance = float(gap.max()), floor + comparison.rtol * scale
-    if comparison.errors is not None and not bool(torch.isfinite(expected).all()):
+    finite = bool(torch.isfinite(expected).all())
+    if sampled and not finite:
         return Finding(Verdict.UNDECIDED, "finite differences found no finite slope", *numbers)
-    if largest > tolerance + 3 * error:
-        apart = f"{largest:.1e} from {comparison.against}, where {tolerance:.1e} is allowed"
-        return Finding(Verdict.FAILS, apart, *numbers)
+    if gap == float("inf") and error > tolerance + scale:
+        return Finding(Verdict.UNDECIDED, "finite differences do not settle here", *numbers)
+    if gap > tolerance + 3 * error:
+        apart = f"{gap:.1e} from {comparison.against}, where {tolerance:.1e} is allowed"
+        beside = gap / scale if scale else float("inf")
+        return Finding(Verdict.FAILS, apart, *numbers, beside, sampled)
     if error > tolerance:
         noisy = (
             f"finite differences are known to {error:.1e} only, where {tolerance:.1e} is needed: "
             f"the function is noisy or not smooth here"
         )
         return Finding(Verdict.UNDECIDED, noisy, *numbers)
+    if not (finite or comparison.infinite):
+        return Finding(Verdict.UNDECIDED, "NaN or infinity on both sides says nothing", *numbers)
     return _HOLDS
 
 
-def _largest(x: Tensor) -> float:
-    if not x.numel():
-        return 0.0
-    largest = float(x.detach().abs().max())
-    return largest if largest < float("inf") else 0.0
+def _gaps(got: Tensor, expected: Tensor) -> Tensor:
+    """Return how far the entries are apart: infinitely, where one of them alone is not finite."""
+    same = (got == expected) | (got.isnan() & expected.isnan())
+    gaps = torch.where(same, 0.0, (got - expected).abs())
+    return gaps.nan_to_num(nan=torch.inf, posinf=torch.inf)
+
+
+def largest(x: Tensor) -> float:
+    """Return the largest of the finite entries: no tolerance is made of one that is not."""
+    size = x.detach().abs()
+    return float(torch.where(torch.isfinite(size), size, 0.0).max()) if x.numel() else 0.0

@@ -48,15 +48,18 @@ class _Best:
     kink: float = float("inf")
 
 
-def along(f: Function, x: Leaves, u: Leaves, tolerance: float = 1e-9) -> Estimate:
+def along(
+    f: Function, x: Leaves, u: Leaves, tolerance: float = 1e-9, rounding: float = 0.0
+) -> Estimate:
     """Differentiate f at x along u.
 
-    Steps start at 4 ε^(1/5), ε the rounding unit: where a first extrapolation has about the least
-    error for a function that changes over distances of the size of u.  They shrink until the
-    error is below `tolerance`, relative to the derivative, or has stopped falling.
+    Steps start at 4 ε^(1/5), ε the rounding unit, or `rounding` if f is known to be less precise:
+    where a first extrapolation has about the least error for a function that changes over distances
+    of the size of u.  They shrink until the error is below `tolerance`, relative to the derivative,
+    or has stopped falling.
     """
     center = f(*x)
-    eps = max(torch.finfo(a.dtype).eps for a in (*x, *center))
+    eps = max(rounding, *(torch.finfo(a.dtype).eps for a in (*x, *center)))
     tableau = _Tableau(center)
     h, stalled = 4 * eps**0.2, 0
     failure: Exception | None = None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
-from tsgu_func.testing.checker.comparison import Comparison
+from tsgu_func.testing.checker.comparison import Comparison, largest
 from tsgu_func.testing.checker.problem import Function, Leaves, Problem
 
 __all__ = ["PRECISION", "Rounding"]
@@ -50,10 +50,10 @@ class Rounding:
         moved = [0.0] * len(expected)
         for trial in range(_TRIALS):
             near = of(*(self._perturbed(a, trial) for a in self.wide))
-            gaps = [_largest(n - e) for n, e in zip(near, expected, strict=True)]
+            gaps = [largest(n - e) for n, e in zip(near, expected, strict=True)]
             moved = [max(m, g) for m, g in zip(moved, gaps, strict=True)]
         scales = [
-            _FACTOR * (m / self.eps + _largest(e)) for m, e in zip(moved, expected, strict=True)
+            _FACTOR * (m / self.eps + largest(e)) for m, e in zip(moved, expected, strict=True)
         ]
         narrow = tuple(_lowered(e, self.dtype) for e in expected)
         # The dtype is judged, too: what is double in double precision is to be low here.
@@ -69,10 +69,6 @@ class Rounding:
         generator = torch.Generator("cpu").manual_seed(trial)
         signs = torch.randint(0, 2, a.shape, generator=generator).to(a.device) * 2 - 1
         return a * (1 + self.eps * signs)
-
-
-def _largest(x: Tensor) -> float:
-    return float(x.detach().abs().max()) if x.numel() else 0.0
 
 
 def _value(r: Rounding) -> Iterator[Comparison]:

@@ -20,6 +20,7 @@ __all__ = [
     "Function",
     "Leaves",
     "Problem",
+    "UnknownNameError",
     "inner",
     "leaves_of",
     "problem_of",
@@ -34,7 +35,7 @@ _MEMBERS = 3  # of a batch: two could be swapped and come out right on average
 
 
 class Directions(NamedTuple):
-    """What a function is probed with; all tensors, so that a compiler may be given them.
+    """What a function is probed with; tensors, so that a compiler may be given them.
 
     Level k is for the k-th derivative, from the inside.  Directions are as long as what they
     change, and cotangents as short as what they weigh is long: so each derivative along them has
@@ -46,6 +47,7 @@ class Directions(NamedTuple):
     ct_in: tuple[Leaves, ...]
     scale: Leaves
     members: tuple[Leaves, ...]
+    randomness: str = "error"  # of vmap
 
 
 @dataclass(frozen=True)
@@ -53,17 +55,21 @@ class Problem:
     """A function of tensors at a point.
 
     `function` and `reference` take the leaves and return the leaves of what comes out that are
-    floating or complex.  `masks` says which entries of a direction are kept: a counterexample
+    floating or complex and not declared constant; `value` and `reference_value` return these, too.
+    `masks` says which entries of a direction are kept: a counterexample
     becomes smaller by taking some away.
     """
 
     function: Function
+    value: Function
     x: Leaves
     names: tuple[str, ...]
     rebuild: Callable[[Sequence[Any]], Any]
     seed: int = 0
     order: int = 2
     reference: Function | None = None
+    reference_value: Function | None = None
+    randomness: str = "error"
     masks: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -107,6 +113,7 @@ class Problem:
             scale=tuple(a.new_full((), size(a), dtype=a.real.dtype) for a in out),
             members=tuple(tuple(self._member(m, i, a) for i, a in enumerate(self.x))
                           for m in range(_MEMBERS)),
+            randomness=self.randomness,
         )  # fmt: skip
 
     def _draw(self, name: str, like: Tensor, length: float) -> Tensor:
@@ -158,18 +165,27 @@ def _hash(key: str) -> int:
 
 
 def problem_of(
-    fn: Callable[..., Any], args: Any, *, dtype: torch.dtype | None = None, **options: Any
+    fn: Callable[..., Any],
+    args: Any,
+    *,
+    dtype: torch.dtype | None = None,
+    constant: Sequence[str] = (),
+    **options: Any,
 ) -> Problem:
     """See a function of pytrees as one of its floating and complex tensors.
 
     With `dtype` those are converted to it (from real to complex: with an imaginary part of the same
-    size).
+    size).  What is named in `constant` is not differentiated: ``args[1]``, ``out['mean']``.
     """
     args = args if isinstance(args, tuple) else (args,)
     leaves = optree.tree_leaves(args, namespace=_NAMESPACE)
     names = [a.codify("args") for a in optree.tree_accessors(args, namespace=_NAMESPACE)]
     build = _builder(args, itertools.count())
-    moving = [i for i, a in enumerate(leaves) if _is_moving(a, names[i])]
+    still = [c for c in constant if not _is_output(c)]
+    _refuse_unknown(still, names)
+    moving = [
+        i for i, a in enumerate(leaves) if _is_moving(a, names[i]) and not _within(names[i], still)
+    ]
     if not moving:
         raise TypeError(
             f"args holds no floating or complex tensor to differentiate with respect to; got "
@@ -185,17 +201,61 @@ def problem_of(
     def flat(function: Callable[..., Any]) -> Function:
         return lambda *x: leaves_of(function(*rebuild(x)))
 
+    def varying(function: Callable[..., Any]) -> Function:
+        kept = _Varying([c for c in constant if _is_output(c)])
+        return (lambda *x: kept(function(*rebuild(x)))) if kept.constant else flat(function)
+
     given = [leaves[i].detach() for i in moving]
     x = tuple(a.clone() if dtype is None else _converted(a, dtype, i) for i, a in enumerate(given))
     reference = options.pop("reference", None)
     return Problem(
+        varying(fn),
         flat(fn),
         x,
         tuple(names[i] for i in moving),
         rebuild,
-        reference=None if reference is None else flat(reference),
+        reference=None if reference is None else varying(reference),
+        reference_value=None if reference is None else flat(reference),
         **options,
     )
+
+
+class UnknownNameError(ValueError):
+    """A name in `constant` is none of an argument or a result."""
+
+
+def _refuse_unknown(constant: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse what names none of the tensors."""
+    for c in constant:
+        if not any(_within(name, [c]) for name in names):
+            raise UnknownNameError(f"constant holds some of {', '.join(names)}; got {c!r}")
+
+
+def _is_output(name: str) -> bool:
+    return name.startswith("out")
+
+
+def _within(name: str, parts: Sequence[str]) -> bool:
+    return any(name == p or name.startswith((f"{p}[", f"{p}.")) for p in parts)
+
+
+class _Varying:
+    """Takes the leaves of a result that are not declared constant."""
+
+    def __init__(self, constant: Sequence[str]) -> None:
+        self.constant = constant
+        self.kept: list[int] | None = None
+
+    def __call__(self, out: Any) -> Leaves:
+        if self.kept is None:  # at the first call, which is never inside of the compiler
+            self.kept = self._found(out)
+        leaves = optree.tree_leaves(out, namespace=_NAMESPACE)
+        return leaves_of([leaves[i] for i in self.kept])
+
+    def _found(self, out: Any) -> list[int]:
+        names = [a.codify("out") for a in optree.tree_accessors(out, namespace=_NAMESPACE)]
+        _refuse_unknown(self.constant, names)
+        return [i for i, name in enumerate(names) if not _within(name, self.constant)]
 
 
 def leaves_of(out: Any) -> Leaves:

@@ -10,54 +10,72 @@ from torch import Tensor
 
 from tsgu_func.testing.checker.problem import Problem
 
-__all__ = ["smallest"]
+__all__ = ["Shrinking"]
 
 _SECONDS = 5.0
+_SHARE = 0.25  # of what is left, for one cell
 _TRIES = 200
 
+Fails = Callable[[Problem], bool]
 
-def smallest(problem: Problem, fails: Callable[[Problem], bool]) -> Problem:
-    """Return the smallest problem found on which the check still fails.
 
-    Numbers are rounded, and each direction and cotangent loses entries by halves, for as long as
-    the check goes on failing.
-    """
-    budget = _Budget(fails)
+class Shrinking:
+    """The time for all counterexamples of a report."""
+
+    def __init__(self) -> None:
+        self.left = _SECONDS
+
+    def smallest(self, problem: Problem, fails: Fails, stays: Fails) -> Problem:
+        """Return the smallest problem found on which the check still fails.
+
+        Numbers are rounded as long as `stays` says that it is the same failure at the new point;
+        each direction and cotangent loses entries by halves as long as `fails` does.
+        """
+        budget = _Budget(_SHARE * self.left)
+        small = _smallest(problem, budget.limited(fails), budget.limited(stays))
+        self.left -= budget.spent()
+        return small
+
+
+def _smallest(problem: Problem, fails: Fails, stays: Fails) -> Problem:
     for digits in (0, 1, 2):
         rounded = problem.at(tuple(_rounded(a, digits) for a in problem.x))
-        if budget(rounded):
+        if stays(rounded):
             problem = rounded
             break
     w = problem.directions()
     for kind, levels in (("u", w.u), ("ct_in", w.ct_in), ("ct_out", w.ct_out)):
         for k, leaves in enumerate(levels):
             for i, like in enumerate(leaves):
-                problem = _fewer_entries(problem, f"{kind}{k}.{i}", like, budget)
+                problem = _fewer_entries(problem, f"{kind}{k}.{i}", like, fails)
     return problem
 
 
 class _Budget:
     """Asks whether a problem still fails, for so long."""
 
-    def __init__(self, fails: Callable[[Problem], bool]) -> None:
-        self.fails, self.tries, self.began = fails, 0, time.monotonic()
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.tries, self.began = seconds, 0, time.monotonic()
 
-    def __call__(self, problem: Problem) -> bool:
-        self.tries += 1
-        if self.tries > _TRIES or time.monotonic() - self.began > _SECONDS:
-            return False
-        return self.fails(problem)
+    def spent(self) -> float:
+        return time.monotonic() - self.began
+
+    def limited(self, fails: Fails) -> Fails:
+        def ask(problem: Problem) -> bool:
+            self.tries += 1
+            return self.tries <= _TRIES and self.spent() <= self.seconds and fails(problem)
+
+        return ask
 
 
 def _rounded(a: Tensor, digits: int) -> Tensor:
     if a.is_complex():
         return torch.complex(_rounded(a.real, digits), _rounded(a.imag, digits))
-    return a.round(decimals=digits)
+    rounded = a.round(decimals=digits)
+    return torch.where(rounded == 0, a, rounded)  # zero is where most functions have their kinks
 
 
-def _fewer_entries(
-    problem: Problem, name: str, like: Tensor, fails: Callable[[Problem], bool]
-) -> Problem:
+def _fewer_entries(problem: Problem, name: str, like: Tensor, fails: Fails) -> Problem:
     """Bisect the entries of a direction; or leave it out if the check fails without it."""
     entries = torch.arange(like.numel(), device=like.device)
     if (without := _keep(problem, name, like, entries[:0])) and fails(without):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -89,9 +90,10 @@ def leaves(x: Leaves) -> Leaves:
 
 
 def pulled(out: Leaves, x: Leaves, ct: Leaves, *, graph: bool = False) -> Leaves:
+    """Return the gradients of what has one; of what has no graph they are zero."""
     some = [(o, c) for o, c in zip(out, ct, strict=True) if o.requires_grad]
     if not some:
-        raise RuntimeError("nothing that comes out requires a gradient, although what goes in does")
+        return tuple(map(torch.zeros_like, x))
     outs, cts = zip(*some, strict=True)
     return torch.autograd.grad(
         outs, x, cts, create_graph=graph, allow_unused=True, materialize_grads=True
@@ -146,14 +148,20 @@ def cotangents(w: Directions) -> tuple[Leaves, ...]:
 
 def batched_cotangents(f: Function, x: Leaves, w: Directions) -> Leaves:
     x = leaves(x)
-    cts = [torch.stack(c) for c in zip(*cotangents(w), strict=True)]
-    return torch.autograd.grad(
-        f(*x), x, cts, is_grads_batched=True, allow_unused=True, materialize_grads=True
-    )
+    stacks = [torch.stack(c) for c in zip(*cotangents(w), strict=True)]
+    some = [(o, c) for o, c in zip(f(*x), stacks, strict=True) if o.requires_grad]
+    zeros = [torch.stack([torch.zeros_like(a)] * 3) for a in x]
+    if not some:
+        return tuple(zeros)
+    outs, cts = zip(*some, strict=True)
+    grads = torch.autograd.grad(outs, x, cts, is_grads_batched=True, allow_unused=True)
+    # PyTorch's own zeros for what has no influence lack the batch.
+    return tuple(z if g is None else g for g, z in zip(grads, zeros, strict=True))
 
 
 def looped_cotangents(f: Function, x: Leaves, w: Directions) -> Leaves:
-    each = [vjp(f, *x)[1](ct) for ct in cotangents(w)]
+    x = leaves(x)
+    each = [pulled(f(*x), x, ct) for ct in cotangents(w)]
     return tuple(torch.stack(g) for g in zip(*each, strict=True))
 
 
@@ -165,7 +173,7 @@ def checkpointed(f: Function, x: Leaves, w: Directions) -> Leaves:
 def without_grad(f: Function, x: Leaves, w: Directions) -> Leaves:
     with torch.no_grad():
         plain = f(*leaves(x))
-    if any(a.requires_grad for a in plain):
+    if any(a.grad_fn is not None for a in plain):  # a view, or the argument itself, has none
         raise RuntimeError("what comes out requires a gradient under torch.no_grad()")
     with torch.inference_mode():
         return (*plain, *(a.clone() for a in f(*x)))
@@ -201,9 +209,12 @@ def as_reals(f: Function, x: Leaves) -> tuple[Function, Leaves]:
 def contracted(jacobian: Any, u: Leaves) -> Any:
     """Multiply a nest of Jacobians, outputs first, with a direction over the last axes."""
     if isinstance(jacobian[0], Tensor):
+        # In the wider dtype, if they differ; not by einsum, whose letters run out.
+        wide = [torch.promote_types(j.dtype, d.dtype) for j, d in zip(jacobian, u, strict=True)]
         terms = [
-            torch.tensordot(j, d, d.ndim) for j, d in zip(jacobian, u, strict=True)
-        ]  # not einsum: its letters run out
+            torch.tensordot(j.to(t), d.to(t), d.ndim)
+            for j, d, t in zip(jacobian, u, wide, strict=True)
+        ]
         return sum(terms[1:], terms[0])
     return tuple(contracted(j, u) for j in jacobian)
 
@@ -214,7 +225,8 @@ def jacobian(*outer_to_inner: Callable[..., Any]) -> Run:
     def run(f: Function, x: Leaves, w: Directions) -> Leaves:
         g, x_real = as_reals(f if len(outer_to_inner) == 1 else bent(f, w), x)
         for transform in reversed(outer_to_inner):
-            g = transform(g, tuple(range(len(x))))
+            options = {"randomness": w.randomness} if transform is jacfwd else {}
+            g = transform(g, tuple(range(len(x))), **options)
         result = g(*x_real)
         for level in reversed(range(len(outer_to_inner))):
             u = reals(w.u[level])
@@ -259,7 +271,8 @@ def mapped(modes: str) -> Run:
         results: list[Tensor] = []
         for which, dim in combinations(x):
             dims = tuple(dim if k else None for k in which)
-            results += vmap(g, dims)(*stacked(x, w, which, dim))
+            batched = vmap(g, dims, randomness=w.randomness)
+            results += batched(*stacked(x, w, which, dim))
         return tuple(results)
 
     return run
@@ -277,7 +290,7 @@ def one_by_one(modes: str) -> Run:
 
 def chunked(f: Function, x: Leaves, w: Directions) -> Leaves:
     every = (True,) * len(x)
-    return vmap(f, chunk_size=2)(*stacked(x, w, every))
+    return vmap(f, chunk_size=2, randomness=w.randomness)(*stacked(x, w, every))
 
 
 def all_one_by_one(f: Function, x: Leaves, w: Directions) -> Leaves:
@@ -290,13 +303,15 @@ def nested(f: Function, x: Leaves, w: Directions) -> Leaves:
     first = (True,) + (False,) * (len(x) - 1)
     rest = tuple(not k for k in first)
     twice = [torch.stack([a, 0.5 * a], 1) for a in stacked(x, w, every)]
-    results = list(vmap(vmap(f))(*twice))
+    over = partial(vmap, randomness=w.randomness)
+    results = list(over(over(f))(*twice))
     if any(rest):
         outer, inner_ = (tuple(0 if k else None for k in which) for which in (first, rest))
         mixed = [a if k else b for k, a, b in zip(first, stacked(x, w, first),
                                                   stacked(x, w, rest), strict=True)]  # fmt: skip
-        results += vmap(vmap(f, inner_), outer)(*mixed)
-        results += vmap(vmap(f, outer), inner_, out_dims=-1)(*mixed)
+        results += over(over(f, inner_), outer)(*mixed)
+        # Not out_dims: PyTorch garbles what one of the arguments has no influence on (#178425).
+        results += over(over(f, outer), inner_)(*mixed)
     return tuple(results)
 
 
@@ -316,7 +331,7 @@ def nested_one_by_one(f: Function, x: Leaves, w: Directions) -> Leaves:
     if any(rest):
         mixed = table([[over(m, n) for n in members] for m in members])
         results += mixed
-        results += [r.movedim(1, -1) for r in mixed]
+        results += [r.transpose(0, 1) for r in mixed]
     return tuple(results)
 
 
@@ -325,9 +340,10 @@ def outside(mode: str) -> Run:
 
     def run(f: Function, x: Leaves, w: Directions) -> Leaves:
         batch = stacked(x, w, (True,) * len(x))
+        g = vmap(f, randomness=w.randomness)
         if mode == "f":
-            return jvp(vmap(f), batch, _repeated(w.u[0]))[1]
-        return vjp(vmap(f), *batch)[1](_repeated(w.ct_out[0]))
+            return jvp(g, batch, _repeated(w.u[0]))[1]
+        return vjp(g, *batch)[1](_repeated(w.ct_out[0]))
 
     return run
 

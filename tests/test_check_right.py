@@ -1,0 +1,149 @@
+"""Right functions that are easily condemned: no cell says WRONG or RAISES."""
+
+import pytest
+import torch
+
+from tsgu_func.testing import Verdict, check_rules
+
+CELLS = ("value", "first", "higher", "eager", "jacobian", "vmap")
+X = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)
+F64 = torch.float64
+pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")
+
+
+def matrix(n):
+    return torch.randn(n, n, dtype=F64, generator=torch.Generator().manual_seed(n)) + n * torch.eye(
+        n, dtype=F64
+    )
+
+
+RIGHT = {
+    # derivatives that are zero
+    "sum of softmax": (lambda x: x.softmax(-1).sum(-1), (X,)),
+    "corrcoef of two": (torch.corrcoef, (matrix(3)[:, :2].contiguous(),)),
+    "a number, normalized": (lambda x: x / x.norm(), (X[2:],)),
+    "inverse times itself": (lambda A: torch.linalg.inv(A) @ A, (matrix(3),)),
+    # sizes that are far apart, and changes over short distances
+    "reciprocal": (lambda x: 1 / x, (torch.tensor([1e-6, 1.0, 1e3], dtype=F64),)),
+    "sine far away": (lambda x: torch.sin(x - 1e6), (X + 1e6,)),
+    "fast sine": (lambda x: torch.sin(1e6 * x), (X,)),
+    "tangent near its pole": (torch.tan, (torch.tensor([1.5707, 1.0], dtype=F64),)),
+    "staircase": (lambda x: torch.round(x, decimals=3), (X,)),
+    # low precision inside
+    "float": (lambda x: x.float(), (X,)),
+    "bfloat16": (lambda x: x.bfloat16(), (X,)),
+    "half": (lambda x: x.half(), (X,)),
+    "cfloat": (lambda x: x.cfloat(), (X,)),
+    "cube in float": (lambda x: (x.float() ** 3).double(), (X,)),
+    # kinks, at the point
+    "norm at zero": (lambda x: x.norm(), (torch.zeros(3, dtype=F64),)),
+    "power of zero": (lambda y: 0.0**y, (torch.tensor([0.0, 1.0, 2.0], dtype=F64),)),
+    "relu": (lambda x: torch.relu(x - X[0]), (X,)),
+    "root": (torch.sqrt, (torch.tensor([0.0, 1.0], dtype=F64),)),
+    "equal eigenvalues": (
+        lambda A: torch.linalg.eigvalsh((A + A.mT) / 2), (torch.eye(3, dtype=F64),)
+    ),
+    # batches
+    "product of many": (torch.prod, (1 + torch.linspace(0, 1, 125, dtype=F64),)),
+    "no influence": (lambda x, y: 2 * x, (X, X)),
+    "no influence of the first": (lambda x, y: 2 * y, (X, X)),
+    # views, identities, no graph
+    "transposed": (lambda A: A.mT, (matrix(3),)),
+    "an entry": (lambda x: x[0], (X,)),
+    "identity": (lambda x: x, (X,)),
+    "floor": (torch.floor, (X + 0.25,)),
+    "round": (torch.round, (X + 0.25,)),
+    "sign": (torch.sign, (X,)),
+    "angle": (torch.angle, (X,)),
+    "one output without gradient": (lambda x: (2 * x, torch.ones(2, dtype=F64)), (X,)),
+}  # fmt: skip
+
+
+# What PyTorch refuses, and says so.
+REFUSED = {
+    "sum of softmax": {"backward through forward_ad"},
+    "corrcoef of two": {"linearize"},
+}
+
+
+def condemned(report):
+    return {c.name for c in report.cells if c.verdict in (Verdict.FAILS, Verdict.RAISES)}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_what_is_right_is_not_condemned(name):
+    f, args = RIGHT[name]
+    report = check_rules(f, args, transforms=CELLS, dtypes=[F64])
+    assert condemned(report) == REFUSED.get(name, set()), str(report)
+    assert any(c.verdict is Verdict.HOLDS for c in report.cells)
+
+
+# ------------------------------------------------------------ what is not to be differentiated
+
+
+def test_results_that_are_declared_constant():
+    def f(x, y):
+        return {"square": x**2 * y, "cube": (x**3).detach()}
+
+    args = (X, X + 1)
+    assert "f" in condemned(check_rules(f, args, transforms=("first",), dtypes=[F64]))
+    options = {"transforms": CELLS, "dtypes": [F64]}
+    report = check_rules(f, args, constant=["out['cube']"], **options)
+    report.raise_if_failed()
+    with pytest.raises(ValueError, match=r"constant holds some of out\['cube'\], .*'out\[1\]'"):
+        check_rules(f, args, constant=["out[1]"], **options)
+
+
+def test_the_values_of_what_is_constant_are_checked():
+    calls = []
+
+    def moody(x):
+        calls.append(x)
+        return x**2, torch.full_like(x, len(calls))
+
+    report = check_rules(moody, (X,), constant="out[1]", transforms=("value",), dtypes=[F64])
+    assert "repeatable" in condemned(report)
+
+
+def test_arguments_that_are_declared_constant():
+    def f(parts, y):
+        return parts["x"] * y.detach() + parts["mask"].sum().detach()
+
+    args = ({"x": X, "mask": X}, X)
+    constant = ["args[1]", "args[0]['mask']"]
+    report = check_rules(f, args, constant=constant, transforms=CELLS, dtypes=[F64])
+    report.raise_if_failed()
+    with pytest.raises(ValueError, match=r"constant holds some of args\[0\]"):
+        check_rules(f, args, constant=["args[2]"])
+    with pytest.raises(ValueError, match="constant holds names"):
+        check_rules(f, args, constant=["y"])
+
+
+# ----------------------------------------------------------------------------------- random numbers
+
+
+def dropout(x):
+    return torch.nn.functional.dropout(x**2, 0.5)
+
+
+def seeded(x):
+    torch.manual_seed(0)
+    return dropout(x)
+
+
+@pytest.mark.parametrize("randomness", ["same", "different"])
+@pytest.mark.parametrize("f", [dropout, seeded])
+def test_what_is_random_is_not_condemned(f, randomness):
+    torch.manual_seed(1)
+    x = torch.linspace(1, 2, 12, dtype=F64)  # a dozen: some are dropped, and others each time
+    report = check_rules(f, (x,), transforms=CELLS, dtypes=[F64], randomness=randomness)
+    allowed = {"hessian", "functional.jacobian, vectorized"} | (
+        {"repeatable"} if f is dropout else set()
+    )
+    assert condemned(report) <= allowed, str(report)
+    assert ("repeatable" in condemned(report)) == (f is dropout)
+
+
+def test_randomness_is_one_of_vmaps():
+    with pytest.raises(ValueError, match="randomness is 'error', 'same' or 'different'; got 'no'"):
+        check_rules(torch.sin, (X,), randomness="no")

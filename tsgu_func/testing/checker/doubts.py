@@ -1,0 +1,113 @@
+"""Before a cell is called wrong: whether the oracle could know it.
+
+Each doubt is looked into only where numbers are apart, so a right function pays for none of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from tsgu_func.testing.checker.checks import Check, Probe, compared
+from tsgu_func.testing.checker.comparison import Finding, Verdict, judge_all, largest
+from tsgu_func.testing.checker.problem import Leaves, size
+
+__all__ = ["after_doubts"]
+
+# What two ways to compute the same are compared with: the differences that both are to be near to.
+_RESTS_ON = {"vjp with jvp": ("",), "second derivatives agree": ("r", "f")}
+_AMPLIFIED = 1e3  # how much more a derivative may vary than the function, from run to run
+_SEED = 5489201167  # nobody else's
+_FAR = 1e3  # sizes of the function, beyond which the sine of it is no longer known to rounding
+
+
+def after_doubts(check: Check, p: Probe, finding: Finding) -> Finding:
+    """Return what is left of the finding that a check fails."""
+    if finding.got is None or check.name == "repeatable":  # a shape, a dtype: nothing to doubt
+        return finding
+    for doubt in (_random, _far, _not_smooth):
+        if reason := doubt(check, p, finding):
+            return replace(finding, verdict=Verdict.UNDECIDED, detail=reason)
+    return _sampled_closer(check, p, finding) if finding.sampled else finding
+
+
+def _random(check: Check, p: Probe, finding: Finding) -> str | None:
+    if finding.apart <= _AMPLIFIED * _jitter(p):
+        return "the function gives other numbers each time that it is called"
+    several = check.group in ("vmap", "jacobian") and p.w.randomness == "different"
+    if (several or check.name == "linearize") and _draws(p):
+        return "the function draws random numbers, here in another order or without its seed"
+    return None
+
+
+def _jitter(p: Probe) -> float:
+    """Return how far apart two runs of the function are, beside its size."""
+    again = p.f(*p.x)
+    gaps = [_beside(largest(a - b), largest(a)) for a, b in zip(p.out, again, strict=True)]
+    return max(gaps, default=0.0)
+
+
+def _draws(p: Probe) -> bool:
+    """Whether the function draws random numbers, from its own seed or from that of all."""
+    with torch.random.fork_rng():
+        torch.manual_seed(_SEED)
+        before = _states()
+        p.f(*p.x)
+        return any(not torch.equal(a, b) for a, b in zip(before, _states(), strict=True))
+
+
+def _states() -> list[torch.Tensor]:
+    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return [torch.get_rng_state(), *on_gpus]
+
+
+def _far(check: Check, p: Probe, finding: Finding) -> str | None:
+    """Say if a higher derivative is asked for where the sine in it turns round and round."""
+    if check.group != "vmap" or len(check.modes) < 2:
+        return None
+    for member in p.w.members:
+        sizes = zip(p.f(*member), p.w.scale, strict=True)
+        if any(largest(y) > _FAR * float(s) for y, s in sizes):
+            return (
+                "the function is too steep for members of a batch that are not close to the point"
+            )
+    return None
+
+
+def _not_smooth(check: Check, p: Probe, finding: Finding) -> str | None:
+    """Say if the derivatives that are to agree are themselves known no better than they do."""
+    known = max((_error(p, modes) for modes in _RESTS_ON.get(check.name, ())), default=0.0)
+    if known > p.tolerance.differences and known >= min(finding.apart, 1.0):
+        return f"finite differences are known to {known:.1e} only: noisy, or not smooth, here"
+    return None
+
+
+def _error(p: Probe, modes: str) -> float:
+    slope = p.slope(modes)
+    sizes = (max(largest(v), s) for v, s in zip(slope.value, slope.sizes, strict=True))
+    return max(map(_beside, slope.error, sizes), default=0.0)
+
+
+def _sampled_closer(check: Check, p: Probe, finding: Finding) -> Finding:
+    """Take differences over shorter distances, where the function changes over shorter ones."""
+    left = finding
+    for reach in _reaches(p.x):
+        found = judge_all(compared(check, p.closer(reach)), p.tolerance.absolute)
+        if found.verdict is Verdict.HOLDS:
+            return found
+        if found.verdict is Verdict.UNDECIDED:
+            reason = "finite differences over shorter distances do not say so: it is not smooth"
+            left = replace(finding, verdict=Verdict.UNDECIDED, detail=reason)
+    return left
+
+
+def _reaches(x: Leaves) -> list[float]:
+    """Return two short distances, and the least entry beside the others of its tensor."""
+    sizes = [a.detach().abs() / size(a) for a in x]
+    least = min((float(s[s > 0].min()) for s in sizes if bool((s > 0).any())), default=1.0)
+    return [1e-3, 1e-5, *([least] if least < 1e-2 else [])]
+
+
+def _beside(error: float, scale: float) -> float:
+    return error / scale if scale else (float("inf") if error else 0.0)
