@@ -90,4 +90,5 @@ def _real_product(x: Tensor, y: Tensor) -> Tensor:
     """Return ``Re <x, y>`` along the last axis, written without lazy conjugation."""
     if not x.is_complex():
         return (x * y).sum(-1)
-    return (torch.view_as_real(x) * torch.view_as_real(y)).sum((-2, -1))
+    x, y = torch.view_as_real(x.resolve_conj()), torch.view_as_real(y.resolve_conj())
+    return (x * y).sum((-2, -1))

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp
+from torch.func import jvp, vjp, vmap
 
 from tsgu_func.testing.checker.comparison import Comparison, Tolerance, largest
 from tsgu_func.testing.checker.differences import Estimate, along
+from tsgu_func.testing.checker.linearity import LinearMap
 from tsgu_func.testing.checker.opchecks import check_custom_ops
+from tsgu_func.testing.checker.places import PLACES, Place, as_it_is, expanded, moved
 from tsgu_func.testing.checker.problem import Directions, Function, Leaves, Problem, inner, size
+from tsgu_func.testing.checker.selections import looped, of_five, stacked
 from tsgu_func.testing.checker.transforms import (
     TRANSFORMS,
     Run,
@@ -29,6 +33,8 @@ __all__ = ["BACKENDS", "CHECKS", "Check", "Probe", "compared", "old_style"]
 
 # A derivative that is smaller than this, beside the function, is compared in absolute terms.
 _NATURAL = 1e-3
+# How much larger results may be at another point, if that is to be one like any other.
+_FAR = 1e4
 
 
 def old_style(error: Exception) -> bool:
@@ -182,29 +188,120 @@ def _untouched(p: Probe) -> Iterator[Comparison]:
     yield Comparison(p.x, before, 0.0, against="the arguments before the call")
 
 
-def _transposed(a: Tensor) -> Tensor:
-    return a.mT.contiguous().mT if a.ndim > 1 else torch.stack([a, a + 1], -1)[..., 0]
-
-
-def _offset(a: Tensor) -> Tensor:
-    return torch.cat([a.new_zeros(3), a.flatten()])[3:].view(a.shape)
-
-
-def _conjugated(a: Tensor) -> Tensor:
-    return a.conj().resolve_conj().conj()
-
-
 def _strides(p: Probe) -> Iterator[Comparison]:
-    for place in (_transposed, _offset, _conjugated):
-        x = tuple(map(place, p.x))
-        yield _same(p, p.f(*x), p.f(*p.x), "what contiguous arguments give")
+    def run(x: Leaves, place: Place) -> Leaves:
+        return p.f(*x)
+
+    yield from _elsewhere(p, run)
+    yield from _stored_once(p, run)
 
 
 def _strided_pullback(p: Probe) -> Iterator[Comparison]:
-    ct = p.w.ct_out[0]
-    for place in (_transposed, _offset, _conjugated):
-        got = vjp(p.f, *map(place, p.x))[1](tuple(map(place, ct)))
-        yield _same(p, got, vjp(p.f, *p.x)[1](ct), "what contiguous arguments give")
+    def pulled(x: Leaves, place: Place) -> Leaves:
+        return vjp(p.f, *x)[1](tuple(map(place, p.w.ct_out[0])))
+
+    yield from _elsewhere(p, pulled)
+    yield from _stored_once(p, pulled)
+
+
+def _strided_tangent(p: Probe) -> Iterator[Comparison]:
+    def pushed(x: Leaves, place: Place) -> Leaves:
+        return jvp(p.f, x, tuple(map(place, p.w.u[0])))[1]
+
+    yield from _elsewhere(p, pushed)
+
+
+def _elsewhere(p: Probe, run: Callable[[Leaves, Place], Leaves]) -> Iterator[Comparison]:
+    """Run with arguments that are stored in other ways."""
+    expected = run(p.x, as_it_is)
+    for place in PLACES:
+        x = moved(p.x, place)
+        if x is not None:
+            yield _same(p, run(x, place), expected, "what contiguous arguments give")
+
+
+def _stored_once(p: Probe, run: Callable[[Leaves, Place], Leaves]) -> Iterator[Comparison]:
+    """Run with arguments that are expanded, one after the other; dual numbers cannot be."""
+    expected = run(p.x, as_it_is)
+    for i, a in enumerate(p.x):
+        flat = expanded(a)
+        stored = _within(run, (*p.x[:i], flat.contiguous(), *p.x[i + 1 :]), expected)
+        if flat is not a and stored is not None:
+            got = run((*p.x[:i], flat, *p.x[i + 1 :]), as_it_is)
+            yield _same(p, got, stored, "what the same numbers give, each of them stored")
+
+
+def _within(run: Callable[[Leaves, Place], Leaves], x: Leaves, known: Leaves) -> Leaves | None:
+    """Run at another point, of which nobody says that it is in the domain of the function.
+
+    A matrix that is constant along an axis is singular: what raises, warns or is huge there is no
+    mistake, and rounding may have become large.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            out = run(x, as_it_is)
+        except Exception:  # whatever it says, it is no fault at such a point
+            return None
+    most = _FAR * max((size(a) for a in known), default=1.0)
+    return out if all(bool((a.detach().abs() <= most).all()) for a in out) else None
+
+
+# ---------------------------------------------------------------------------------- linear maps
+
+
+def _linear_pullback(p: Probe) -> Iterator[Comparison]:
+    pull = vjp(p.f, *p.x)[1]
+    g, h = (_multiplied(p.w.ct_out[k], p.w.scale) for k in (0, 1))
+    weight = sum(float(s) * a.numel() for s, a in zip(p.w.scale, g, strict=True))
+    natural = [_NATURAL * weight / size(a) for a in p.x]
+    linear = LinearMap(pull, g, h, natural, p.tolerance.exact, p.problem.eps)
+    yield from linear.comparisons()
+    if len(g) > 1:
+        yield linear.parts_of(pull(g), _alone_cotangents(p, g), "cotangents of one output alone")
+
+
+def _alone_cotangents(p: Probe, ct: Leaves) -> list[Leaves]:
+    """Go backward from each output alone: the others have no cotangent at all."""
+    x = tuple(a.detach().clone().requires_grad_() for a in p.x)
+    return [
+        torch.autograd.grad(o, x, c, retain_graph=True, allow_unused=True, materialize_grads=True)
+        for o, c in zip(p.f(*x), ct, strict=True)
+        if o.requires_grad
+    ]
+
+
+def _linear_tangent(p: Probe) -> Iterator[Comparison]:
+    def push(u: Leaves) -> Leaves:
+        return jvp(p.f, p.x, u)[1]
+
+    sizes = tuple(a.new_full((), size(a), dtype=a.real.dtype) for a in p.x)
+    g, h = (_multiplied(p.w.u[k], tuple(1 / s for s in sizes)) for k in (0, 1))
+    steepness = sum(1 / float(s) for s in sizes)
+    natural = [_NATURAL * float(s) * steepness for s in p.w.scale]
+    yield from LinearMap(push, g, h, natural, p.tolerance.exact, p.problem.eps).comparisons()
+
+
+def _multiplied(x: Leaves, scales: Leaves) -> Leaves:
+    return tuple(a * s for a, s in zip(x, scales, strict=True))
+
+
+# ----------------------------------------------------------------------------- larger batches
+
+
+def _five(p: Probe) -> Iterator[Comparison]:
+    """Map over five members: of three, those after the third cannot go wrong."""
+    yield _mapped_five(p, p.f)
+
+
+def _five_pullbacks(p: Probe) -> Iterator[Comparison]:
+    yield _mapped_five(p, derivative(p.f, "r", p.w))
+
+
+def _mapped_five(p: Probe, f: Function) -> Comparison:
+    every, w = (True,) * len(p.x), of_five(p.w)
+    got = vmap(f)(*stacked(p.x, w, every))
+    return _same(p, got, looped(f, p.x, w, every), "what a loop gives")
 
 
 # -------------------------------------------------------------------------------- derivatives
@@ -322,6 +419,16 @@ def _second_agree(p: Probe) -> Iterator[Comparison]:
         )  # fmt: skip
 
 
+def _second_alone(p: Probe) -> Iterator[Comparison]:
+    """Go backward twice with respect to one argument, with the others held constant."""
+    for i in range(len(p.x) if len(p.x) > 1 else 0):
+        w = p.w._replace(ct_in=tuple(_only(ct, i) for ct in p.w.ct_in))
+        alone = w._replace(ct_in=tuple((ct[i],) for ct in p.w.ct_in))
+        got = derivative(bent(_of_one(p, i), w), "rr", alone)(p.x[i])
+        whole = derivative(bent(p.f, w), "rr", w)(*p.x)
+        yield _same(p, got, whole[i : i + 1], "what all arguments together give")
+
+
 # ------------------------------------------------------------------------------ table of checks
 
 
@@ -389,8 +496,14 @@ def _checks() -> list[Check]:
         Check("strides", "value", _strides),
         *map(_of_transform, TRANSFORMS.values()),
         Check("vjp of strided arguments", "first", _strided_pullback, "r", 1),
+        Check("jvp of strided arguments", "first", _strided_tangent, "f", 1),
+        Check("vjp is linear", "first", _linear_pullback, "r", 1),
+        Check("jvp is linear", "first", _linear_tangent, "f", 1),
         Check("vjp with jvp", "first", _dot_product, "fr", 1),
         Check("second derivatives agree", "higher", _second_agree, "fr", 2),
+        Check("rr of one argument", "higher", _second_alone, "rr", 2),
+        Check("vmap of 5", "vmap", _five),
+        Check("vmap(vjp) of 5", "vmap", _five_pullbacks, "r", 1),
         Check("opcheck", "opcheck", _opcheck),
         Check("compiled backward", "compile", _backward_outside(trace), "r", 1, trace),
     ]

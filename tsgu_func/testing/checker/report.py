@@ -85,12 +85,15 @@ class Report:
     >>> x = torch.tensor([1.0, 2.0])
     >>> report = check_rules(torch.sin, (x,), order=1, transforms=["first"], dtypes=[torch.float64])
     >>> print(report)
-    sin: 4 of 4 cells hold
+    sin: 7 of 7 cells hold
     cell                      float64
     ------------------------  -------
     f                         yes
     r                         yes
     vjp of strided arguments  yes
+    jvp of strided arguments  yes
+    vjp is linear             yes
+    jvp is linear             yes
     vjp with jvp              yes
     >>> report.raise_if_failed()
     """
