@@ -300,7 +300,7 @@ def _five_pullbacks(p: Probe) -> Iterator[Comparison]:
 
 def _mapped_five(p: Probe, f: Function) -> Comparison:
     every, w = (True,) * len(p.x), of_five(p.w)
-    got = vmap(f)(*stacked(p.x, w, every))
+    got = vmap(f, randomness=w.randomness)(*stacked(p.x, w, every))
     return _same(p, got, looped(f, p.x, w, every), "what a loop gives")
 
 
