@@ -287,14 +287,19 @@ def _smaller(
 
 
 def _alike(first: Finding, other: Finding, moved: bool = False) -> bool:
-    """Whether it is the same failure: NaN stays NaN; at another point the truth is not all zero."""
+    """Whether it is the same failure.
+
+    NaN stays NaN, and in place of a number that is not zero; so it does at another point.
+    """
     if other.verdict is not Verdict.FAILS or _finite(first) != _finite(other):
         return False
-    return not moved or bool(first.expected) <= bool(other.expected)
+    if moved or not all(_finite(first)):
+        return bool(first.expected) <= bool(other.expected)
+    return True
 
 
-def _finite(finding: Finding) -> list[bool | None]:
-    return [None if z is None else cmath.isfinite(z) for z in (finding.got, finding.expected)]
+def _finite(finding: Finding) -> list[bool]:
+    return [z is None or cmath.isfinite(z) for z in (finding.got, finding.expected)]
 
 
 def _example(problem: Problem, finding: Finding, again: str) -> Counterexample | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -164,9 +164,14 @@ class Report:
         return "\n".join([self._headline(), *columns(["cell", *dtypes], texts), *self._remarks()])
 
     def _remarks(self) -> list[str]:
-        wrong = [f"\n{c}" for c in (*self.failures, *self.undecided)]
+        raised = _by_error(c for c in self.failures if c.verdict is Verdict.RAISES)
+        wrong = [c for c in self.failures if c.verdict is Verdict.FAILS]
+        told = [*map(str, wrong), *raised, *map(str, self.undecided)]
         left = {(c.dtype, c.detail) for c in self.cells if c.verdict is Verdict.NOT_RUN}
-        return [*wrong, *(f"\nnot run ({d}): {why}" for d, why in sorted(left))]
+        return [
+            *(f"\n{text}" for text in told),
+            *(f"\nnot run ({d}): {why}" for d, why in sorted(left)),
+        ]
 
     def __rich__(self) -> Any:
         """Return the table for rich."""
@@ -198,6 +203,21 @@ class Report:
             "cells": [asdict(c) for c in self.cells],
         }
         return json.dumps(whole, indent=2, default=lambda z: [z.real, z.imag])
+
+
+def _by_error(cells: Iterable[Cell]) -> list[str]:
+    """Tell each error once, with the cells that raise it."""
+    found = dict[str, list[Cell]]()
+    for c in cells:
+        found.setdefault(c.detail, []).append(c)
+    return [
+        str(replace(c[0], name=_list(a.name for a in c), dtype=_list(a.dtype for a in c)))
+        for c in found.values()
+    ]
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(names))
 
 
 def worst(verdicts: Any) -> Verdict:
