@@ -147,3 +147,39 @@ def test_what_is_random_is_not_condemned(f, randomness):
 def test_randomness_is_one_of_vmaps():
     with pytest.raises(ValueError, match="randomness is 'error', 'same' or 'different'; got 'no'"):
         check_rules(torch.sin, (X,), randomness="no")
+
+
+def test_right_functions_hold_where_differences_reach():
+    for name in ("reciprocal", "sine far away", "a number, normalized", "inverse times itself"):
+        f, args = RIGHT[name]
+        report = check_rules(f, args, transforms=("first", "backward"), dtypes=[F64])
+        assert report.holds, str(report)
+
+
+def test_the_same_functions_are_not_passed_when_wrong():
+    class Wrong(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return 1 / x
+
+        @staticmethod
+        def backward(ctx, ct):
+            return ct / ctx.saved_tensors[0] ** 2  # minus
+
+    (x,) = RIGHT["reciprocal"][1]
+    report = check_rules(Wrong.apply, (x,), transforms=("backward",), dtypes=[F64])
+    assert condemned(report) == {"backward"}
+
+
+def test_cells_share_their_differences():
+    calls = []
+
+    def f(x):
+        calls.append(x)
+        return torch.sin(x)
+
+    check_rules(f, (X,), transforms=("r",), dtypes=[F64])
+    once = len(calls)
+    check_rules(f, (X,), transforms=("r", "backward", "checkpoint"), dtypes=[F64])
+    assert len(calls) - once < 1.5 * once
