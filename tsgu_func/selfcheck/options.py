@@ -83,6 +83,12 @@ def _add_extent(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of directions and batches (default: %(default)s)",
     )
+    add(
+        "--planted",
+        action="store_true",
+        help="instead: plant mistakes in functions, and print which check_rules, gradcheck, "
+        "gradgradcheck and opcheck tell (alone, or with --markdown)",
+    )
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
@@ -92,6 +98,8 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the checks; return the exit code."""
+    if options.planted:
+        return _run_planted(options)
     from tsgu_func.selfcheck.command import run_check
 
     asked = Asked(
@@ -108,6 +116,22 @@ def run(options: argparse.Namespace) -> int:
     )
     try:
         return run_check(asked)
+    except OptionError as error:
+        print(f"tsgu_func check: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run_planted(options: argparse.Namespace) -> int:
+    from tsgu_func.selfcheck.planted.command import run_planted
+
+    others = {"op", "cell", "dtype", "device", "order", "compile", "quick", "seed", "json"}
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    given = [name for name in sorted(others) if getattr(options, name) != parser.get_default(name)]
+    try:
+        if given:
+            raise OptionError(f"--planted takes --markdown alone beside it, got --{given[0]}")
+        return run_planted(options.markdown)
     except OptionError as error:
         print(f"tsgu_func check: error: {error}", file=sys.stderr)
         return 2

@@ -296,6 +296,10 @@ def _five(p: Probe) -> Iterator[Comparison]:
 
 def _five_pullbacks(p: Probe) -> Iterator[Comparison]:
     yield _mapped_five(p, derivative(p.f, "r", p.w))
+    w, every = of_five(p.w), (True,) * len(p.x)
+    cts = tuple(torch.stack([c] * len(w.members)) for c in w.ct_out[0])
+    got = vjp(vmap(p.f), *stacked(p.x, w, every))[1](cts)
+    yield _same(p, got, looped(derivative(p.f, "r", w), p.x, w, every), "what a loop gives")
 
 
 def _mapped_five(p: Probe, f: Function) -> Comparison:
@@ -503,7 +507,7 @@ def _checks() -> list[Check]:
         Check("second derivatives agree", "higher", _second_agree, "fr", 2),
         Check("rr of one argument", "higher", _second_alone, "rr", 2),
         Check("vmap of 5", "vmap", _five),
-        Check("vmap(vjp) of 5", "vmap", _five_pullbacks, "r", 1),
+        Check("vmap and vjp of 5", "vmap", _five_pullbacks, "r", 1),
         Check("opcheck", "opcheck", _opcheck),
         Check("compiled backward", "compile", _backward_outside(trace), "r", 1, trace),
     ]

@@ -1,0 +1,1 @@
+"""Functions with one mistake each, and which checkers tell."""
