@@ -11,10 +11,11 @@ from typing import Any
 import optree
 import torch
 
-from tsgu_func.testing.checker.checks import CHECKS, Check, Probe, compared, old_style
+from tsgu_func.testing.checker.checks import CHECKS, Check, compared
 from tsgu_func.testing.checker.comparison import Finding, Verdict, judge_all
 from tsgu_func.testing.checker.doubts import after_doubts
 from tsgu_func.testing.checker.precision import PRECISION, Rounding
+from tsgu_func.testing.checker.probe import Probe, old_style
 from tsgu_func.testing.checker.problem import Problem, UnknownNameError, problem_of
 from tsgu_func.testing.checker.programs import name_of, program
 from tsgu_func.testing.checker.report import Cell, Counterexample, Report

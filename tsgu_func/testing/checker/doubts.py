@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import torch
 
-from tsgu_func.testing.checker.checks import Check, Probe, compared
+from tsgu_func.testing.checker.checks import Check, compared
 from tsgu_func.testing.checker.comparison import Finding, Verdict, judge_all, largest
+from tsgu_func.testing.checker.probe import Probe
 from tsgu_func.testing.checker.problem import Leaves, size
 
 __all__ = ["after_doubts"]
