@@ -1,0 +1,57 @@
+"""The plugin for pytest: ``@pytest.mark.check_rules``.
+
+A module beside the package, because every run of pytest imports it where tsgu_func is installed:
+the package would bring PyTorch along.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import NoReturn
+
+import pytest
+
+__all__: list[str] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker."""
+    config.addinivalue_line(
+        "markers",
+        "check_rules(**options): the test returns a function and a tuple of its arguments, of which "
+        "tsgu_func.testing.check_rules checks every derivative and batching rule",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test with the marker, and check the rules of the function that it returns."""
+    marks = list(pyfuncitem.iter_markers("check_rules"))
+    if not marks:
+        return None
+    options = {}
+    for mark in reversed(marks):  # from the module to the test, which has the last word
+        if mark.args:
+            _fail(f"check_rules takes options by name; got {mark.args}")
+        options |= mark.kwargs
+    names = inspect.signature(pyfuncitem.obj).parameters
+    returned = pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names})
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        _fail(
+            "a test marked with check_rules returns a function and a tuple of its arguments; got "
+            f"{returned!r}"
+        )
+    from tsgu_func.testing import RuleError, assert_rules
+
+    wrong = None
+    try:
+        assert_rules(*returned, **options)
+    except RuleError as error:
+        wrong = str(error).strip()
+    if wrong is not None:
+        _fail(wrong)
+    return True
+
+
+def _fail(message: str) -> NoReturn:
+    pytest.fail(message, pytrace=False)  # the report says it all

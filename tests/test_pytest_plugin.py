@@ -1,0 +1,98 @@
+"""``@pytest.mark.check_rules``, in a pytest of its own, and what importing it costs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+TESTS = """
+import pytest
+import torch
+
+SHORT = {"transforms": ["first"], "dtypes": [torch.float64]}
+
+
+@pytest.fixture
+def x():
+    return torch.tensor([0.5, 2.0])
+
+
+def half(x):
+    return x.square() / 2 + x.square().detach() / 2
+
+
+@pytest.mark.check_rules(**SHORT)
+def test_right(x):
+    return torch.sin, (x,)
+
+
+@pytest.mark.check_rules(**SHORT)
+@pytest.mark.parametrize("power", [2, 3])
+def test_powers(x, power):
+    return lambda x: x**power, (x,)
+
+
+@pytest.mark.check_rules(**SHORT)
+class TestWrong:
+    def test_half(self, x):
+        return half, (x,)
+
+    @pytest.mark.check_rules(transforms=["value"])
+    def test_own_options(self, x):
+        return half, (x,)
+
+
+@pytest.mark.check_rules
+def test_nothing():
+    pass
+
+
+@pytest.mark.check_rules(1)
+def test_positional(x):
+    return torch.sin, (x,)
+
+
+def test_plain():
+    pass
+"""
+
+
+@pytest.fixture(autouse=True)
+def _beside_this(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+
+
+def test_the_marker(pytester):
+    pytester.makepyfile(TESTS)
+    done = pytester.runpytest_subprocess("-p", "pytest_tsgu_func", "--strict-markers", "-rA")
+    done.assert_outcomes(passed=5, failed=3)
+    done.stdout.fnmatch_lines_random(
+        [
+            "PASSED *::test_powers[[]3[]]",
+            "PASSED *::TestWrong::test_own_options",
+            "FAILED *::TestWrong::test_half - Failed: half: 2 of *",
+            "*WRONG; * from finite differences*",
+            "*check_rules takes options by name; got (1,)*",
+            "*returns a function and a tuple of its arguments; got None*",
+        ]
+    )
+    text = str(done.stdout)
+    assert "raise RuleError" not in text
+    assert text.count("f (float64): WRONG") == 1
+
+
+def test_the_marker_is_declared(pytester):
+    done = pytester.runpytest_inprocess("-p", "pytest_tsgu_func", "--markers")
+    done.stdout.fnmatch_lines(["@pytest.mark.check_rules(*options): the test returns *"])
+
+
+def test_the_import_brings_nothing_along():
+    program = (
+        "import pytest, sys; before = set(sys.modules); import pytest_tsgu_func;"
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert done.stdout.decode().split() == ["pytest_tsgu_func"]
