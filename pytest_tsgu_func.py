@@ -18,8 +18,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker."""
     config.addinivalue_line(
         "markers",
-        "check_rules(**options): the test returns a function and a tuple of its arguments, of which "
-        "tsgu_func.testing.check_rules checks every derivative and batching rule",
+        "check_rules(**options): the test returns a function and a tuple of its arguments, of "
+        "which tsgu_func.testing.check_rules checks every derivative and batching rule",
     )
 
 

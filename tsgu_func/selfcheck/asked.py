@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DEVICES", "DTYPES", "ORDER", "SEED", "Asked", "OptionError", "spelled"]
+__all__ = ["DEVICES", "DTYPES", "LIMIT", "ORDER", "SEED", "Asked", "OptionError", "spelled"]
 
 DTYPES = ("float64", "complex128", "float32", "float16", "bfloat16")
 DEVICES = ("cpu", "cuda")
 ORDER, SEED = 2, 0
+LIMIT = 120.0  # seconds for an operator of PyTorch
 
 
 class OptionError(ValueError):
@@ -37,6 +38,9 @@ class Asked:
     quick: bool = False
     json_file: Path | None = None
     markdown_file: Path | None = None
+    torch: bool = False  # its operators, in place of those of this library
+    limit: float = LIMIT
+    resume: Path | None = None
 
 
 def spelled(asked: Asked) -> str:
@@ -58,7 +62,7 @@ def spelled(asked: Asked) -> str:
     >>> spelled(Asked(cells=("vmap(vjp)",), compiled=False))
     'python -m tsgu_func check --cell "vmap(vjp)" --no-compile'
     """
-    words = ["python", "-m", "tsgu_func", "check"]
+    words = ["python", "-m", "tsgu_func", "check", *["--torch"] * asked.torch]
     lists = {"op": asked.ops, "cell": asked.cells, "dtype": asked.dtypes, "device": asked.devices}
     for name, values in lists.items():
         for value in values:
@@ -67,8 +71,11 @@ def spelled(asked: Asked) -> str:
         words += ["--order", str(asked.order)]
     if asked.seed != SEED:
         words += ["--seed", str(asked.seed)]
+    if asked.limit != LIMIT:
+        words += ["--limit", f"{asked.limit:g}"]
     words += ["--no-compile"] * (not asked.compiled) + ["--quick"] * asked.quick
-    for name, path in (("json", asked.json_file), ("markdown", asked.markdown_file)):
+    files = {"json": asked.json_file, "markdown": asked.markdown_file, "resume": asked.resume}
+    for name, path in files.items():
         if path is not None:
             words += [f"--{name}", _quoted(path.as_posix())]
     return " ".join(words)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from tsgu_func.selfcheck.asked import DEVICES, DTYPES, ORDER, SEED, Asked, OptionError
+from tsgu_func.selfcheck.asked import DEVICES, DTYPES, LIMIT, ORDER, SEED, Asked, OptionError
 
 __all__ = ["add_arguments", "run"]
 
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_selection(parser)
     _add_extent(parser)
     _add_files(parser)
+    _add_torch(parser)
 
 
 def _add_selection(parser: argparse.ArgumentParser) -> None:
@@ -96,12 +98,37 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(name, type=_file, metavar="FILE", help=f"write {what}, too")
 
 
+def _add_torch(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "PyTorch's own operators",
+        "The exit code is 1 if a cell disagrees or a process was stopped: cells that raise are "
+        "what PyTorch says it cannot do.",
+    )
+    group.add_argument(
+        "--torch",
+        action="store_true",
+        help="check the operators of PyTorch's database in place of this library's, in float64 "
+        "unless --dtype says complex128; --op takes a whole name",
+    )
+    group.add_argument(
+        "--limit",
+        type=_seconds,
+        default=LIMIT,
+        metavar="S",
+        help="seconds for an operator (default: %(default)g)",
+    )
+    group.add_argument(
+        "--resume",
+        type=_file,
+        metavar="FILE",
+        help="write each operator to FILE when it is done, and leave out those that are there",
+    )
+
+
 def run(options: argparse.Namespace) -> int:
     """Run the checks; return the exit code."""
     if options.planted:
         return _run_planted(options)
-    from tsgu_func.selfcheck.command import run_check
-
     asked = Asked(
         ops=tuple(options.op or ()),
         cells=tuple(options.cell or ()),
@@ -113,9 +140,12 @@ def run(options: argparse.Namespace) -> int:
         quick=options.quick,
         json_file=options.json,
         markdown_file=options.markdown,
+        torch=options.torch,
+        limit=options.limit,
+        resume=options.resume,
     )
     try:
-        return run_check(asked)
+        return _runner(asked)(asked)
     except OptionError as error:
         print(f"tsgu_func check: error: {error}", file=sys.stderr)
         return 2
@@ -125,6 +155,7 @@ def _run_planted(options: argparse.Namespace) -> int:
     from tsgu_func.selfcheck.planted.command import run_planted
 
     others = {"op", "cell", "dtype", "device", "order", "compile", "quick", "seed", "json"}
+    others |= {"torch", "limit", "resume"}
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     given = [name for name in sorted(others) if getattr(options, name) != parser.get_default(name)]
@@ -135,6 +166,32 @@ def _run_planted(options: argparse.Namespace) -> int:
     except OptionError as error:
         print(f"tsgu_func check: error: {error}", file=sys.stderr)
         return 2
+
+
+def _runner(asked: Asked) -> Callable[[Asked], int]:
+    if not asked.torch:
+        if asked.resume is not None or asked.limit != LIMIT:
+            raise OptionError("--resume and --limit go with --torch")
+        from tsgu_func.selfcheck.command import run_check
+
+        return run_check
+    if asked.devices or asked.quick or not asked.compiled:
+        raise OptionError("--device, --quick and --no-compile do not go with --torch")
+    if len(asked.dtypes) > 1 or set(asked.dtypes) - {"float64", "complex128"}:
+        raise OptionError("--torch takes one --dtype, float64 or complex128")
+    from tsgu_func.selfcheck.operators import run_operators
+
+    return run_operators
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"takes a number of seconds, got {text!r}")
+    return seconds
 
 
 def _seed(text: str) -> int:
