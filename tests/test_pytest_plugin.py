@@ -1,12 +1,11 @@
-"""``@pytest.mark.check_rules``, in a pytest of its own, and what importing it costs."""
+"""``@pytest.mark.check_rules``, in a pytest of its own."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 pytest_plugins = ["pytester"]
+PLUGIN = "-p", "tsgu_func.testing.pytest_plugin"
 
 TESTS = """
 import pytest
@@ -67,7 +66,7 @@ def _beside_this(monkeypatch):
 
 def test_the_marker(pytester):
     pytester.makepyfile(TESTS)
-    done = pytester.runpytest_subprocess("-p", "pytest_tsgu_func", "--strict-markers", "-rA")
+    done = pytester.runpytest_subprocess(*PLUGIN, "--strict-markers", "-rA")
     done.assert_outcomes(passed=5, failed=3)
     done.stdout.fnmatch_lines_random(
         [
@@ -85,14 +84,5 @@ def test_the_marker(pytester):
 
 
 def test_the_marker_is_declared(pytester):
-    done = pytester.runpytest_inprocess("-p", "pytest_tsgu_func", "--markers")
+    done = pytester.runpytest_inprocess(*PLUGIN, "--markers")
     done.stdout.fnmatch_lines(["@pytest.mark.check_rules(*options): the test returns *"])
-
-
-def test_the_import_brings_nothing_along():
-    program = (
-        "import pytest, sys; before = set(sys.modules); import pytest_tsgu_func;"
-        "print(*sorted(set(sys.modules) - before))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
-    assert done.stdout.decode().split() == ["pytest_tsgu_func"]

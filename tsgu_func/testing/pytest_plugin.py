@@ -1,7 +1,7 @@
-"""The plugin for pytest: ``@pytest.mark.check_rules``.
+"""The plugin for pytest, ``@pytest.mark.check_rules``.
 
-A module beside the package, because every run of pytest imports it where tsgu_func is installed:
-the package would bring PyTorch along.
+A conftest asks for it by ``pytest_plugins = ["tsgu_func.testing.pytest_plugin"]``.  There is no
+entry point: every run of pytest would import it where tsgu_func is installed, and PyTorch with it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import inspect
 from typing import NoReturn
 
 import pytest
+
+from tsgu_func.testing import RuleError, assert_rules
 
 __all__: list[str] = []
 
@@ -41,8 +43,6 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
             "a test marked with check_rules returns a function and a tuple of its arguments; got "
             f"{returned!r}"
         )
-    from tsgu_func.testing import RuleError, assert_rules
-
     wrong = None
     try:
         assert_rules(*returned, **options)
