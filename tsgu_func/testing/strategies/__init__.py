@@ -43,13 +43,14 @@ except ModuleNotFoundError as error:
     ) from error
 
 from tsgu_func.testing.strategies.coordinates import LAYOUTS, Entries
-from tsgu_func.testing.strategies.dense import right_hand_sides
+from tsgu_func.testing.strategies.dense import dense_tensors, right_hand_sides
 from tsgu_func.testing.strategies.entries import entries
 from tsgu_func.testing.strategies.indices import index_vectors, segments
 from tsgu_func.testing.strategies.kinds import KINDS
 from tsgu_func.testing.strategies.matrices import sparse_matrices
 from tsgu_func.testing.strategies.options import DTYPES, INDEX_DTYPES
 from tsgu_func.testing.strategies.places import Places, Where, patterns
+from tsgu_func.testing.strategies.transforms import LEVELS, TransformStack, transform_stacks
 from tsgu_func.testing.strategies.values import (
     STRIDES,
     VALUES,
@@ -65,11 +66,14 @@ __all__ = [
     "INDEX_DTYPES",
     "KINDS",
     "LAYOUTS",
+    "LEVELS",
     "STRIDES",
     "VALUES",
     "Entries",
     "Places",
+    "TransformStack",
     "Where",
+    "dense_tensors",
     "entries",
     "index_vectors",
     "magnitudes",
@@ -81,4 +85,5 @@ __all__ = [
     "segments",
     "sparse_matrices",
     "special_numbers",
+    "transform_stacks",
 ]

@@ -19,7 +19,7 @@ from tsgu_func.testing.strategies.options import (
 from tsgu_func.testing.strategies.places import Places
 from tsgu_func.testing.strategies.values import SEEDS, STRIDES, numbers, restrided
 
-__all__ = ["right_hand_sides"]
+__all__ = ["dense_tensors", "right_hand_sides"]
 
 Rows = int | SparseMatrix | Tensor | Entries | Places
 
@@ -94,6 +94,57 @@ def right_hand_sides(
         choice(magnitudes),
         st.sampled_from(STRIDES) if strides is None else choice(strides),
         _units(rows, batch) if units_of_rows else None,
+    )
+
+
+def dense_tensors(
+    shape: tuple[int, ...] | st.SearchStrategy[tuple[int, ...]],
+    *,
+    dtype: torch.dtype | st.SearchStrategy[torch.dtype] = DTYPES,
+    magnitudes: float | st.SearchStrategy[float] = 1.0,
+    strides: str | st.SearchStrategy[str] | None = None,
+) -> st.SearchStrategy[Tensor]:
+    """Draw a dense tensor, in every place in memory.
+
+    Parameters
+    ----------
+    shape : tuple of int, or a strategy of them
+    dtype : torch.dtype, or a strategy of them
+        float64 and complex128 unless given.
+    magnitudes : float, or a strategy of them
+        A factor for all numbers; see `entries`.
+    strides : str, or a strategy of them, optional
+        How it lies in memory, as for `restrided`; all of `STRIDES` unless given.
+
+    Returns
+    -------
+    SearchStrategy of Tensor
+
+    Raises
+    ------
+    TypeError
+        If the shape is no tuple.
+    ValueError
+        If there are no such strides.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hypothesis import find
+    >>> from tsgu_func.testing.strategies import dense_tensors
+    >>> find(dense_tensors((2, 3)), lambda x: not x.is_contiguous() and x.stride(0) == 1).stride()
+    (1, 2)
+    """
+    if strides is not None:
+        one_of_names("strides", strides, STRIDES)
+    ways = st.sampled_from(STRIDES) if strides is None else choice(strides)
+    return st.builds(
+        lambda shape, dtype, seed, k, way: restrided(numbers(shape, dtype, seed) * k, way),
+        batches(shape),
+        choice(dtype),
+        SEEDS,
+        choice(magnitudes),
+        ways,
     )
 
 
