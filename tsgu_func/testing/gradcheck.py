@@ -20,7 +20,7 @@ from tsgu_func.testing.checker.report import Cell, Report, RuleError
 __all__ = ["GradcheckError", "gradcheck", "gradgradcheck"]
 
 # Cells that gradcheck runs where it is asked to, or never.
-_ASKED_FOR = ("is_grads_batched", "linearize")
+_ASKED_FOR = ("is_grads_batched", "linearize", "vjp is linear")
 
 
 class GradcheckError(RuleError, TorchGradcheckError):
@@ -69,8 +69,8 @@ def gradcheck(
     nondet_tol : float
         How far two runs may be apart, beyond rounding.
     check_undefined_grad : bool
-        Whether to check the gradient of each number that comes out alone, the other tensors without
-        a cotangent.
+        Whether to check the gradient of each number, and of each tensor, that comes out alone, the
+        other tensors without a cotangent.
     check_grad_dtypes : bool
         Accepted and not needed: dtypes are always compared.
     check_batched_grad : bool
@@ -126,6 +126,7 @@ def gradcheck(
     letters = "r" * check_backward_ad + "f" * check_forward_ad
     extra = {
         "is_grads_batched": check_batched_grad,
+        "vjp is linear": check_backward_ad and check_undefined_grad,
         "functional.jacobian": check_backward_ad and (check_undefined_grad or not fast_mode),
         "functional.jacobian, vectorized": check_batched_forward_grad,
     }

@@ -97,9 +97,9 @@ _GRADIENTS = (
 )  # fmt: skip
 
 _NOT_FINITE = (
-    M("every gradient is NaN", c.gradient(lambda g, cts, x: g * torch.nan), ("jacrev",)),
+    M("every gradient is NaN", c.gradient(lambda g, cts, x: g * torch.nan), (*_R, "jacrev")),
     M("every gradient is infinite",
-      c.gradient(lambda g, cts, x: g * torch.inf), ("jacrev",)),
+      c.gradient(lambda g, cts, x: g * torch.inf), (*_R, "jacrev")),
     M("NaN where x is zero, a zero in x", c.gradient(lambda g, cts, x: g * c.nan(x[0] == 0)),
       ("vjp with jvp",), at=c.with_zero),
     M("NaN where x is zero, no zero in x", c.gradient(lambda g, cts, x: g * c.nan(x[0] == 0)),

@@ -196,7 +196,7 @@ def _five_pullbacks(p: Probe) -> Iterator[Comparison]:
     yield _mapped_five(p, derivative(p.f, "r", p.w))
     w, every = of_five(p.w), (True,) * len(p.x)
     cts = tuple(torch.stack([c] * len(w.members)) for c in w.ct_out[0])
-    got = vjp(vmap(p.f), *stacked(p.x, w, every))[1](cts)
+    got = vjp(vmap(p.f, randomness=w.randomness), *stacked(p.x, w, every))[1](cts)
     yield _same(p, got, looped(derivative(p.f, "r", w), p.x, w, every), "what a loop gives")
 
 

@@ -43,9 +43,12 @@ def _random(check: Check, p: Probe, finding: Finding) -> str | None:
 
 
 def _jitter(p: Probe) -> float:
-    """Return how far apart two runs of the function are, beside its size."""
-    again = p.f(*p.x)
-    gaps = [_beside(largest(a - b), largest(a)) for a, b in zip(p.out, again, strict=True)]
+    """Return how far apart two runs of the function are, beside its size.
+
+    Both are run now: rules that are wrong may have changed the arguments meanwhile.
+    """
+    runs = p.f(*p.x), p.f(*p.x)
+    gaps = [_beside(largest(a - b), largest(a)) for a, b in zip(*runs, strict=True)]
     return max(gaps, default=0.0)
 
 
