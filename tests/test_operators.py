@@ -192,7 +192,7 @@ def test_what_is_written_of_a_run():
 
 
 def test_operators_know_their_defects():
-    assert [k.issues for k in known_of("linalg.det")] == [(196695, 196696, 196697)]
+    assert (196695, 196696, 196697) in [k.issues for k in known_of("linalg.det")]
     assert known_of("nn.functional.max_unpool2d")
     assert known_of("linalg.svd")
     assert not known_of("sin")

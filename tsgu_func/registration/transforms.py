@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "DispatchMode",
     "SingleLevelFunction",
     "as_outside",
     "below_autograd",
@@ -95,11 +96,12 @@ _interpreters = _private("torch._functorch.pyfunctorch", "temporarily_clear_inte
 _forward = _private("torch.autograd.forward_ad", "_current_level", "_set_fwd_grad_enabled")
 pytree = _private("torch.utils._pytree", "register_pytree_node")
 _function = _private("torch.autograd.function", "_SingleLevelFunction")
-_dispatch = _private("torch.utils._python_dispatch", "_disable_current_modes")
+_dispatch = _private("torch.utils._python_dispatch", "TorchDispatchMode", "_disable_current_modes")
 _private("torch.library", "Library._destroy")
 _private("torch", "UntypedStorage._cdata")
 
 SingleLevelFunction: Any = _function._SingleLevelFunction
+DispatchMode: Any = _dispatch.TorchDispatchMode
 parse_schema = _C.parse_schema
 _PROXY = _C._TorchDispatchModeKey.PROXY
 _FAKE, _FUNCTIONAL = _C._TorchDispatchModeKey.FAKE, _C._TorchDispatchModeKey.FUNCTIONAL

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import optree
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.testing._internal.common_methods_invocations import op_db
 
-__all__ = ["names", "samples"]
+__all__ = ["constants", "names", "samples"]
 
 _SAMPLES = 2
 _ENTRIES = 200  # of all arguments together: the whole derivative is no longer a matter of seconds
@@ -44,6 +44,15 @@ def samples(name: str, dtype: torch.dtype) -> Iterator[Sample]:
     random.seed(0)
     drawn = op.sample_inputs("cpu", dtype, requires_grad=True, small_inputs_only=True)
     yield from itertools.islice(filter(_moderate, (_sample(op, s) for s in drawn)), _SAMPLES)
+
+
+def constants(function: Callable[..., Any], args: Sequence[Tensor]) -> list[str]:
+    """Name the results without a gradient, as the mean of a layer norm, if others have one."""
+    out = function(*(a.clone().requires_grad_() for a in args))
+    names = [accessor.codify("out") for accessor in optree.tree_accessors(out)]
+    leaves = zip(names, optree.tree_leaves(out), strict=True)
+    moves = {name: a.requires_grad for name, a in leaves if isinstance(a, Tensor)}
+    return [name for name in moves if not moves[name]] if any(moves.values()) else []
 
 
 def _name(op: Any) -> str:

@@ -211,7 +211,7 @@ def _serve(pipe: Connection, work: Callable[..., dict[str, Any]], arguments: Any
 
 
 def _examine(name: str, asked: Asked) -> dict[str, Any]:
-    from tsgu_func.selfcheck.database import samples
+    from tsgu_func.selfcheck.database import constants, samples
 
     cells, refused = list[dict[str, Any]](), list[str]()
     dtype = getattr(torch, _dtype(asked))
@@ -224,6 +224,7 @@ def _examine(name: str, asked: Asked) -> dict[str, Any]:
                 transforms=asked.cells or _CELLS,
                 dtypes=(dtype,),
                 seed=asked.seed,
+                constant=constants(function, args),
             )
         except Exception as error:  # arguments with infinity, results without derivatives
             refused.append(f"{type(error).__name__}: {error}".splitlines()[0])

@@ -6,9 +6,11 @@ Each doubt is looked into only where numbers are apart, so a right function pays
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
+from tsgu_func.registration.transforms import DispatchMode
 from tsgu_func.testing.checker.checks import Check, compared
 from tsgu_func.testing.checker.comparison import Finding, Verdict, judge_all, largest
 from tsgu_func.testing.checker.probe import Probe
@@ -19,7 +21,6 @@ __all__ = ["after_doubts"]
 # What two ways to compute the same are compared with: the differences that both are to be near to.
 _RESTS_ON = {"vjp with jvp": ("",), "second derivatives agree": ("r", "f")}
 _AMPLIFIED = 1e3  # how much more a derivative may vary than the function, from run to run
-_SEED = 5489201167  # nobody else's
 _FAR = 1e3  # sizes of the function, beyond which the sine of it is no longer known to rounding
 
 
@@ -53,17 +54,22 @@ def _jitter(p: Probe) -> float:
 
 
 def _draws(p: Probe) -> bool:
-    """Whether the function draws random numbers, from its own seed or from that of all."""
-    with torch.random.fork_rng():
-        torch.manual_seed(_SEED)
-        before = _states()
+    """Whether the function draws random numbers, be it from a seed of its own."""
+    with _Draws() as seen:
         p.f(*p.x)
-        return any(not torch.equal(a, b) for a, b in zip(before, _states(), strict=True))
+    return seen.any
 
 
-def _states() -> list[torch.Tensor]:
-    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return [torch.get_rng_state(), *on_gpus]
+class _Draws(DispatchMode):
+    """Notices operations that PyTorch knows to draw."""
+
+    any = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self.any |= torch.Tag.nondeterministic_seeded in func.tags
+        return func(*args, **(kwargs or {}))
 
 
 def _far(check: Check, p: Probe, finding: Finding) -> str | None:
