@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch.func import hessian, jacfwd, jacrev, jvp, linearize, vmap
 from torch.utils.checkpoint import checkpoint
+
 torch.set_default_dtype(torch.float64)
 """
 
@@ -139,7 +140,7 @@ right = torch.tensor(1.0)
     ),
     Known(
         "forward mode of det, slogdet and logdet of lazily negated numbers",
-        ("linalg.det", "logdet"),
+        ("linalg.det", "linalg.slogdet", "logdet"),
         "-2 instead of -4: the factors are taken for those of the transpose.",
         """\
 A = torch.tensor([[1.0, 2.0], [4.0, 3.0]])

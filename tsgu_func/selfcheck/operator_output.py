@@ -146,9 +146,9 @@ def defects() -> str:
         "python -m tsgu_func check --torch                 # --op NAME: one of them",
         "```",
         "",
-        'It needs `pip install "tsgu_func[testing]"` and less than an hour; with `--resume FILE` '
-        "it goes on where it was stopped. Each operator runs in a process of its own, for at most "
-        "`--limit` seconds.",
+        'It needs `pip install "tsgu_func[testing]"` and about a quarter of an hour; with '
+        "`--resume FILE` it goes on where it was stopped. Each operator runs in a process of its "
+        "own, for at most `--limit` seconds.",
         "",
         f"These {len(KNOWN)} defects were confirmed with torch 2.13, by another formulation or a "
         f"closed form. Of {unreported} we found no public issue. They are silent, but for the "
