@@ -206,26 +206,31 @@ def as_reals(f: Function, x: Leaves) -> tuple[Function, Leaves]:
     return g, reals(x)
 
 
+def _in_one_dtype(a: Tensor, b: Tensor) -> Leaves:
+    if a.dtype == b.dtype:  # the compiler cannot trace what follows
+        return a, b
+    wide = torch.promote_types(a.dtype, b.dtype)
+    return a.to(wide), b.to(wide)
+
+
 def contracted(jacobian: Any, u: Leaves) -> Any:
     """Multiply a nest of Jacobians, outputs first, with a direction over the last axes."""
     if isinstance(jacobian[0], Tensor):
-        # In the wider dtype, if they differ; not by einsum, whose letters run out.
-        wide = [torch.promote_types(j.dtype, d.dtype) for j, d in zip(jacobian, u, strict=True)]
-        terms = [
-            torch.tensordot(j.to(t), d.to(t), d.ndim)
-            for j, d, t in zip(jacobian, u, wide, strict=True)
-        ]
+        pairs = map(_in_one_dtype, jacobian, u)
+        # Not by einsum: its letters run out.
+        terms = [torch.tensordot(j, d, d.ndim) for j, d in pairs]
         return sum(terms[1:], terms[0])
     return tuple(contracted(j, u) for j in jacobian)
 
 
 def jacobian(*outer_to_inner: Callable[..., Any]) -> Run:
     """Take all entries of a derivative, once or several times, and then one direction of each."""
+    nest = [(t, t is jacfwd) for t in reversed(outer_to_inner)]  # which alone may draw under vmap
 
     def run(f: Function, x: Leaves, w: Directions) -> Leaves:
         g, x_real = as_reals(f if len(outer_to_inner) == 1 else bent(f, w), x)
-        for transform in reversed(outer_to_inner):
-            options = {"randomness": w.randomness} if transform is jacfwd else {}
+        for transform, draws in nest:
+            options = {"randomness": w.randomness} if draws else {}
             g = transform(g, tuple(range(len(x))), **options)
         result = g(*x_real)
         for level in reversed(range(len(outer_to_inner))):
