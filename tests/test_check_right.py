@@ -187,6 +187,25 @@ def test_the_same_functions_are_not_passed_when_wrong():
     assert condemned(report) == {"backward"}
 
 
+@pytest.mark.parametrize("least", [1e-9, 1e-14, 1e-300])
+@pytest.mark.parametrize("factor", [2.0, 2.002, 3.0])
+def test_an_entry_next_to_nothing_is_no_excuse(least, factor):
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x**2
+
+        @staticmethod
+        def backward(ctx, ct):
+            return factor * ct * ctx.saved_tensors[0]
+
+    x = torch.tensor([least, 1.0, 2.0], dtype=F64)
+    report = check_rules(Square.apply, (x,), transforms=("backward",), dtypes=[F64])
+    expected = Verdict.HOLDS if factor == 2 else Verdict.FAILS
+    assert [c.verdict for c in report.cells] == [expected], str(report)
+
+
 def test_cells_share_their_differences():
     calls = []
 

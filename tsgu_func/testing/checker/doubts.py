@@ -21,6 +21,7 @@ __all__ = ["after_doubts"]
 # What two ways to compute the same are compared with: the differences that both are to be near to.
 _RESTS_ON = {"vjp with jvp": ("",), "second derivatives agree": ("r", "f")}
 _AMPLIFIED = 1e3  # how much more a derivative may vary than the function, from run to run
+_ROUNDED = 1e-5  # a distance, beside the point, over which rounding begins to count
 _FAR = 1e3  # sizes of the function, beyond which the sine of it is no longer known to rounding
 
 
@@ -101,22 +102,34 @@ def _error(p: Probe, modes: str) -> float:
 
 def _sampled_closer(check: Check, p: Probe, finding: Finding) -> Finding:
     """Take differences over shorter distances, where the function changes over shorter ones."""
-    left = finding
+    left, known = finding, False
     for reach in _reaches(p.x):
         found = judge_all(compared(check, p.closer(reach)), p.tolerance.absolute)
         if found.verdict is Verdict.HOLDS:
             return found
-        if found.verdict is Verdict.UNDECIDED:
+        if found.verdict is Verdict.FAILS:
+            known |= _same_slope(finding, found)
+        # Beside an entry that is next to nothing the others do not move at all: what is not known
+        # over such a distance does not count against what is over two others.
+        elif reach >= _ROUNDED or not known:
             reason = "finite differences over shorter distances do not say so: it is not smooth"
             left = replace(finding, verdict=Verdict.UNDECIDED, detail=reason)
     return left
+
+
+def _same_slope(far: Finding, near: Finding) -> bool:
+    """Whether differences over two distances give the same number, beside what came out."""
+    if far.got is None or far.expected is None or near.expected is None:
+        return False
+    same_entry = (far.leaf, far.index) == (near.leaf, near.index)
+    return same_entry and abs(near.expected - far.expected) < 0.1 * abs(far.got - far.expected)
 
 
 def _reaches(x: Leaves) -> list[float]:
     """Return two short distances, and the least entry beside the others of its tensor."""
     sizes = [a.detach().abs() / size(a) for a in x]
     least = min((float(s[s > 0].min()) for s in sizes if bool((s > 0).any())), default=1.0)
-    return [1e-3, 1e-5, *([least] if least < 1e-2 else [])]
+    return [1e-3, _ROUNDED, *([least] if least < 1e-2 else [])]
 
 
 def _beside(error: float, scale: float) -> float:
