@@ -107,9 +107,14 @@ def test_a_file_of_another_run_is_refused(run, tmp_path):
     assert run(Asked(resume=path), right=None) == 0
     with pytest.raises(OptionError, match="another run"):
         run(Asked(resume=path, seed=1), right=right)
-    path.write_text("text\n")
-    with pytest.raises(OptionError, match="was not written by"):
-        run(Asked(resume=path), right=right)
+    for text in ("text\n", "text", '{"a": 1}', "{}\n{}\n{"):
+        path.write_text(text)
+        with pytest.raises(OptionError, match="was not written by"):
+            run(Asked(resume=path), right=right)
+        assert path.read_text() == text  # whosever it is
+    path.write_text('{"tsgu_func": "')  # killed at once
+    assert run(Asked(resume=path), right=right) == 0
+    assert len(path.read_text().splitlines()) == 2
 
 
 def test_an_unknown_operator_is_refused(run):

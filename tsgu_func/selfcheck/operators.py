@@ -120,17 +120,19 @@ def _kept(asked: Asked) -> Iterator[tuple[dict[str, Found], TextIO | None]]:
 
 
 def _read(path: Path, head: dict[str, Any]) -> dict[str, Found]:
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    if lines and not lines[-1].endswith("\n"):  # the run was killed while it wrote
-        path.write_text("".join(lines[:-1]), encoding="utf-8")
-        lines.pop()
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    *lines, torn = text.split("\n")  # the run may have been killed while it wrote
     try:
+        if not lines and not json.dumps(head).startswith(torn):
+            raise ValueError("its first line has no end")
         first, *rest = [json.loads(line) for line in lines] or [head]
         found = {line["op"]: Found(**line) for line in rest}
     except (ValueError, TypeError, KeyError) as error:
         raise OptionError(f"{path}: was not written by --torch --resume: {error}") from error
     if first != head:
         raise OptionError(f"{path}: is of another run, {first}; this one is {head}")
+    if torn:
+        path.write_text(text.removesuffix(torn), encoding="utf-8")
     return found
 
 
