@@ -8,6 +8,8 @@ pytest_plugins = ["pytester"]
 PLUGIN = "-p", "tsgu_func.testing.pytest_plugin"
 
 TESTS = """
+import unittest
+
 import pytest
 import torch
 
@@ -44,6 +46,17 @@ class TestWrong:
         return half, (x,)
 
 
+@pytest.mark.check_rules(**SHORT)
+def test_default(x, power=2):
+    return lambda x: x**power, (x,)
+
+
+class TestCase(unittest.TestCase):
+    @pytest.mark.check_rules
+    def test_in_a_case(self):
+        return half, (torch.ones(2),)
+
+
 @pytest.mark.check_rules
 def test_nothing():
     pass
@@ -67,7 +80,7 @@ def _beside_this(monkeypatch):
 def test_the_marker(pytester):
     pytester.makepyfile(TESTS)
     done = pytester.runpytest_subprocess(*PLUGIN, "--strict-markers", "-rA")
-    done.assert_outcomes(passed=5, failed=3)
+    done.assert_outcomes(passed=6, failed=4)
     done.stdout.fnmatch_lines_random(
         [
             "PASSED *::test_powers[[]3[]]",
@@ -75,6 +88,7 @@ def test_the_marker(pytester):
             "FAILED *::TestWrong::test_half - Failed: half: * of *",
             "*WRONG; * from finite differences*",
             "*check_rules takes options by name; got (1,)*",
+            "*unittest.TestCase cannot be marked with check_rules: call assert_rules*",
             "*returns a function and a tuple of its arguments; got None*",
         ]
     )

@@ -7,6 +7,7 @@ entry point: every run of pytest would import it where tsgu_func is installed, a
 from __future__ import annotations
 
 import inspect
+import unittest
 from typing import NoReturn
 
 import pytest
@@ -26,6 +27,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Refuse the marker where unittest calls the test, and drops what it returns."""
+    owner = getattr(item, "cls", None)
+    if owner and issubclass(owner, unittest.TestCase) and item.get_closest_marker("check_rules"):
+        _fail("a method of unittest.TestCase cannot be marked with check_rules: call assert_rules")
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run a test with the marker, and check the rules of the function that it returns."""
     marks = list(pyfuncitem.iter_markers("check_rules"))
@@ -36,7 +45,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         if mark.args:
             _fail(f"check_rules takes options by name; got {mark.args}")
         options |= mark.kwargs
-    names = inspect.signature(pyfuncitem.obj).parameters
+    parameters = inspect.signature(pyfuncitem.obj).parameters.values()
+    names = [p.name for p in parameters if p.name in pyfuncitem.funcargs]  # others have defaults
     returned = pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names})
     if not isinstance(returned, tuple) or len(returned) != 2:
         _fail(
