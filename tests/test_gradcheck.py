@@ -191,3 +191,9 @@ def test_refuses(check, options, message):
 def test_refuses_inputs_of_which_none_moves():
     with pytest.raises(ValueError, match="requires_grad=True"):
         gradcheck(torch.sin, torch.ones(2))
+
+
+@pytest.mark.parametrize("fn", [lambda x: 3, lambda x: x.argmax(), lambda x: None])
+def test_refuses_functions_of_which_nothing_moves(fn):
+    with pytest.raises(TypeError, match="no floating or complex tensor"):
+        gradcheck(fn, point())

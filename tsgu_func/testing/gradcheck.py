@@ -98,7 +98,7 @@ def gradcheck(
     ValueError
         If no input requires a gradient, or options contradict each other.
     TypeError
-        If an input is a torch.sparse tensor.
+        If an input is a torch.sparse tensor, or no floating or complex tensor comes out.
 
     Notes
     -----
@@ -252,7 +252,7 @@ def _first_order(letters: str) -> Iterable[str]:
 
 
 def _as_tuple(x: Any) -> tuple[Any, ...]:
-    return (x,) if isinstance(x, Tensor) else tuple(x)
+    return tuple(x) if isinstance(x, (tuple, list)) else (x,)
 
 
 def _of_moving(
