@@ -115,6 +115,27 @@ def test_the_values_of_what_is_constant_are_checked():
     assert "repeatable" in condemned(report)
 
 
+@pytest.mark.parametrize("cell", ["strides", "vmap of 5"])
+def test_what_is_constant_is_checked_in_every_place_and_batch(cell):
+    class Moody(torch.autograd.Function):
+        @staticmethod
+        def forward(x):
+            return x.clone() if x.is_contiguous() else 2 * x
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.mark_non_differentiable(output)
+
+        @staticmethod
+        def vmap(info, in_dims, x):
+            return x * (info.batch_size <= 3), in_dims[0]
+
+    report = check_rules(
+        lambda x: (x**2, Moody.apply(x)), (X,), constant="out[1]", transforms=cell, dtypes=[F64]
+    )
+    assert condemned(report) == {cell}
+
+
 def test_arguments_that_are_declared_constant():
     def f(parts, y):
         return parts["x"] * y.detach() + parts["mask"].sum().detach()

@@ -88,7 +88,7 @@ def _untouched(p: Probe) -> Iterator[Comparison]:
 
 def _strides(p: Probe) -> Iterator[Comparison]:
     def run(x: Leaves, place: Place) -> Leaves:
-        return p.f(*x)
+        return p.problem.value(*x)
 
     yield from _elsewhere(p, run)
     yield from _stored_once(p, run)
@@ -208,7 +208,7 @@ def _multiplied(x: Leaves, scales: Leaves) -> Leaves:
 
 def _five(p: Probe) -> Iterator[Comparison]:
     """Map over five members: of three, those after the third cannot go wrong."""
-    yield _mapped_five(p, p.f)
+    yield _mapped_five(p, p.problem.value)
 
 
 def _five_pullbacks(p: Probe) -> Iterator[Comparison]:
