@@ -51,6 +51,23 @@ def test_paths_agree(large, four_threads, kind, p, batch):
         assert_close(path(s, X, B), (X @ B.mT)[..., row, col], **close)
 
 
+@pytest.mark.parametrize("kind", [torch.float64, torch.complex128])
+def test_what_comes_out_of_csr_tensors_is_a_tensor_of_its_own(large, kind):
+    """A view of a CSR tensor can neither be conjugated nor viewed again."""
+    s = large.pattern.structure
+    for lead in ((), (2,)):
+        X, Y = randn(*lead, 900, 2, dtype=kind), randn(*lead, 901, 2, dtype=kind)
+        out = products._sddmm_torch(s, X, Y)
+        assert not out._is_view() or out._base.layout == torch.strided
+        assert_close(out.conj().resolve_conj(), products._sddmm_loops(s, X, Y).conj_physical())
+
+
+def test_values_of_csr_tensors_are_contiguous(large):
+    """Else cuSPARSE gets a copy that is given back before the product has read it."""
+    values = torch.stack([large.values, large.values], -1)[:, 0]
+    assert products.csr_tensor(large.pattern.structure, values).values().is_contiguous()
+
+
 def test_shared_member_is_not_copied(large):
     s, B = large.pattern.structure, randn(901, 3, dtype=torch.float64)
     values = randn(4, large.nnz, dtype=torch.float64)

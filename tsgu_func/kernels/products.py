@@ -91,12 +91,15 @@ def check_sizes(given: tuple[int, ...], expected: tuple[int, ...], what: str) ->
 
 
 def csr_tensor(structure: Structure, values: Tensor) -> Tensor:
-    """View a structure and values (nnz,) as a ``torch.sparse_csr`` tensor."""
+    """View a structure and values (nnz,) as a ``torch.sparse_csr`` tensor.
+
+    The values are stored one after the other: of others PyTorch makes a copy on CUDA, whose memory
+    it gives to cuSPARSE to work in before the product has read it (2.11: numbers off by 1e-6).
+    """
     silence_beta_notice()
     size = (structure.rows, structure.cols)
-    return torch.sparse_csr_tensor(
-        structure.crow, structure.col, values, size, device=values.device, check_invariants=False
-    )
+    kind = {"device": values.device, "check_invariants": False}
+    return torch.sparse_csr_tensor(structure.crow, structure.col, values.contiguous(), size, **kind)
 
 
 @functools.cache
@@ -178,13 +181,15 @@ def _spmm_torch(s: Structure, values: Tensor, B: Tensor) -> Tensor:
 
 
 def _sddmm_torch(s: Structure, X: Tensor, Y: Tensor) -> Tensor:
-    if X.ndim == 2:
-        at = csr_tensor(s, X.new_zeros(s.nnz))
-        return torch.sparse.sampled_addmm(at, X, Y.mT, beta=0.0).values()
-    blocks = block_diagonal(s, X.shape[0])
-    at = csr_tensor(blocks, X.new_zeros(blocks.nnz))
-    product = torch.sparse.sampled_addmm(at, X.flatten(0, 1), Y.flatten(0, 1).mT, beta=0.0)
-    return product.values().unflatten(0, (X.shape[0], s.nnz))
+    if X.ndim == 3:
+        blocks = block_diagonal(s, X.shape[0])
+        product = _sddmm_torch(blocks, X.flatten(0, 1), Y.flatten(0, 1))
+        return product.unflatten(0, (X.shape[0], s.nnz))
+    # What `values()` of a CSR tensor returns is a view of it, which cannot be conjugated.
+    values = X.new_zeros(s.nnz)
+    at = csr_tensor(s, values)
+    torch.sparse.sampled_addmm(at, X, Y.mT, beta=0.0, out=at)
+    return values
 
 
 def block_diagonal(s: Structure, count: int) -> Structure:
