@@ -228,13 +228,14 @@ def test_an_entry_next_to_nothing_is_no_excuse(least, factor):
 
 
 def test_cells_share_their_differences():
-    calls = []
+    beside = []
 
     def f(x):
-        calls.append(x)
+        if not torch.equal(x, X):
+            beside.append(x)
         return torch.sin(x)
 
     check_rules(f, (X,), transforms=("r",), dtypes=[F64])
-    once = len(calls)
+    once = len(beside)
     check_rules(f, (X,), transforms=("r", "backward", "checkpoint"), dtypes=[F64])
-    assert len(calls) - once < 1.5 * once
+    assert len(beside) == 2 * once > 0

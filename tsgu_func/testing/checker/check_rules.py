@@ -11,9 +11,9 @@ from typing import Any
 import optree
 import torch
 
-from tsgu_func.testing.checker.checks import CHECKS, Check, compared
+from tsgu_func.testing.checker.checks import CHECKS, Check
 from tsgu_func.testing.checker.comparison import Finding, Verdict, judge_all
-from tsgu_func.testing.checker.doubts import after_doubts
+from tsgu_func.testing.checker.doubts import judged
 from tsgu_func.testing.checker.precision import PRECISION, Rounding
 from tsgu_func.testing.checker.probe import Probe, old_style
 from tsgu_func.testing.checker.problem import Problem, UnknownNameError, problem_of
@@ -315,10 +315,7 @@ def _example(problem: Problem, finding: Finding, again: str) -> Counterexample |
 
 def _run(probe: Probe, check: Check) -> Finding:
     try:
-        finding = judge_all(compared(check, probe), probe.tolerance.absolute)
-        if finding.verdict is Verdict.FAILS:
-            return after_doubts(check, probe, finding)
-        return finding
+        return judged(check, probe)
     except Exception as error:  # reported in the cell, with its type and message
         if old_style(error):
             return Finding(Verdict.NOT_RUN, _CTX)

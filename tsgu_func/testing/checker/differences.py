@@ -10,7 +10,7 @@ function that is too noisy, or that has a kink here, shows itself by an error th
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tsgu_func.testing.checker.problem import Function, Leaves, problem_of, size
 
-__all__ = ["Estimate", "along", "finite_difference_jacobian"]
+__all__ = ["Estimate", "along", "finite_difference_jacobian", "total"]
 
 _LEVELS = 18  # steps, at most
 _RATIO = 1.7  # between them: halving would be in step with the rounding of what is rounded twice
@@ -37,6 +37,16 @@ class Estimate(NamedTuple):
     value: Leaves
     error: tuple[float, ...]
     sizes: tuple[float, ...]
+
+
+def total(slopes: Sequence[Estimate]) -> Estimate:
+    """Return the derivative along a sum of directions."""
+    values, errors, sizes = (zip(*parts, strict=True) for parts in zip(*slopes, strict=True))
+    return Estimate(
+        tuple(torch.stack(v).sum(0) for v in values),
+        tuple(map(sum, errors)),
+        tuple(map(max, sizes)),
+    )
 
 
 @dataclass

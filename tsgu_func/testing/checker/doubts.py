@@ -16,8 +16,9 @@ from tsgu_func.testing.checker.comparison import Finding, Verdict, judge_all, la
 from tsgu_func.testing.checker.probe import Probe
 from tsgu_func.testing.checker.problem import Leaves, size
 
-__all__ = ["after_doubts"]
+__all__ = ["judged"]
 
+_CERTAIN = ("repeatable", "arguments untouched")
 # What two ways to compute the same are compared with: the differences that both are to be near to.
 _RESTS_ON = {"vjp with jvp": ("",), "second derivatives agree": ("r", "f")}
 _AMPLIFIED = 1e3  # how much more a derivative may vary than the function, from run to run
@@ -25,14 +26,21 @@ _ROUNDED = 1e-5  # a distance, beside the point, over which rounding begins to c
 _FAR = 1e3  # sizes of the function, beyond which the sine of it is no longer known to rounding
 
 
-def after_doubts(check: Check, p: Probe, finding: Finding) -> Finding:
-    """Return what is left of the finding that a check fails."""
-    if finding.got is None or check.name == "repeatable":  # a shape, a dtype: nothing to doubt
-        return finding
-    for doubt in (_random, _far, _not_smooth):
-        if reason := doubt(check, p, finding):
-            return replace(finding, verdict=Verdict.UNDECIDED, detail=reason)
-    return _sampled_closer(check, p, finding) if finding.sampled else finding
+def judged(check: Check, p: Probe) -> Finding:
+    """Judge a check: a doubt excuses what it explains, and nothing that is compared after it."""
+    closer: list[Finding] = []
+
+    def excuse(finding: Finding) -> Finding:
+        if finding.got is None or check.name in _CERTAIN:  # a shape, a dtype: nothing to doubt
+            return finding
+        for doubt in (_random, _far, _not_smooth):
+            if reason := doubt(check, p, finding):
+                return replace(finding, verdict=Verdict.UNDECIDED, detail=reason)
+        if finding.sampled and not closer:  # all that is sampled is sampled anew then
+            closer.append(_sampled_closer(check, p, finding))
+        return closer[0] if finding.sampled else finding
+
+    return judge_all(compared(check, p), p.tolerance.absolute, excuse)
 
 
 def _random(check: Check, p: Probe, finding: Finding) -> str | None:

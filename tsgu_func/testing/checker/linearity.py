@@ -19,6 +19,8 @@ from tsgu_func.testing.checker.problem import Leaves
 
 __all__ = ["LinearMap"]
 
+_HALF = torch.finfo(torch.float16).eps
+
 
 @dataclass(frozen=True)
 class LinearMap:
@@ -74,9 +76,21 @@ class LinearMap:
         halves = self.map(some), self.map(_minus(self.g, some))
         yield self._close(_plus(*halves), first, noise, "linearity, for zeros among the entries")
         nothing = tuple(map(torch.zeros_like, first))
+        yield from self._sizes(first, noise)
         yield self._close(
             self.map(tuple(map(torch.zeros_like, self.g))), nothing, noise, "linearity, for zeros"
         )
+
+    def _sizes(self, first: Leaves, noise: Sequence[float]) -> Iterator[Comparison]:
+        """Multiply by powers of two, which is exact if nothing of half precision overflows."""
+        rounded = (off > 100 * self.eps * _largest(a) for off, a in zip(noise, first, strict=True))
+        if any(torch.finfo(a.dtype).eps >= _HALF for a in (*self.g, *first)) or any(rounded):
+            return
+        for power in (2.0**-30, 2.0**30):
+            got = self.map(tuple(a * power for a in self.g))
+            back = tuple(a / power for a in got)
+            against = f"linearity, for an argument {power:.0e} as large"
+            yield self._close(back, first, noise, against)
 
     def _noise(self, first: Leaves) -> list[float]:
         """Measure how far from linear the map is anyway: by low precision inside, for example."""

@@ -55,9 +55,9 @@ class Problem:
     """A function of tensors at a point.
 
     `function` and `reference` take the leaves and return the leaves of what comes out that are
-    floating or complex and not declared constant; `value` and `reference_value` return these, too.
-    `masks` says which entries of a direction are kept: a counterexample
-    becomes smaller by taking some away.
+    floating or complex and not declared constant; `value` and `reference_value` return all
+    tensors, integers as numbers.  `masks` says which entries of a direction are kept: a
+    counterexample becomes smaller by taking some away.
     """
 
     function: Function
@@ -84,6 +84,11 @@ class Problem:
     def eps(self) -> float:
         """The rounding unit of the least precise leaf."""
         return max(torch.finfo(a.dtype).eps for a in self.x)
+
+    def given(self) -> Leaves:
+        """Return all tensors among the arguments, also those that are not differentiated."""
+        leaves = optree.tree_leaves(self.rebuild(self.x), namespace=_NAMESPACE)
+        return tuple(a for a in leaves if isinstance(a, Tensor))
 
     def at(self, x: Sequence[Tensor]) -> Problem:
         """Return the same problem at another point."""
@@ -193,13 +198,16 @@ def problem_of(
         )
 
     def rebuild(x: Sequence[Any]) -> Any:
-        whole = list(leaves)
+        every = list(leaves)
         for i, a in zip(moving, x, strict=True):
-            whole[i] = a
-        return build(whole)
+            every[i] = a
+        return build(every)
 
     def flat(function: Callable[..., Any]) -> Function:
         return lambda *x: leaves_of(function(*rebuild(x)))
+
+    def whole(function: Callable[..., Any]) -> Function:
+        return lambda *x: numbers_of(function(*rebuild(x)))
 
     def varying(function: Callable[..., Any]) -> Function:
         kept = _Varying([c for c in constant if _is_output(c)])
@@ -210,12 +218,12 @@ def problem_of(
     reference = options.pop("reference", None)
     return Problem(
         varying(fn),
-        flat(fn),
+        whole(fn),
         x,
         tuple(names[i] for i in moving),
         rebuild,
         reference=None if reference is None else varying(reference),
-        reference_value=None if reference is None else flat(reference),
+        reference_value=None if reference is None else whole(reference),
         **options,
     )
 
@@ -263,6 +271,16 @@ def leaves_of(out: Any) -> Leaves:
     leaves = [out] if isinstance(out, Tensor) else optree.tree_leaves(out, namespace=_NAMESPACE)
     return tuple(
         a for a in leaves if isinstance(a, Tensor) and (a.is_floating_point() or a.is_complex())
+    )
+
+
+def numbers_of(out: Any) -> Leaves:
+    """Return all tensors in a pytree; integers and truth values as floating-point numbers."""
+    leaves = [out] if isinstance(out, Tensor) else optree.tree_leaves(out, namespace=_NAMESPACE)
+    return tuple(
+        a if a.is_floating_point() or a.is_complex() else a.double()
+        for a in leaves
+        if isinstance(a, Tensor)
     )
 
 
