@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from tsgu_func.testing import Verdict, check_rules
+from tsgu_func.testing.checker.precision import Rounding
+from tsgu_func.testing.checker.problem import problem_of
 
 CELLS = ("value", "first", "higher", "eager", "jacobian", "vmap")
 X = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)
@@ -239,3 +241,11 @@ def test_cells_share_their_differences():
     once = len(beside)
     check_rules(f, (X,), transforms=("r", "backward", "checkpoint"), dtypes=[F64])
     assert len(beside) == 2 * once > 0
+
+
+def test_what_is_drawn_is_drawn_on_the_cpu():
+    """Whatever the default device is: a generator of one device does not serve another."""
+    rounding = Rounding(problem_of(torch.sin, (X,)), torch.float32)
+    expected = rounding._perturbed(X, 1)
+    with torch.device("meta"):
+        assert torch.equal(rounding._perturbed(X, 1), expected)

@@ -56,7 +56,7 @@ def indexed_primitive_records(dtype: torch.dtype) -> list[Record]:
     """Return records of both primitives, with rows in place and with rows in any order."""
     a, y = randn(4, 2, dtype=dtype, seed=11), randn(4, 3, dtype=dtype, seed=12)
     b = randn(BANK, 2, 3, dtype=dtype, seed=13)
-    offsets = torch.tensor(OFFSETS)
+    offsets = torch.tensor(OFFSETS, device="cpu")  # on all devices: it is read at each call
     records = []
     for name, index, rows in (("", IN_PLACE, []), (".order", ANYHOW, ORDER)):
         order = torch.tensor(rows, dtype=torch.int64)

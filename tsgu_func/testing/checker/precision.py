@@ -67,7 +67,7 @@ class Rounding:
 
     def _perturbed(self, a: Tensor, trial: int) -> Tensor:
         generator = torch.Generator("cpu").manual_seed(trial)
-        signs = torch.randint(0, 2, a.shape, generator=generator).to(a.device) * 2 - 1
+        signs = torch.randint(0, 2, a.shape, generator=generator, device="cpu").to(a.device) * 2 - 1
         return a * (1 + self.eps * signs)
 
 
