@@ -51,6 +51,14 @@ def _ones(a: Tensor) -> Tensor:
     return (a == 1).all()
 
 
+def _large(a: Tensor) -> bool:
+    return bool(a.abs().max() > 1e3)
+
+
+def _small(a: Tensor) -> bool:
+    return bool(0 < a.abs().max() < 1e-6)
+
+
 _RIGHT = (
     M("none", c.itself, why="right"),
     M("none (complex128)", c.itself, dtype=torch.complex128, why="right"),
@@ -117,6 +125,8 @@ _COTANGENTS = (
       c.gradient(lambda g, cts, x: torch.where(_ones(cts[0]), 2 * g, g) if cts else g),
       ("vjp is linear",)),
     M("wrong for an expanded cotangent", _if(c.stored_once), ("vjp is linear",)),
+    M("wrong for a cotangent above 1e3", _if(_large), ("vjp is linear",)),
+    M("wrong for a cotangent below 1e-6", _if(_small), ("vjp is linear",)),
     M("wrong for a strided cotangent", _if(c.strided), ("vjp of strided arguments",)),
     M("wrong for a lazily conjugated cotangent (complex128)", _if(torch.Tensor.is_conj),
       ("vjp of strided arguments",), _ONE, torch.complex128),
@@ -148,6 +158,7 @@ _TANGENTS = (
       in_op=False),
     M("jvp changes its tangent in place", c.tangents(c.in_place), ("jvp is linear",),
       in_op=False),
+    M("wrong for a tangent below 1e-6", _tangent_of(_small), ("jvp is linear",), _CUBE),
     M("wrong for an expanded tangent", _tangent_of(c.stored_once), in_op=False,
       why="no rule is ever handed one: PyTorch copies tangents"),
     M("wrong for a strided tangent", _tangent_of(c.strided), ("jvp of strided arguments",),
