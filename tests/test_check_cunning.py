@@ -101,6 +101,22 @@ def test_indices_that_are_changed():
     assert not failed(lambda x, mask: x[mask], (X, X > 0.7), cell)
 
 
+@pytest.mark.parametrize("large", [10**16, 2**60])
+def test_a_large_integer_hides_nothing(large):
+    def f(x, i):
+        with torch.no_grad():
+            x.mul_(2)
+        return 2 * x
+
+    def g(x, i):
+        i.add_(1)
+        return 2 * x
+
+    cell = "arguments untouched"
+    for changes in (f, g):
+        assert failed(changes, (X, torch.tensor([0, large])), cell) == {cell}
+
+
 def test_an_excuse_hides_nothing_that_is_compared_later():
     """Noise as large as the first gap explains that one, and not the larger one after it."""
 

@@ -88,8 +88,9 @@ def judge(comparison: Comparison, atol: float) -> Finding:
     if len(got) != len(expected):
         return Finding(Verdict.FAILS, f"{len(got)} tensors came out, instead of {len(expected)}")
     # What is rounding for the largest leaf is nothing to be found in one that is zero.
-    eps = max((torch.finfo(e.dtype).eps for e in expected if e.numel()), default=0.0)
-    floor = atol + 100 * eps * max(map(largest, expected), default=0.0)
+    rounded = [e for e in expected if e.numel() and not _is_exact(e)]
+    eps = max((torch.finfo(e.dtype).eps for e in rounded), default=0.0)
+    floor = atol + 100 * eps * max(map(largest, rounded), default=0.0)
     worst = _HOLDS
     for i in range(len(got)):
         finding = _judge_leaf(comparison, i, floor)
@@ -125,7 +126,14 @@ def _judge_leaf(comparison: Comparison, i: int, floor: float) -> Finding:
         return Finding(Verdict.FAILS, f"dtype {got.dtype} instead of {expected.dtype}", i)
     if not got.numel():
         return _HOLDS
+    if _is_exact(got):
+        same = torch.equal(got, expected)
+        return _HOLDS if same else Finding(Verdict.FAILS, "integers that are not the same", i)
     return _judge_numbers(comparison, i, floor)
+
+
+def _is_exact(x: Tensor) -> bool:
+    return not (x.is_floating_point() or x.is_complex())
 
 
 def _judge_numbers(comparison: Comparison, i: int, floor: float) -> Finding:

@@ -56,7 +56,7 @@ class Problem:
 
     `function` and `reference` take the leaves and return the leaves of what comes out that are
     floating or complex and not declared constant; `value` and `reference_value` return all
-    tensors, integers as numbers.  `masks` says which entries of a direction are kept: a
+    tensors, integers too.  `masks` says which entries of a direction are kept: a
     counterexample becomes smaller by taking some away.
     """
 
@@ -87,8 +87,7 @@ class Problem:
 
     def given(self) -> Leaves:
         """Return all tensors among the arguments, also those that are not differentiated."""
-        leaves = optree.tree_leaves(self.rebuild(self.x), namespace=_NAMESPACE)
-        return tuple(a for a in leaves if isinstance(a, Tensor))
+        return tensors_of(self.rebuild(self.x))
 
     def at(self, x: Sequence[Tensor]) -> Problem:
         """Return the same problem at another point."""
@@ -207,7 +206,7 @@ def problem_of(
         return lambda *x: leaves_of(function(*rebuild(x)))
 
     def whole(function: Callable[..., Any]) -> Function:
-        return lambda *x: numbers_of(function(*rebuild(x)))
+        return lambda *x: tensors_of(function(*rebuild(x)))
 
     def varying(function: Callable[..., Any]) -> Function:
         kept = _Varying([c for c in constant if _is_output(c)])
@@ -268,20 +267,13 @@ class _Varying:
 
 def leaves_of(out: Any) -> Leaves:
     """Return the floating and complex tensors in a pytree."""
-    leaves = [out] if isinstance(out, Tensor) else optree.tree_leaves(out, namespace=_NAMESPACE)
-    return tuple(
-        a for a in leaves if isinstance(a, Tensor) and (a.is_floating_point() or a.is_complex())
-    )
+    return tuple(a for a in tensors_of(out) if a.is_floating_point() or a.is_complex())
 
 
-def numbers_of(out: Any) -> Leaves:
-    """Return all tensors in a pytree; integers and truth values as floating-point numbers."""
+def tensors_of(out: Any) -> Leaves:
+    """Return all tensors in a pytree."""
     leaves = [out] if isinstance(out, Tensor) else optree.tree_leaves(out, namespace=_NAMESPACE)
-    return tuple(
-        a if a.is_floating_point() or a.is_complex() else a.double()
-        for a in leaves
-        if isinstance(a, Tensor)
-    )
+    return tuple(a for a in leaves if isinstance(a, Tensor))
 
 
 def _builder(tree: Any, count: Iterator[int]) -> Callable[[Sequence[Any]], Any]:
