@@ -281,6 +281,16 @@ def test_compiled_matmul_of_foreign_class():
     assert compiled(X) == 1
 
 
+def test_a_csr_tensor_is_of_the_values_that_it_is_given():
+    """Sampled products are written there: what `values()` returns cannot be conjugated."""
+    values = torch.zeros(2, dtype=torch.complex128)
+    crow, col = torch.tensor([0, 1, 2]), torch.tensor([0, 1])
+    at = torch.sparse_csr_tensor(crow, col, values, (2, 2), check_invariants=False)
+    X = torch.tensor([[1j], [2j]])
+    torch.sparse.sampled_addmm(at, X.to(values), X.mT.to(values), beta=0.0, out=at)
+    assert values.tolist() == [-1, -4]
+
+
 def test_no_other_module_uses_private_names():
     import tsgu_func
 

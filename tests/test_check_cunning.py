@@ -158,3 +158,29 @@ def test_results_that_are_integers_are_compared_too():
         report = check_rules(Largest.apply, (X,), transforms=("vmap of 5",), dtypes=[F64])
         expected = Verdict.FAILS if wrong else Verdict.HOLDS
         assert [c.verdict for c in report.cells] == [expected], str(report)
+
+
+def test_integers_that_vary_are_not_condemned():
+    def places(x):
+        return x**2, torch.randperm(50)
+
+    report = check_rules(places, (X,), transforms=("vmap of 5", "strides"), dtypes=[F64],
+                         randomness="different")  # fmt: skip
+    assert {c.verdict for c in report.cells} == {Verdict.UNDECIDED}, str(report)
+
+
+def test_integers_that_vary_excuse_no_number():
+    def doubled(x):
+        return x * (1 if x.is_contiguous() else 2), torch.randperm(50)
+
+    assert failed(doubled, (X,), "strides") == {"strides"}
+
+
+def test_a_wrong_integer_is_shown():
+    def place(x):
+        return x**2, torch.tensor([0, 1 if x.is_contiguous() else 2])
+
+    report = check_rules(place, (X,), transforms="strides", dtypes=[F64])
+    (cell,) = report.failures
+    assert (cell.counterexample.expected, cell.counterexample.got) == (1, 2)
+    assert "out[1][1]" in str(report) or "expected 1, got 2" in str(report)

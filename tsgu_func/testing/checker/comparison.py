@@ -11,7 +11,16 @@ from torch import Tensor
 
 from tsgu_func.testing.checker.problem import Leaves
 
-__all__ = ["Comparison", "Finding", "Tolerance", "Verdict", "judge", "judge_all", "largest"]
+__all__ = [
+    "Comparison",
+    "Finding",
+    "Tolerance",
+    "Verdict",
+    "is_exact",
+    "judge",
+    "judge_all",
+    "largest",
+]
 
 
 class Verdict(enum.StrEnum):
@@ -64,8 +73,9 @@ class Comparison:
 class Finding:
     """A verdict, with the entry that decided it.
 
-    ``apart`` is how far the numbers are apart beside their scale; of what cannot be measured, such
-    as a wrong shape, infinity.  ``sampled`` says that finite differences were the oracle.
+    ``apart`` is how far the numbers are apart beside their scale; of integers, and of what cannot
+    be measured, such as a wrong shape, infinity.  ``sampled`` says that finite differences were the
+    oracle.
     """
 
     verdict: Verdict
@@ -88,7 +98,7 @@ def judge(comparison: Comparison, atol: float) -> Finding:
     if len(got) != len(expected):
         return Finding(Verdict.FAILS, f"{len(got)} tensors came out, instead of {len(expected)}")
     # What is rounding for the largest leaf is nothing to be found in one that is zero.
-    rounded = [e for e in expected if e.numel() and not _is_exact(e)]
+    rounded = [e for e in expected if e.numel() and not is_exact(e)]
     eps = max((torch.finfo(e.dtype).eps for e in rounded), default=0.0)
     floor = atol + 100 * eps * max(map(largest, rounded), default=0.0)
     worst = _HOLDS
@@ -126,14 +136,22 @@ def _judge_leaf(comparison: Comparison, i: int, floor: float) -> Finding:
         return Finding(Verdict.FAILS, f"dtype {got.dtype} instead of {expected.dtype}", i)
     if not got.numel():
         return _HOLDS
-    if _is_exact(got):
-        same = torch.equal(got, expected)
-        return _HOLDS if same else Finding(Verdict.FAILS, "integers that are not the same", i)
+    if is_exact(got):
+        return _judge_integers(got, expected, i)
     return _judge_numbers(comparison, i, floor)
 
 
-def _is_exact(x: Tensor) -> bool:
+def is_exact(x: Tensor) -> bool:
+    """Whether a tensor holds integers or truth values, which know no rounding."""
     return not (x.is_floating_point() or x.is_complex())
+
+
+def _judge_integers(got: Tensor, expected: Tensor, i: int) -> Finding:
+    if torch.equal(got, expected):
+        return _HOLDS
+    index = tuple((got != expected).nonzero()[0].tolist())
+    numbers = (i, index, got[index].item(), expected[index].item())
+    return Finding(Verdict.FAILS, "integers that are not the same", *numbers)
 
 
 def _judge_numbers(comparison: Comparison, i: int, floor: float) -> Finding:
