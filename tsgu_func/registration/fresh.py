@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from tsgu_func.registration import transforms
 __all__ = ["check_fresh", "memory", "storage"]
 
 Place = tuple[int, int]
+At = Callable[[Tensor], Place]
 
 
 def memory(x: Tensor) -> Place:
@@ -30,22 +31,21 @@ def storage(x: Tensor) -> Place:
 
 
 def check_fresh(
-    who: str,
-    arguments: Iterable[tuple[str, Tensor]],
-    outs: Sequence[Tensor],
-    place: Callable[[Tensor], Place],
+    who: str, names: Sequence[str], given: Sequence[Tensor], outs: Sequence[Tensor], place: At
 ) -> None:
     """Refuse outputs that share memory with an argument or with each other.
 
     With NumPy in between, two storages may be one piece of memory, hence the interval.
     """
-    taken = [(f"its argument {name!r}", place(x)) for name, x in arguments]
+    taken = [*map(place, given)]
     for i, out in enumerate(outs):
         start, end = place(out)
-        for whose, (first, last) in taken:
+        for k, (first, last) in enumerate(taken):
             if start < last and first < end:
+                n = len(given)
+                whose = f"its argument {names[k]!r}" if k < n else f"output {k - n}"
                 raise RuntimeError(
                     f"{who} returned as output {i} a tensor that shares memory with {whose}; "
                     f"return a clone of it"
                 )
-        taken.append((f"output {i}", (start, end)))
+        taken.append((start, end))

@@ -22,6 +22,7 @@ The private names of PyTorch that this takes are in `transforms`.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import sys
 import weakref
@@ -117,7 +118,7 @@ class Primitive:
         self._redispatch = self.signature.in_order(self.op.redispatch, before=1)
         self._vjps: dict[str, Joint] = {}
         self._jvps: dict[str, Joint] = {}
-        self._plans: dict[tuple[bool, ...], Plan] = {}
+        self._plans: dict[tuple[Any, ...], Plan] = {}
         self._batch: Callable[..., Any] | None = None
         self._retain: ByName | None = None
         self._fake: Rule = self._no_fake
@@ -201,19 +202,28 @@ class Primitive:
         compute = self._called_in_order(function)
 
         def detached(*args: Any, **kwargs: Any) -> Any:
-            plain = [_each(_detached, a) for a in self.signature.complete(args, kwargs)]
-            with torch.no_grad(), transforms.as_outside():
-                try:
-                    outs = compute(*plain)
-                except (ValueError, torch.linalg.LinAlgError):
-                    if not transforms.only_traced():
-                        raise
-                    return self._unknown(plain)
+            plain = self.signature.detached(self.signature.complete(args, kwargs))
+            whole = transforms.is_outside() and not transforms.only_traced()
+            outs = transforms.unrecorded(compute if whole else self._traced(compute), plain)
             self._check_fresh("kernel", plain, outs, memory)
             return outs
 
         self._lib.impl(self.name, detached, key)
         return function
+
+    def _traced(self, compute: Rule) -> Rule:
+        """Compute for a graph that is traced."""
+
+        def computed(*args: Any) -> Any:
+            with contextlib.nullcontext() if transforms.is_outside() else transforms.as_outside():
+                try:
+                    return compute(*args)
+                except (ValueError, torch.linalg.LinAlgError):
+                    if not transforms.only_traced():
+                        raise
+                    return self._unknown(args)
+
+        return computed
 
     def _unknown(self, args: Sequence[Any]) -> Any:
         """Return outputs full of NaN.
@@ -231,14 +241,8 @@ class Primitive:
         return (outs,) if self.signature.outputs == 1 else outs
 
     def _check_fresh(self, what: str, args: Sequence[Any], outs: Any, place: Rule) -> None:
-        given = [
-            (name, x)
-            for name, value in zip(self.arguments, args, strict=True)
-            if name in self.signature.tensors
-            for x in (value if name in self.signature.lists else (value,))
-            if x is not None
-        ]
-        check_fresh(f"{self.name}: the {what}", given, self._several(outs), place)
+        names, given = self.signature.given(args)
+        check_fresh(f"{self.name}: the {what}", names, given, self._several(outs), place)
 
     def _called_in_order(self, function: Rule) -> Rule:
         """Let a function that asks by name be called with the arguments in their order."""
@@ -413,7 +417,3 @@ def _arguments_type(arguments: Sequence[str], groups: Mapping[str, Sequence[str]
 def _each(function: Rule, value: Any) -> Any:
     """Apply a function to an argument, or to each tensor of a list."""
     return [*map(function, value)] if isinstance(value, list) else function(value)
-
-
-def _detached(value: Any) -> Any:
-    return value.detach() if isinstance(value, Tensor) else value

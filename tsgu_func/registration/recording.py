@@ -1,72 +1,127 @@
-"""The autograd function that records a `Primitive` at one level of the stack of transforms."""
+"""The autograd function that records a `Primitive` at one level of the stack of transforms.
+
+What is saved and which rules run depends on which derivatives are needed, and on nothing else that
+changes from call to call: it is planned once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
 from tsgu_func.registration import transforms
-from tsgu_func.registration.rules import Joint
-from tsgu_func.registration.signature import grouped
+from tsgu_func.registration.rules import ByName, Joint
 
 if TYPE_CHECKING:
     from tsgu_func.registration.primitive import Primitive
 
 __all__ = ["Plan", "single_level_function"]
 
+# An argument, by name, and where it stands among all, the tensors of a list one by one: a list has
+# a slice of them.
+Slot = tuple[str, Any]
+
+
+class Kept(NamedTuple):
+    """Tensors that rules ask for: where they stand among all, and among those that are saved."""
+
+    places: tuple[int, ...]
+    slots: tuple[Slot, ...]
+    outs: bool
+
+    def of(self, flat: Sequence[Any], outs: Sequence[Tensor]) -> list[Any]:
+        """Choose what is saved."""
+        tensors = [flat[i] for i in self.places]
+        return [*tensors, *outs] if self.outs else tensors
+
+    def restored(self, constants: dict[str, Any], saved: tuple[Any, ...]) -> dict[str, Any]:
+        """Return what rules may ask for, by name."""
+        given = constants.copy()
+        for name, at in self.slots:
+            given[name] = saved[at]
+        if self.outs:
+            outs = given["outs"] = saved[len(self.places) :]
+            given["out"] = outs[0] if len(outs) == 1 else outs
+        return given
+
+
+class Pullback(NamedTuple):
+    """A vjp rule: which arguments are asked for, and where the parts that it returns belong."""
+
+    arguments: tuple[str, ...]
+    rule: ByName
+    needs: tuple[bool, ...]
+    places: tuple[Any, ...]
+
 
 class Plan(NamedTuple):
-    """What the rules of a primitive ask for, where certain derivatives are needed."""
+    """What is saved, and which rules run, where certain derivatives are needed."""
 
-    needed: tuple[str, ...]
-    vjp_uses: tuple[str, ...]
-    jvp_uses: tuple[str, ...]
+    constants: tuple[Slot, ...]  # what is no tensor
+    backward: Kept
+    forward: Kept
+    needed: tuple[Slot, ...]
+    pullbacks: tuple[Pullback, ...]
+    missing: str | None  # an argument that is needed and has no rule
 
 
-def _plan_of(primitive: Primitive, needs: tuple[Any, ...]) -> Plan:
-    if needs not in primitive._plans:
+def _plan(p: Primitive, needs: Sequence[bool], flat: Sequence[Any], lengths: Any) -> Plan:
+    slots = dict(_slots(p.arguments, lengths))
+    tensors = {
+        name: at
+        for name, at in slots.items()
+        if name in lengths or (name in p.signature.tensors and flat[at] is not None)
+    }
+    needed = {
+        name: at
+        for name, at in tensors.items()
+        if (any(needs[at]) if isinstance(at, slice) else needs[at])
+    }
+    vjps = {name: p._vjps[name] for name in needed if name in p._vjps}
+    return Plan(
+        tuple(slot for slot in slots.items() if slot[0] not in tensors),
+        _kept(vjps.values(), tensors),
+        _kept(p._jvps.values(), tensors),
+        tuple(needed.items()),
+        tuple(
+            Pullback(served, rule, tuple(n in needed for n in served), (*map(needed.get, served),))
+            for served, rule in dict.fromkeys(vjps.values())
+        ),
+        next((name for name in needed if name not in vjps), None),
+    )
 
-        def uses(table: dict[str, Joint], wanted: Sequence[str]) -> tuple[str, ...]:
-            return tuple(dict.fromkeys(n for a in wanted if a in table for n in table[a].rule.uses))
 
-        names = primitive.arguments
-        needed = tuple(n for n, need in zip(names, needs, strict=True) if need)
-        plan = Plan(needed, uses(primitive._vjps, needed), uses(primitive._jvps, names))
-        primitive._plans[needs] = plan
-    return primitive._plans[needs]
+def _slots(names: Iterable[str], lengths: Mapping[str, int]) -> Iterator[Slot]:
+    first = 0
+    for name in names:
+        last = first + lengths.get(name, 1)
+        yield name, slice(first, last) if name in lengths else first
+        first = last
+
+
+def _kept(joints: Iterable[Joint], tensors: Mapping[str, Any]) -> Kept:
+    uses = dict.fromkeys(name for joint in joints for name in joint.rule.uses)
+    places: list[int] = []
+    slots: list[Slot] = []
+    for name in (name for name in uses if name in tensors):
+        at, first = tensors[name], len(places)
+        places += range(at.start, at.stop) if isinstance(at, slice) else [at]
+        slots.append((name, slice(first, len(places)) if isinstance(at, slice) else first))
+    return Kept(tuple(places), tuple(slots), "out" in uses or "outs" in uses)
 
 
 def single_level_function(primitive: Primitive) -> Any:
     """Build the autograd function of a primitive."""
-    names, signature = primitive.arguments, primitive.signature
+    names, signature, plans = primitive.arguments, primitive.signature, primitive._plans
 
-    def needs_of(ctx: Any) -> tuple[bool, ...]:
-        needs = signature.grouped(ctx.needs_input_grad[1:], ctx.lengths)
-        return tuple(any(n) if isinstance(n, tuple) else n for n in needs)
-
-    def keep(ctx: Any, args: Sequence[Any], outs: Sequence[Tensor]) -> None:
-        def tensors_for(uses: Sequence[str]) -> list[Any]:
-            kept = [n for n in uses if n in given and n not in ctx.given]
-            tensors = signature.flat([given[n] for n in kept], kept)
-            return [*tensors, *outs] if "out" in uses or "outs" in uses else [*tensors]
-
-        given = dict(zip(names, args, strict=True))
-        ctx.given = {n: a for n, a in given.items() if a is None or n not in signature.tensors}
-        plan = ctx.plan = _plan_of(primitive, needs_of(ctx))
-        ctx.shapes = {n: _shape(given[n]) for n in plan.needed}
-        ctx.save_for_backward(*tensors_for(plan.vjp_uses))
-        ctx.save_for_forward(*tensors_for(plan.jvp_uses))
-        if primitive._retain is not None:
-            ctx.retained = primitive._retain(given)
-
-    def restored(ctx: Any, uses: Sequence[str], saved: Sequence[Any]) -> dict[str, Any]:
-        kept = [n for n in uses if n in names and n not in ctx.given]
-        rest = iter(saved)
-        given = {**ctx.given, **dict(zip(kept, grouped(rest, kept, ctx.lengths), strict=True))}
-        outs = tuple(rest)
-        return {**given, "outs": outs, "out": outs[0] if len(outs) == 1 else outs}
+    def plan_of(ctx: Any, flat: Sequence[Any]) -> Plan:
+        needs = ctx.needs_input_grad[1:]
+        key = needs, tuple([a is None for a in flat]), *ctx.lengths.values()
+        if key not in plans:
+            plans[key] = _plan(primitive, needs, flat, ctx.lengths)
+        return plans[key]
 
     def forward(ctx: Any, call: Any, *flat: Any) -> Any:
         keyset, ctx.lengths = call
@@ -76,41 +131,46 @@ def single_level_function(primitive: Primitive) -> Any:
         outs = primitive._several(result)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(
-            *(o for o in outs if not (o.is_floating_point() or o.is_complex()))
+            *[o for o in outs if not (o.is_floating_point() or o.is_complex())]
         )
-        ctx.out_shapes = tuple(o.shape for o in outs)
-        keep(ctx, args, outs)
+        plan = ctx.plan = plan_of(ctx, flat)
+        ctx.constants = {name: flat[at] for name, at in plan.constants}
+        ctx.shapes = {name: _shape(flat[at]) for name, at in plan.needed}
+        ctx.out_shapes = [o.shape for o in outs]
+        ctx.save_for_backward(*plan.backward.of(flat, outs))
+        ctx.save_for_forward(*plan.forward.of(flat, outs))
+        if primitive._retain is not None:
+            ctx.retained = primitive._retain(dict(zip(names, args, strict=True)))
         return result
 
     def backward(ctx: Any, *cts: Tensor | None) -> Any:
+        grads: list[Any] = [None] * (len(ctx.needs_input_grad) - 1)
         if all(ct is None for ct in cts):
-            return (None,) * len(ctx.needs_input_grad)
+            return None, *grads
         primitive._check_current()
-        needed = ctx.plan.needed
-        given = restored(ctx, ctx.plan.vjp_uses, ctx.saved_tensors)
-        given |= {"cts": cts, "ct": cts[0]}
-        results: dict[str, Any] = {n: (None,) * length for n, length in ctx.lengths.items()}
-        done: set[str] = set()
-        for name in (n for n in needed if n not in done):
-            if name not in primitive._vjps:
-                raise primitive._missing("vjp", name, "reverse mode (backward, grad, vjp, jacrev)")
-            served, rule = primitive._vjps[name]
-            value = rule(given | {"needs": tuple(a in needed for a in served)})
-            several = value if len(served) > 1 else (value,)
+        plan = ctx.plan
+        if plan.missing is not None:
+            reverse = "reverse mode (backward, grad, vjp, jacrev)"
+            raise primitive._missing("vjp", plan.missing, reverse)
+        given = plan.backward.restored(ctx.constants, ctx.saved_tensors)
+        given["cts"], given["ct"] = cts, cts[0]
+        for served, rule, given["needs"], places in plan.pullbacks:
+            value = rule(given)
+            parts = value if len(served) > 1 else (value,)
             who = f"{primitive.name}: the vjp rule of {served}"
-            _check_parts(who, several, [ctx.shapes.get(a) for a in served])
-            done.update(served)
-            pairs = zip(served, several, strict=True)
-            results |= {a: part for a, part in pairs if part is not None and a in needed}
-        return None, *signature.flat([results.get(n) for n in names])
+            _check_parts(who, parts, [ctx.shapes.get(name) for name in served])
+            for part, at in zip(parts, places, strict=True):
+                if part is not None and at is not None:
+                    grads[at] = part
+        return None, *grads
 
     def jvp(ctx: Any, _call: Any, *flat: Tensor | None) -> Any:
-        primal = [transforms.without_tangent(t) for t in ctx.saved_tensors]
+        primal = tuple(transforms.without_tangent(t) for t in ctx.saved_tensors)
         tangents = zip(names, signature.grouped(flat, ctx.lengths), strict=True)
         moving = {n: t for n, t in tangents if _moves(t)}
         if lacking := [n for n in moving if n not in primitive._jvps]:
             raise primitive._missing("jvp", lacking[0], "forward mode (jvp, jacfwd, hessian)")
-        given = restored(ctx, ctx.plan.jvp_uses, primal)
+        given = ctx.plan.forward.restored(ctx.constants, primal)
         total: tuple[Any, ...] | None = None
         with transforms.outer_levels_recording():
             for served, rule in dict.fromkeys(primitive._jvps[n] for n in moving):
@@ -168,7 +228,9 @@ def _check_parts(who: str, parts: Any, shapes: Sequence[Any]) -> None:
 
 def _differ(got: Sequence[Any], expected: Sequence[Any]) -> bool:
     # A size that is still unknown, when a graph is traced, is left to PyTorch to judge.
-    pairs = zip(got, expected, strict=False)
-    return len(got) != len(expected) or any(
-        m != n for m, n in pairs if type(m) is int and type(n) is int
-    )
+    if len(got) != len(expected):
+        return True
+    for m, n in zip(got, expected, strict=True):
+        if type(m) is int and type(n) is int and m != n:
+            return True
+    return False

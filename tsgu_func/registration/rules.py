@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -41,27 +42,48 @@ class ByName:
     """
 
     def __init__(self, function: Rule, places: Mapping[str, Any], groups: Groups) -> None:
-        self.function = function
-        self._one: dict[str, Any] = {}
-        self._tuples: dict[str, tuple[Any, ...]] = {}
-        uses: list[str] = []
         asked = getattr(function, "uses", None) or inspect.signature(function).parameters
+        self._getters: dict[str, Callable[[Any], Any]] = {}
+        uses: list[str] = []
         for name in asked:
             if name in groups:
-                self._tuples[name] = tuple(places[member] for member in groups[name])
+                self._getters[name] = _several([places[member] for member in groups[name]])
             elif name in places:
-                self._one[name] = places[name]
+                self._getters[name] = operator.itemgetter(places[name])
             else:
                 raise ValueError(f"a rule asks for {name!r}, which is none of {[*places, *groups]}")
             uses += groups.get(name, (name,))
         self.uses = tuple(dict.fromkeys(uses))
+        self._apply = self._by_position if _takes_in_order(function) else self._by_keyword
+        self.function = function
 
     def __call__(self, given: Any) -> Any:
         """Apply the function to those of the given values that it asks for."""
-        chosen = {name: given[place] for name, place in self._one.items()}
-        for name, places in self._tuples.items():
-            chosen[name] = tuple([given[place] for place in places])
-        return self.function(**chosen)
+        return self._apply(given)
+
+    def _by_position(self, given: Any) -> Any:  # a third faster
+        return self.function(*[get(given) for get in self._getters.values()])
+
+    def _by_keyword(self, given: Any) -> Any:
+        return self.function(**{name: get(given) for name, get in self._getters.items()})
+
+
+def _several(places: Sequence[Any]) -> Callable[[Any], Any]:
+    """Get a tuple, also of one or of none."""
+    if len(places) < 2:
+        return lambda given: tuple([given[place] for place in places])
+    return operator.itemgetter(*places)
+
+
+def _takes_in_order(function: Rule) -> bool:
+    """Whether a function can be called with its parameters in order, whatever they are called.
+
+    What says of itself what it takes, as a decorator's function does, may only take keywords.
+    """
+    if any(hasattr(function, says) for says in ("uses", "__wrapped__", "__signature__")):
+        return False
+    kinds = {p.kind for p in inspect.signature(function).parameters.values()}
+    return kinds <= {inspect.Parameter.POSITIONAL_OR_KEYWORD}
 
 
 class Joint(NamedTuple):

@@ -31,6 +31,7 @@ class Signature:
         self.outputs = len(parsed.returns)
         self.tensors = frozenset(n for n, kind in types.items() if kind in _TENSORS)
         self.lists = frozenset(n for n, kind in types.items() if kind == "List[Tensor]")
+        self._places = [(i, n) for i, n in enumerate(self.arguments) if n in self.tensors]
         self._defaults = {a.name: a.default_value for a in parsed.arguments}
         self._positional = sum(not a.kwarg_only for a in parsed.arguments)
 
@@ -40,6 +41,28 @@ class Signature:
             return args
         given = {**self._defaults, **kwargs}
         return *args, *(given[name] for name in self.arguments[len(args) :])
+
+    def given(self, args: Sequence[Any]) -> tuple[list[str], list[Any]]:
+        """Return the names of the tensors among all arguments, and these; none of them is None."""
+        names, given = [], []
+        for i, name in self._places:
+            if isinstance(x := args[i], (list, tuple)):
+                names += [name] * len(x)
+                given += x
+            elif x is not None:
+                names.append(name)
+                given.append(x)
+        return names, given
+
+    def detached(self, args: Sequence[Any]) -> list[Any]:
+        """Return all arguments, the tensors without what autograd knows of them."""
+        plain = [*args]
+        for i, _ in self._places:
+            if isinstance(x := plain[i], (list, tuple)):
+                plain[i] = [a.detach() for a in x]
+            elif x is not None:
+                plain[i] = x.detach()
+        return plain
 
     def in_order(self, function: Callable[..., Any], *, before: int = 0) -> Callable[..., Any]:
         """Let a function that takes keywords be called with all arguments in their order."""

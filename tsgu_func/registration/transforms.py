@@ -27,6 +27,7 @@ __all__ = [
     "has_tangent",
     "is_batched",
     "is_in_graph",
+    "is_outside",
     "is_recorded",
     "is_tracing",
     "levels",
@@ -39,6 +40,7 @@ __all__ = [
     "record",
     "seen_by_autograd",
     "storage_number",
+    "unrecorded",
     "unwrapped",
     "without_tangent",
 ]
@@ -73,6 +75,7 @@ _C = _private(
     "_dispatch_tls_is_dispatch_key_excluded",
     "_dispatch_tls_set_dispatch_key_excluded",
     "_get_dispatch_mode",
+    "_set_grad_enabled",
     "parse_schema",
     *(f"DispatchKey.{name}" for name in (*_NAMES, *_AUTOGRAD)),
 )
@@ -145,20 +148,36 @@ def only_traced() -> bool:
     return getattr(_traced, "active", False)
 
 
+def is_outside() -> bool:
+    """Whether a kernel may run as it is.
+
+    Where a graph is traced, it is called from ``__torch_dispatch__``, with the dispatch keys of
+    lazy conjugation and of transforms switched off: ``x.conj() * y`` would silently be ``x * y``.
+    """
+    return not _C._dispatch_tls_is_dispatch_key_excluded(_KEYS[0])
+
+
 @contextlib.contextmanager
 def as_outside() -> Iterator[None]:
     """Let lazy conjugation, and transforms that a kernel applies, mean what they say inside of it.
 
-    Where a graph is traced, a kernel is called from ``__torch_dispatch__``, with the dispatch keys
-    that they need switched off: ``x.conj() * y`` would silently be ``x * y``.
+    See `is_outside`, where nothing is to be done.
     """
-    if not _C._dispatch_tls_is_dispatch_key_excluded(_KEYS[0]):
-        yield
-        return
     with _C._PreserveDispatchKeyGuard():
         for key in _KEYS:
             _C._dispatch_tls_set_dispatch_key_excluded(key, False)
         yield
+
+
+def unrecorded(function: Callable[..., Any], args: Sequence[Any]) -> Any:
+    """Call a function with the recording of gradients off; ``no_grad`` takes longer to enter."""
+    if not torch.is_grad_enabled():
+        return function(*args)
+    _C._set_grad_enabled(False)
+    try:
+        return function(*args)
+    finally:
+        _C._set_grad_enabled(True)
 
 
 @contextlib.contextmanager
@@ -174,12 +193,16 @@ def seen_by_autograd(recorded: bool) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def outer_levels_recording() -> Iterator[None]:
+def outer_levels_recording() -> contextlib.AbstractContextManager[Any]:
     """Let the levels below this one see what runs, where there are any."""
-    if not _C._are_functorch_transforms_active():
-        yield
-        return
+    return _recording() if _C._are_functorch_transforms_active() else _NOTHING
+
+
+_NOTHING = contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _recording() -> Iterator[None]:
     with torch.enable_grad(), _forward._set_fwd_grad_enabled(True):
         yield
 
