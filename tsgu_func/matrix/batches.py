@@ -94,9 +94,9 @@ def over_batches(function: Function, pattern: SparsityPattern, values: Tensor, B
         return pytree.tree_map(
             lambda C: C.squeeze(-1), over_batches(function, pattern, values, B.unsqueeze(-1))
         )
-    batch = broadcast_shapes(values.shape[:-1], B.shape[:-2])
-    if not batch:
+    if values.ndim == 1 and B.ndim == 2:
         return function(pattern, values, B)
+    batch = broadcast_shapes(values.shape[:-1], B.shape[:-2])
     k, p = len(batch), B.shape[-1]
     sizes = (1,) * (k - values.ndim + 1) + tuple(values.shape[:-1])
     own = [i for i in range(k) if sizes[i] != 1]

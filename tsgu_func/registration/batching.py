@@ -42,6 +42,10 @@ class Fold:
             return self._as_columns(size, given, mapped[self.columns])
         return self._as_leading_axis(size, given, mapped)
 
+    def _there(self, given: dict[str, Any]) -> dict[str, int]:
+        """Return the ranks of those that are given: an optional tensor may be None."""
+        return {n: rank for n, rank in self.ranks.items() if given[n] is not None}
+
     def _call(self, given: dict[str, Any], split: Callable[[Tensor], Tensor], dim: int) -> Any:
         out = self.op(*given.values())
         if isinstance(out, Tensor):
@@ -50,7 +54,7 @@ class Fold:
 
     def _elementwise(self, given: dict[str, Any], mapped: dict[str, Tensor]) -> Any:
         """Align the mapped axes in front of the longest argument: broadcasting does the rest."""
-        rank = max(x.ndim - (n in mapped) for n, x in given.items() if n in self.ranks)
+        rank = max(given[n].ndim - (n in mapped) for n in self._there(given))
         for name, x in mapped.items():
             given[name] = x.reshape(x.shape[0], *(1,) * (rank + 1 - x.ndim), *x.shape[1:])
         return self._call(given, lambda out: out, 0)
@@ -62,7 +66,7 @@ class Fold:
 
     def _as_leading_axis(self, size: int, given: dict[str, Any], mapped: dict[str, Tensor]) -> Any:
         """(size, batch, ...) -> (size * batch, ...); what lacks one of the two is expanded."""
-        ranks = self.ranks
+        ranks = self._there(given)
         inner = [x.shape[-1 - ranks[n]] for n, x in mapped.items() if x.ndim == ranks[n] + 2]
         inner += [
             given[n].shape[0] for n in ranks if n not in mapped and given[n].ndim == ranks[n] + 1
