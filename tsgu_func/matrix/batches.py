@@ -12,7 +12,6 @@ from tsgu_func.kernels.shapes import broadcast_shapes
 from tsgu_func.matrix.arguments import are_vectors
 from tsgu_func.matrix.pattern import SparsityPattern
 from tsgu_func.matrix.torch_sparse import blocks_from_torch, borrowed, from_torch
-from tsgu_func.registration.transforms import pytree
 
 if TYPE_CHECKING:
     from tsgu_func.matrix.base import MatrixBase
@@ -64,7 +63,7 @@ def over_system(function: Function, A: MatrixBase | Tensor, B: Tensor) -> Any:
     if isinstance(A, Tensor) and A.ndim > 2:  # whose members are not broadcast
         columns = columns.expand(*A.shape[:-1], 1)
     outputs = over_matrix(function, A, columns, A.shape[-1])
-    return pytree.tree_map(lambda X: X.squeeze(-1), outputs)
+    return _each(lambda X: X.squeeze(-1), outputs)
 
 
 def _for_values_of(A: Tensor, function: Function) -> Function:
@@ -80,7 +79,7 @@ def over_batches(function: Function, pattern: SparsityPattern, values: Tensor, B
     Parameters
     ----------
     function : callable
-        Treats the columns of its last argument one by one; returns (n, p) or (b, n, p), or a pytree
+        Treats the columns of its last argument one by one; returns (n, p) or (b, n, p), or a tuple
         of such, with any number of rows.
     pattern : SparsityPattern, shape (n, m)
     values : Tensor, shape ``(*batch_A, nnz)``
@@ -91,7 +90,7 @@ def over_batches(function: Function, pattern: SparsityPattern, values: Tensor, B
     Tensor, shape ``(*batch, n, p)``, or ``(*batch_A, n)`` for a vector
     """
     if B.ndim == 1:
-        return pytree.tree_map(
+        return _each(
             lambda C: C.squeeze(-1), over_batches(function, pattern, values, B.unsqueeze(-1))
         )
     if values.ndim == 1 and B.ndim == 2:
@@ -112,4 +111,8 @@ def over_batches(function: Function, pattern: SparsityPattern, values: Tensor, B
         C = C.reshape(*(batch[i] for i in own), C.shape[-2], *(batch[i] for i in free), p)
         return C.permute([order.index(axis) for axis in range(k + 2)])
 
-    return pytree.tree_map(restored, function(pattern, values, B))
+    return _each(restored, function(pattern, values, B))
+
+
+def _each(change: Callable[[Tensor], Tensor], outputs: Any) -> Any:
+    return change(outputs) if isinstance(outputs, Tensor) else tuple(map(change, outputs))
