@@ -1,5 +1,6 @@
 """What a Primitive takes and returns: groups, defaults, keywords, options, lists and tuples."""
 
+import functools
 import math
 
 import pytest
@@ -101,6 +102,54 @@ def test_what_is_asked_for_by_name_exists():
     for register in (p.kernel, p.fake, p.vjp("x"), p.retain):
         with pytest.raises(ValueError, match=r"tests::no_name: a rule asks for 'z', .*'g'"):
             register(lambda g, z: g)
+
+
+def _with_keywords(rule):
+    @functools.wraps(rule)
+    def taken_by_name(**given):
+        return rule(**given)
+
+    return taken_by_name
+
+
+def _in_another_order(rule):
+    taken = lambda a, b: rule(b, a)  # whose parameters have other names
+    return lambda by, ct: taken(by, ct)
+
+
+def _which_says_what_it_uses(rule):
+    def uses(*, by, ct):
+        return rule(ct, by)
+
+    uses.uses = ("by", "ct")
+    return uses
+
+
+class _Callable:
+    def __init__(self, rule):
+        self.rule = rule
+
+    def __call__(self, ct, *, by):
+        return self.rule(ct, by)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [_with_keywords, _in_another_order, _which_says_what_it_uses, _Callable, functools.partial],
+)
+def test_rules_are_given_what_they_name_in_any_form(form):
+    p = Primitive("tests::quotient(Tensor x, Tensor by) -> Tensor")
+    p.kernel(lambda x, by: x / by)
+    p.vjp("x")(form(lambda ct, by: ct / by))
+    x, by = torch.tensor([1.0, 2.0], requires_grad=True), torch.tensor([4.0, 5.0])
+    assert_close(torch.autograd.grad(p(x, by).sum(), x)[0], 1 / by)
+
+
+def test_a_parameter_with_a_default_is_a_name_too():
+    p = Primitive("tests::shifted(Tensor x, Tensor by) -> Tensor")
+    p.kernel(lambda x, by: x * by)
+    with pytest.raises(ValueError, match="a rule asks for 'factor'"):
+        p.vjp("x")(lambda ct, factor=3.0, by=None: factor * ct * by)
 
 
 # ---------------------------------------------------------------------------------- several outputs
