@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -199,8 +200,8 @@ def test_a_footprint_is_of_what_is_differentiated(name, backward):
     serve = object.__new__(Footprint)
     serve.backward = backward
     ready = serve.take(given)
-    result = serve.call()
-    result, gradients = result if backward else (result, ())
+    called: Any = serve.call()
+    result, gradients = called if backward else (called, ())
     assert result.shape == given.result
     assert [x.shape for x in gradients] == [x.shape for x in given.inputs if backward]
     there = [result, *given.inputs, *given.indices, *gradients]

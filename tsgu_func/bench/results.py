@@ -40,7 +40,7 @@ class Comparison(NamedTuple):
     def title(self) -> str:
         """The case in columns."""
         parts = (
-            f"{value:<17}" if isinstance(value, str) else f"{f'{name} = {value}':<10} "
+            f"{value:<16} " if isinstance(value, str) else f"{f'{name} = {value}':<10} "
             for name, value in self.case.items()
         )
         return "".join(parts)
