@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from tsgu_func.bench import busy, contenders, worker
-from tsgu_func.bench.problems import PROBLEMS, right_hand_side
-from tsgu_func.bench.rows import Row
+from tsgu_func.bench.contenders import Solves
+from tsgu_func.bench.peers.peer import Peer
+from tsgu_func.bench.problems import PROBLEMS, right_hand_side, side
+from tsgu_func.bench.solve import judged
 from tsgu_func.bench.worker import Measured, Worker
 
 SMALL = {"plane": 6, "space": 4, "anisotropic": 6, "convection": 6, "graph": 60}
@@ -32,6 +34,7 @@ def test_problems_are_what_they_say(name):
     assert smallest > 0
     n = {"space": SMALL[name] ** 3, "graph": SMALL[name]}.get(name, SMALL[name] ** 2)
     assert D.shape == (n, n)
+    assert side(name, n) == SMALL[name]
     assert right_hand_side(n).shape == (n,)
 
 
@@ -53,8 +56,9 @@ def test_the_laplacian_is_exact_for_what_is_linear():
     ],
 )
 def test_what_counts(measured, counts):
-    good = Measured(2.0, 1e-12)
-    assert Row("x", "plane", 4, "forward", (good, measured)).counts is counts
+    comparison = judged({"n": 4}, {"x": [Measured(2.0, 1e-12), measured]})
+    assert ("x" in comparison.measured) is counts
+    assert ("failure" in comparison.more["x"]) is not counts
 
 
 def failing(S, b):
@@ -67,7 +71,7 @@ def failing(S, b):
 @pytest.mark.parametrize("name", ["scipy splu", "scipy cg/bicgstab", "superlu", "tsgu_func"])
 @pytest.mark.parametrize("problem", ["plane", "convection"])
 def test_a_solve_is_measured_in_this_process(name, problem):
-    serve = worker._Server(name, problem, 8)
+    serve = Solves(name, problem, 8)
     for backward in (False, True):
         measured = serve(1.5, backward)
         assert measured.seconds > 0
@@ -77,23 +81,23 @@ def test_a_solve_is_measured_in_this_process(name, problem):
 
 def test_a_worker_that_hangs_is_ended(monkeypatch):
     monkeypatch.setattr(worker, "_GRACE", 0.0)
-    slow = Worker("scipy splu", "plane", 100)
+    slow = Worker(Solves, "scipy splu", "plane", 100)
     assert not slow.failure
     # A limit of nothing is exceeded by any solve.
-    first = slow.measure(1.0, False, 1e-6)
+    first = slow.measure(1.0, False, limit=1e-6)
     assert "more than" in first.failure
-    assert slow.measure(1.0, False, 10.0).failure == first.failure
+    assert slow.measure(1.0, False).failure == first.failure
     assert not slow._process.is_alive()
 
 
 def test_a_failure_is_reported_in_one_line(monkeypatch):
-    monkeypatch.setitem(contenders.OWN, "failing", contenders.Contender(failing))
+    monkeypatch.setitem(contenders.OWN, "failing", Peer(failing))
     with pytest.raises(RuntimeError, match="no solution today"):
-        worker._Server("failing", "plane", 4)
-    broken = Worker("nobody", "plane", 4)
+        Solves("failing", "plane", 4)
+    broken = Worker(Solves, "nobody", "plane", 4)
     assert "KeyError" in broken.failure
     assert "\n" not in broken.failure
-    assert broken.measure(1.0, False, 1.0).failure == broken.failure
+    assert broken.measure(1.0, False).failure == broken.failure
     broken.close()
 
 
@@ -168,7 +172,7 @@ def test_competitors_do_not_outlive_the_benchmark(end, tmp_path):
 
 def test_the_command_on_a_busy_machine():
     command = [
-        *(sys.executable, "-m", "tsgu_func", "bench", "solve", "--busy", "--no-peers"),
+        *(sys.executable, "-m", "tsgu_func", "bench", "busy", "--no-peers"),
         *("--repeats", "1", "--problems", "plane", "--sizes", "12", "--solvers", "iccg"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -88,7 +88,8 @@ def test_the_command_line_starts_where_the_system_is_not_posix():
         "    sys.modules[name] = None\n"
         "del os.register_at_fork\n"
         "from tsgu_func.__main__ import main\n"
-        "import tsgu_func.bench.worker, tsgu_func.selfcheck.command, tsgu_func.demo.command\n"
+        "import tsgu_func.bench.worker, tsgu_func.bench.resident\n"
+        "import tsgu_func.selfcheck.command, tsgu_func.demo.command\n"
         "sys.exit(main(['bench', '--help']))\n"
     )
     done = subprocess.run(
@@ -136,23 +137,6 @@ def test_info():
         assert word in done.stdout
     assert re.search(r"Poisson, 2-D, 1 column +ICCG\(.*\), then ", done.stdout)
     assert re.search(r"graph Laplacian, 256 columns +(SuperLU|Pardiso)\(\)", done.stdout)
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("mm", "--rows", "50", "--columns", "2"),
-        ("spgemm", "--rows", "50"),
-        ("triangular", "--grid", "4", "5", "--columns", "2"),
-        ("indexed", "--rows", "50", "--size", "4", "--matrices", "3"),
-        ("lstsq", "--rows", "60", "--unknowns", "8", "--columns", "2"),
-    ],
-)
-def test_bench_runs(arguments):
-    done = run("bench", *arguments, "--repeats", "2")
-    assert done.returncode == 0, done.stderr
-    assert " forward " in done.stdout
-    assert " forward+backward " in done.stdout
 
 
 def test_demo_writes_its_figure(tmp_path):

@@ -13,6 +13,7 @@ import torch
 
 import tsgu_func
 from tsgu_func import SparseMatrix, bench
+from tsgu_func.bench.machine import version_or_none
 from tsgu_func.bench.problems import PROBLEMS
 from tsgu_func.demo import options as demo
 from tsgu_func.kernels import compiled
@@ -110,15 +111,8 @@ def _versions() -> dict[str, str]:
         "tsgu_func": tsgu_func.__version__,
         "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         **{name: metadata.version(name) for name in packages},
-        **{name: _version_or_none(name) for name in optional},
+        **{name: version_or_none(name) or "not installed (optional)" for name in optional},
     }
-
-
-def _version_or_none(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed (optional)"
 
 
 def _devices() -> dict[str, str]:
@@ -170,7 +164,9 @@ def _kept_at(folder: str | None) -> str:
 # -------------------------------------------------------------------------------- the commands
 
 _COMMANDS = {
-    "bench": Command("measure speed against other packages", bench.add_arguments, bench.run),
+    "bench": Command(
+        "measure speed against other packages", bench.add_arguments, bench.run, "demo"
+    ),
     "check": Command("check every rule of every op", check.add_arguments, check.run, "testing"),
     "demo": Command("denoise an image without a clean one", demo.add_arguments, demo.run, "demo"),
     "info": Command("show versions, devices and kernels", _no_arguments, _info),

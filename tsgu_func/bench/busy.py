@@ -11,19 +11,20 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from tsgu_func.bench.contenders import contender
-from tsgu_func.bench.problems import PROBLEMS
-from tsgu_func.bench.rows import DIRECTIONS
+from tsgu_func.bench.contenders import Solves
+from tsgu_func.bench.results import DIRECTIONS, Comparison
+from tsgu_func.bench.solve import QUICK, add_arguments, fitting, systems, turns
+from tsgu_func.bench.subject import Subject
+from tsgu_func.bench.timing import in_turn
 from tsgu_func.bench.worker import Worker
 
-__all__ = ["competitors", "run"]
+__all__ = ["SUBJECT", "competitors"]
 
 _SETTLE = 1.0  # seconds until the scheduler has spread who is new
 
@@ -54,72 +55,65 @@ def _count(parent: int) -> None:
             pass
 
 
-def run(options: argparse.Namespace, names: Sequence[str]) -> None:
-    """Measure, and print seconds and ratios for each system."""
-    processors, several = os.cpu_count() or 1, max(2, torch.get_num_threads())
-    others = 2 * processors - 1
-    print(
-        f"float64, median of {options.repeats}, in {several} threads and in one; idle, and with "
-        f"{others} processes that count on {processors} processors"
-    )
-    for problem in options.problems:
-        for size in options.sizes or PROBLEMS[problem].sizes:
-            _measure(problem, size, names, several, others, options)
+def _compare(options: argparse.Namespace) -> Iterator[Comparison]:
+    """Measure each system when the machine is idle, and again when it is busy."""
+    several, others = max(2, torch.get_num_threads()), 2 * (os.cpu_count() or 1) - 1
+    for problem, size in systems(options):
+        names = fitting(problem, options)
+        with contextlib.ExitStack() as stack:
+            workers: dict[tuple[str, int], Worker] = {
+                (name, threads): stack.enter_context(
+                    contextlib.closing(Worker(Solves, name, problem, size, threads))
+                )
+                for name in names
+                for threads in (several, 1)
+            }
+            n = max(worker.ready.n for worker in workers.values())
+            seconds: dict[str, dict[str, list[float]]] = {name: {} for name in DIRECTIONS}
+            for state, number in (("idle", 0), ("busy", others)):
+                with competitors(number):
+                    for direction in DIRECTIONS:
+                        asked = {k: turns(w, direction, options.limit) for k, w in workers.items()}
+                        for (name, threads), taken in in_turn(asked, options.repeats).items():
+                            key = _key(name, threads, state)
+                            seconds[direction][key] = [m.seconds for m in taken]
+        for direction, measured in seconds.items():
+            case = {"problem": problem, "n": n, "direction": direction, "threads": several}
+            yield Comparison(case, measured, more={name: {} for name in names})
 
 
-def _measure(
-    problem: str,
-    size: int,
-    names: Sequence[str],
-    several: int,
-    others: int,
-    options: argparse.Namespace,
-) -> None:
-    family = PROBLEMS[problem]
-    fit = [name for name in names if family.symmetric or not contender(name).symmetric]
-    with contextlib.ExitStack() as stack:
-        workers = {
-            (name, threads): stack.enter_context(
-                contextlib.closing(Worker(name, problem, size, threads=threads))
-            )
-            for name in fit
-            for threads in (several, 1)
-        }
-        print(f"\n{family.title}: n = {max(worker.n for worker in workers.values())}", flush=True)
-        seconds: dict[tuple[str, bool], dict[tuple[str, int], float]] = {}
-        for busy in (False, True):
-            with competitors(others if busy else 0):
-                for direction in DIRECTIONS:
-                    seconds[direction, busy] = _medians(workers, direction, options)
-    for direction in DIRECTIONS:
-        _show(direction, fit, several, seconds[direction, False], seconds[direction, True])
+def _key(name: str, threads: int, state: str) -> str:
+    return f"{name}, threads: {threads}, {state}"
 
 
-def _medians(
-    workers: dict[tuple[str, int], Worker], direction: str, options: argparse.Namespace
-) -> dict[tuple[str, int], float]:
-    """Measure all in turn, over and over."""
-    backward = DIRECTIONS[direction]
-    taken: dict[tuple[str, int], list[float]] = {key: [] for key in workers}
-    for turn in range(options.repeats):
-        for key, worker in workers.items():
-            scale = 1 + 0.125 * turn + 0.5 * backward
-            taken[key].append(worker.measure(scale, backward, options.limit).seconds)
-    return {key: statistics.median(times) for key, times in taken.items()}
-
-
-def _show(
-    direction: str,
-    names: Sequence[str],
-    several: int,
-    idle: dict[tuple[str, int], float],
-    busy: dict[tuple[str, int], float],
-) -> None:
-    print(f"  {direction:<28}{'seconds, idle':>18}{'seconds, busy':>18}{'busy/idle':>18}", end="")
-    print(f"{f'{several} threads/1':>18}")
+def _lines(comparison: Comparison) -> list[str]:
+    """Return a table of seconds, and of what is lost to others and won by threads."""
+    several = int(comparison.case["threads"])
     heads = f"{several:>9}{1:>9}"
-    print(f"  {'in threads':<28}{heads * 3}{'idle':>9}{'busy':>9}")
-    for name in names:
-        (a, b), (c, d) = ((x[name, several], x[name, 1]) for x in (idle, busy))
+    kinds = ("seconds, idle", "seconds, busy", "busy/idle", f"{several} threads/1")
+    lines = [
+        f"  {comparison.title}",
+        f"  {'':<28}{''.join(f'{kind:>18}' for kind in kinds)}",
+        f"  {'in threads':<28}{heads * 3}{'idle':>9}{'busy':>9}",
+    ]
+    for name in comparison.more:
+        a, b, c, d = (
+            comparison.median(_key(name, threads, state))
+            for state in ("idle", "busy")
+            for threads in (several, 1)
+        )
         ratios = "".join(f"{x:9.2f}" for x in (c / a, d / b, a / b, c / d))
-        print(f"    {name:<26}{a:9.5f}{b:9.5f}{c:9.5f}{d:9.5f}{ratios}", flush=True)
+        lines.append(f"    {name:<26}{a:9.5f}{b:9.5f}{c:9.5f}{d:9.5f}{ratios}")
+    return lines
+
+
+SUBJECT = Subject(
+    "the same solves on an idle and on a busy machine",
+    add_arguments,
+    _compare,
+    quick=QUICK,
+    works=("solve",),
+    repeats=3,
+    lines=_lines,
+    draw=None,
+)

@@ -6,41 +6,49 @@ Rows choose their matrix at random; segments have the lengths that come of it.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from itertools import product
 
 import torch
 
 from tsgu_func import gather_mm, segment_mm
-from tsgu_func.bench.compare import DIRECTIONS, compare, header, upstream
+from tsgu_func.bench.peers import prepared
+from tsgu_func.bench.progress import counted
+from tsgu_func.bench.results import DIRECTIONS, Comparison
+from tsgu_func.bench.subject import Subject
+from tsgu_func.bench.timing import call, compare
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["SUBJECT"]
+
+_FUNCTIONS = {"gather_mm": gather_mm, "segment_mm": segment_mm}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, default=100_000, help="N (%(default)s)")
-    parser.add_argument("--size", type=int, default=64, help="D1 and D2 (%(default)s)")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64], help="D1 and D2 (64)")
     parser.add_argument("--matrices", type=int, nargs="+", default=[8, 100, 1000], help="R")
 
 
-def run(options: argparse.Namespace) -> None:
+def _compare(options: argparse.Namespace) -> Iterator[Comparison]:
     """Compare both functions in both directions."""
-    n, d = options.rows, options.size
-    peers = upstream("gather_mm", "segment_mm")
-    header(f"N = {n}, D1 = D2 = {d}, float32", options.repeats)
-    generator = torch.Generator().manual_seed(0)
-    a = torch.randn(n, d, generator=generator)
-    for count in options.matrices:
+    cases = product(options.sizes, options.matrices, _FUNCTIONS, DIRECTIONS)
+    for d, count, name, direction in counted(list(cases)):
+        generator = torch.Generator().manual_seed(0)
+        a = torch.randn(options.rows, d, generator=generator)
         b = torch.randn(count, d, d, generator=generator)
-        index = torch.randint(count, (n,), generator=generator)
-        lengths = torch.bincount(index, minlength=count)
-        for ours, theirs, which in (
-            (gather_mm, peers[0], index),
-            (segment_mm, peers[1], lengths),
-        ):
-            for name, direction in DIRECTIONS.items():
-                contenders = {
-                    "tsgu_func": direction(ours, a, b, which),
-                    "torchsparsegradutils": theirs and direction(theirs, a, b, which),
-                }
-                title = f"R = {count:<5} {ours.__name__:<11} {name}"
-                compare(title, contenders, options.repeats)
+        index = torch.randint(count, (options.rows,), generator=generator)
+        which = index if name == "gather_mm" else torch.bincount(index, minlength=count)
+        case = {"N": options.rows, "D": d, "R": count, "function": name, "direction": direction}
+        backward = DIRECTIONS[direction]
+        ours = {"": call(_FUNCTIONS[name], a, b, which, backward=backward)}
+        peers = prepared(name, a, b, which, backward=backward)
+        yield from compare(case, ours, peers, options.repeats)
+
+
+SUBJECT = Subject(
+    "products of rows with matrices of a bank, by index and by segment",
+    _add_arguments,
+    _compare,
+    quick={"rows": 50, "sizes": [4], "matrices": [3]},
+    works=("gather_mm", "segment_mm"),
+)

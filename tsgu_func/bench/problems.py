@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["PROBLEMS", "Problem", "right_hand_side"]
+__all__ = ["PROBLEMS", "Problem", "right_hand_side", "side"]
 
 
 class Problem(NamedTuple):
@@ -24,6 +24,8 @@ class Problem(NamedTuple):
         A size that takes no time, and the same ways through a solver.
     symmetric : bool
         Whether the matrices are symmetric, and then positive definite.
+    axes : int
+        The power of the size that is the number of rows.
     """
 
     title: str
@@ -31,6 +33,7 @@ class Problem(NamedTuple):
     sizes: tuple[int, ...]
     small: int
     symmetric: bool = True
+    axes: int = 2
 
 
 def right_hand_side(n: int) -> np.ndarray:
@@ -89,10 +92,15 @@ def _graph(n: int) -> Any:
 
 PROBLEMS = {
     "plane": Problem("Poisson, 2-D", _plane, (100, 300, 1000), 150),
-    "space": Problem("Poisson, 3-D", _space, (20, 40), 20),
+    "space": Problem("Poisson, 3-D", _space, (20, 40), 20, axes=3),
     "anisotropic": Problem("anisotropic diffusion", _anisotropic, (100, 300), 150),
     "convection": Problem(
         "convection and diffusion", _convection, (100, 300), 150, symmetric=False
     ),
-    "graph": Problem("graph Laplacian", _graph, (10_000, 50_000), 20_000),
+    "graph": Problem("graph Laplacian", _graph, (10_000, 50_000), 20_000, axes=1),
 }
+
+
+def side(name: str, rows: int) -> int:
+    """Return the size of a problem that has about so many rows."""
+    return round(rows ** (1 / PROBLEMS[name].axes))

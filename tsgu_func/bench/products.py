@@ -1,50 +1,83 @@
-"""Products of a sparse matrix with dense columns.
+"""Products of a sparse matrix with dense columns, and of a batch of matrices of one pattern.
 
-The matrix has a given number of entries a row, at random.
+The random matrix has a given number of entries a row; the others are those of `bench solve`.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from itertools import product
 
 import torch
 
 from tsgu_func import SparseMatrix, sparse_mm
-from tsgu_func.bench.compare import DIRECTIONS, compare, header, upstream
+from tsgu_func.bench.peers import prepared
+from tsgu_func.bench.peers.tensors import batched_csr
+from tsgu_func.bench.problems import PROBLEMS, side
+from tsgu_func.bench.progress import counted
+from tsgu_func.bench.results import DIRECTIONS, Comparison
+from tsgu_func.bench.subject import Subject
+from tsgu_func.bench.timing import call, compare
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["SUBJECT", "random_matrix"]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("--rows", type=int, default=100_000, help="rows and columns (%(default)s)")
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    matrices = ["random", *PROBLEMS]
+    parser.add_argument("--matrices", nargs="+", choices=matrices, default=["random", "plane"])
+    parser.add_argument("--rows", type=int, default=100_000, help="and columns (%(default)s)")
     parser.add_argument("--per-row", type=int, default=10, help="entries a row (%(default)s)")
     parser.add_argument("--columns", type=int, nargs="+", default=[1, 16, 64], help="of B")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1], help="matrices at once (1)")
 
 
-def run(options: argparse.Namespace) -> None:
-    """Compare each kind of A in both directions."""
-    row = torch.arange(options.rows).repeat_interleave(options.per_row)
+def _compare(options: argparse.Namespace) -> Iterator[Comparison]:
+    """Compare all kinds of A, in both directions."""
+    cases = product(options.matrices, options.columns, options.batches, DIRECTIONS)
+    for name, p, batch, direction in counted(list(cases)):
+        A = _matrix(name, options.rows, options.per_row)
+        case = {"matrix": name, "rows": A.shape[0], "p": p, "b": batch, "direction": direction}
+        yield from _measured(A, case, options.repeats)
+
+
+def _measured(A: SparseMatrix, case: dict[str, str | int], repeats: int) -> Iterator[Comparison]:
+    batch, backward = int(case["b"]), DIRECTIONS[str(case["direction"])]
+    size = A.shape[1], int(case["p"])
+    members = (batch,) if batch > 1 else ()
     generator = torch.Generator().manual_seed(0)
-    col = torch.randint(options.rows, row.shape, generator=generator)
-    values = torch.randn(row.shape, generator=generator)
-    A = SparseMatrix.from_coo(row, col, values, (options.rows, options.rows))
-    (peer,) = upstream("sparse_mm")
-    header(f"C = A B, A {options.rows}^2 with {A.nnz} entries, float32", options.repeats)
-    for p in options.columns:
-        B = torch.randn(options.rows, p, generator=generator)
-        for kind, ours, theirs in (
-            ("COO", A.to_coo(), A.to_coo()),
-            ("CSR", A.to_csr(), A.to_csr()),
-            ("SparseMatrix", A, A.to_csr()),
-        ):
-            for name, direction in DIRECTIONS.items():
-                # PyTorch's gradient of a COO matrix is dense: 40 GB here.
-                fits = kind != "COO" or name == "forward"
-                contenders = {
-                    "tsgu_func": direction(sparse_mm, ours, B),
-                    "torchsparsegradutils": peer and direction(peer, theirs, B),
-                    "torch.sparse.mm": direction(torch.sparse.mm, theirs, B) if fits else None,
-                }
-                title = f"p = {p:<3} {kind:<13} {name}"
-                compare(title, contenders, options.repeats)
+    B = torch.randn(*members, *size, generator=generator)
+    if members:
+        A = A.with_values(A.values * torch.linspace(1, 2, batch)[:, None])
+        kinds = {"CSR": batched_csr(A), "SparseMatrix": A}
+    else:
+        kinds = {"COO": A.to_coo(), "CSR": A.to_csr(), "SparseMatrix": A}
+    ours = {kind: call(sparse_mm, given, B, backward=backward) for kind, given in kinds.items()}
+    peers = prepared("batched mm" if members else "mm", A, B, backward=backward)
+    yield from compare(case, ours, peers, repeats)
+
+
+def _matrix(name: str, rows: int, per_row: int) -> SparseMatrix:
+    if name == "random":
+        return random_matrix(rows, rows, per_row)
+    return SparseMatrix.from_scipy(PROBLEMS[name].build(side(name, rows))).to(torch.float32)
+
+
+def random_matrix(
+    rows: int, cols: int, per_row: int, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> SparseMatrix:
+    """Return a matrix with normal entries at random, about so many in each row."""
+    generator = torch.Generator().manual_seed(seed)
+    row = torch.arange(rows).repeat_interleave(per_row)
+    col = torch.randint(cols, row.shape, generator=generator)
+    values = torch.randn(row.shape, generator=generator, dtype=dtype)
+    return SparseMatrix.from_coo(row, col, values, (rows, cols))
+
+
+SUBJECT = Subject(
+    "products of a sparse matrix with dense columns",
+    _add_arguments,
+    _compare,
+    quick={"rows": 60, "columns": [1, 3], "matrices": ["random"], "batches": [1, 2]},
+    works=("mm", "batched mm"),
+)

@@ -7,62 +7,52 @@ random ones.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from itertools import product
 
 import torch
-from torch import Tensor
 
 from tsgu_func import SparseMatrix
-from tsgu_func.bench.compare import DIRECTIONS, compare, header
-from tsgu_func.bench.problems import PROBLEMS
+from tsgu_func.bench.peers import prepared
+from tsgu_func.bench.problems import PROBLEMS, side
+from tsgu_func.bench.products import random_matrix
+from tsgu_func.bench.progress import counted
+from tsgu_func.bench.results import DIRECTIONS, Comparison
+from tsgu_func.bench.subject import Subject
+from tsgu_func.bench.timing import call, compare
 from tsgu_func.solvers import clear_cache
 
-__all__ = ["add_arguments", "run"]
-
-_CONVERSIONS = (SparseMatrix.to_scipy, SparseMatrix.to_coo, SparseMatrix.to_csr)
+__all__ = ["SUBJECT"]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, default=90_000, help="of the matrices, about")
 
 
-def run(options: argparse.Namespace) -> None:
-    """Compare each product in both states."""
-    n = options.rows
-    header(f"C = A B, about {n} rows, float64", options.repeats)
-    for title, A, B in _pairs(n):
-        scipy, coo, csr = (
-            (f(A), f(B)) for f in (SparseMatrix.to_scipy, SparseMatrix.to_coo, SparseMatrix.to_csr)
-        )
-        peers = {
-            "SciPy": lambda scipy=scipy: scipy[0] @ scipy[1],
-            "torch COO": DIRECTIONS["forward"](torch.sparse.mm, *coo),
-            "torch CSR": DIRECTIONS["forward"](torch.matmul, *csr),
-        }
-        for state, product in (("known", SparseMatrix.matmul), ("new", _as_new)):
-            contenders = {"tsgu_func": DIRECTIONS["forward"](product, A, B), **peers}
-            compare(f"{title:<10} {state} patterns, forward", contenders, options.repeats)
-        both = DIRECTIONS["forward+backward"]
-        contenders = {
-            "tsgu_func": both(SparseMatrix.matmul, A, B),
-            "torch COO": both(_values_of_torch, *coo),
-        }
-        compare(f"{title:<10} known, forward+backward", contenders, options.repeats)
+def _compare(options: argparse.Namespace) -> Iterator[Comparison]:
+    """Compare each product with known patterns in both directions, with new ones forward."""
+    pairs = _pairs(options.rows)
+    for title, direction in counted(list(product(pairs, DIRECTIONS))):
+        A, B = pairs[title]
+        backward = DIRECTIONS[direction]
+        functions = {"known patterns": _product}
+        if not backward:
+            functions["new patterns"] = _as_new
+        case = {"product": title, "rows": A.shape[0], "direction": direction}
+        ours = {state: call(f, A, B, backward=backward) for state, f in functions.items()}
+        peers = prepared("spgemm", A, B, backward=backward)
+        yield from compare(case, ours, peers, options.repeats)
 
 
-def _pairs(n: int) -> list[tuple[str, SparseMatrix, SparseMatrix]]:
-    P = SparseMatrix.from_scipy(PROBLEMS["plane"].build(int(n**0.5)))
-    J, A, B = _random(2 * n, n, 0), _random(n, n, 1), _random(n, n, 2)
-    return [("Poisson^2", P, P), ("J^T J", J.T, J), ("random", A, B)]
+def _pairs(n: int) -> dict[str, tuple[SparseMatrix, SparseMatrix]]:
+    P = SparseMatrix.from_scipy(PROBLEMS["plane"].build(side("plane", n)))
+    sizes = (2 * n, n), (n, n), (n, n)
+    J, A, B = (random_matrix(*size, 5, k, torch.float64) for k, size in enumerate(sizes))
+    return {"Poisson^2": (P, P), "J^T J": (J.T, J), "random": (A, B)}
 
 
-def _random(rows: int, cols: int, seed: int) -> SparseMatrix:
-    """Return a matrix with five entries a row, on average."""
-    nnz = 5 * rows
-    generator = torch.Generator().manual_seed(seed)
-    row, col = (torch.randint(size, (nnz,), generator=generator) for size in (rows, cols))
-    values = torch.randn(nnz, dtype=torch.float64, generator=generator)
-    return SparseMatrix.from_coo(row, col, values, (rows, cols))
+def _product(A: SparseMatrix, B: SparseMatrix) -> SparseMatrix:
+    return A @ B
 
 
 def _as_new(A: SparseMatrix, B: SparseMatrix) -> SparseMatrix:
@@ -70,6 +60,10 @@ def _as_new(A: SparseMatrix, B: SparseMatrix) -> SparseMatrix:
     return A @ B
 
 
-def _values_of_torch(A: Tensor, B: Tensor) -> Tensor:
-    # The derivative of the sum of a COO product itself is an internal error of PyTorch (2.13).
-    return torch.sparse.mm(A, B).coalesce().values()
+SUBJECT = Subject(
+    "products of two sparse matrices",
+    _add_arguments,
+    _compare,
+    quick={"rows": 50},
+    works=("spgemm",),
+)

@@ -6,54 +6,55 @@ The factor is SuperLU's L of the five-point stencil on a grid, with minimum-degr
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from functools import partial
+from itertools import product
 
 import torch
 
 from tsgu_func import SparseMatrix, sparse_triangular_solve
-from tsgu_func.bench.compare import DIRECTIONS, compare, header, upstream
+from tsgu_func.bench.peers import prepared
+from tsgu_func.bench.problems import PROBLEMS, side
+from tsgu_func.bench.progress import counted
+from tsgu_func.bench.results import DIRECTIONS, Comparison
+from tsgu_func.bench.subject import Subject
+from tsgu_func.bench.timing import call, compare
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["SUBJECT"]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("--grid", type=int, nargs=2, default=[250, 400], help="its sides")
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rows", type=int, default=100_000, help="of L, about (%(default)s)")
     parser.add_argument("--columns", type=int, nargs="+", default=[1, 16], help="of B")
 
 
-def run(options: argparse.Namespace) -> None:
+def _compare(options: argparse.Namespace) -> Iterator[Comparison]:
     """Compare each kind of A in both directions."""
-    L = _factor(*options.grid)
-    n = L.shape[0]
-    (peer,) = upstream("sparse_triangular_solve")
-    header(f"L X = B, L {n}^2 with {L.nnz} entries, float32", options.repeats)
-    for p in options.columns:
-        B = torch.randn(n, p, generator=torch.Generator().manual_seed(0))
-        for kind, ours, theirs in (
-            ("COO", L.to_coo(), L.to_coo()),
-            ("CSR", L.to_csr(), L.to_csr()),
-            ("SparseMatrix", L, L.to_csr()),
-        ):
-            for name, direction in DIRECTIONS.items():
-                contenders = {
-                    "tsgu_func": direction(_lower(sparse_triangular_solve), ours, B),
-                    "torchsparsegradutils": peer and direction(_lower(peer), theirs, B),
-                }
-                title = f"p = {p:<3} {kind:<13} {name}"
-                compare(title, contenders, options.repeats)
+    L = _factor(options.rows)
+    solve = partial(sparse_triangular_solve, upper=False)
+    kinds = {"COO": L.to_coo(), "CSR": L.to_csr(), "SparseMatrix": L}
+    cases: list[tuple[int, str]] = list(product(options.columns, DIRECTIONS))
+    for p, direction in counted(cases):
+        backward = DIRECTIONS[direction]
+        B = torch.randn(L.shape[0], p, generator=torch.Generator().manual_seed(0))
+        ours = {kind: call(solve, A, B, backward=backward) for kind, A in kinds.items()}
+        case = {"rows": L.shape[0], "entries": L.nnz, "p": p, "direction": direction}
+        peers = prepared("triangular", L, B, backward=backward)
+        yield from compare(case, ours, peers, options.repeats)
 
 
-def _lower(solve):
-    return lambda A, B: solve(A, B, upper=False)
-
-
-def _factor(rows: int, cols: int) -> SparseMatrix:
-    from scipy.sparse import diags_array, eye_array, kron
+def _factor(rows: int) -> SparseMatrix:
     from scipy.sparse.linalg import splu
 
-    def line(n: int):
-        return diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(n, n))  # pyright: ignore
-
-    poisson = kron(line(rows), eye_array(cols)) + kron(eye_array(rows), line(cols))
+    poisson = PROBLEMS["plane"].build(side("plane", rows))
     lu = splu(poisson.tocsc(), permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True})
     return SparseMatrix.from_scipy(lu.L).to(torch.float32)
+
+
+SUBJECT = Subject(
+    "triangular solves with the factor of a Poisson matrix",
+    _add_arguments,
+    _compare,
+    quick={"rows": 20, "columns": [2]},
+    works=("triangular",),
+)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from tsgu_func.selfcheck.asked import Asked, OptionError
 from tsgu_func.selfcheck.jobs import Job, created_on, devices_of, jobs_on
 from tsgu_func.selfcheck.output import Outcome, as_json, as_markdown, show
+from tsgu_func.selfcheck.progress import bar
 from tsgu_func.testing.checker.comparison import Verdict
 from tsgu_func.testing.checker.report import Cell, Report
 
@@ -52,7 +53,7 @@ def run_check(asked: Asked) -> int:
         If there is nothing like what was asked for, or a file cannot be written.
     """
     began, found = time.perf_counter(), dict[str, list[Report]]()
-    with _without_noise(), _one_thread(), _progress() as progress:
+    with _without_noise(), _one_thread(), bar("cells, {task.fields[wrong]} failed") as progress:
         for device in devices_of(asked):
             with created_on(device):
                 found[device] = _run(jobs_on(device, asked), progress)
@@ -83,21 +84,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _progress() -> Progress:
-    console = Console(stderr=True)  # so that it shows while the table goes to a file
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("cells, {task.fields[wrong]} failed"),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-        refresh_per_second=4,
-    )
 
 
 def _run(jobs: list[Job], progress: Progress) -> list[Report]:

@@ -15,12 +15,12 @@ from typing import Any, TextIO
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import tsgu_func
 from tsgu_func.selfcheck.asked import Asked, OptionError
 from tsgu_func.selfcheck.found import Found
 from tsgu_func.selfcheck.operator_output import as_json, as_page, show
+from tsgu_func.selfcheck.progress import bar
 from tsgu_func.testing.checker.check_rules import check_rules
 from tsgu_func.testing.checker.comparison import Verdict
 from tsgu_func.testing.checker.report import Report
@@ -78,17 +78,7 @@ def _chosen(names: list[str], asked: tuple[str, ...]) -> list[str]:
 
 
 def _with_progress(names: list[str], found: dict[str, Found]) -> Iterator[str]:
-    console = Console(stderr=True)  # so that it shows while the table goes to a file
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("operators, {task.fields[wrong]} disagree"),
-        TimeElapsedColumn(),
-    )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
+    with bar("operators, {task.fields[wrong]} disagree") as progress:
         task = progress.add_task("", total=len(names), wrong=0)
         for name in names:
             wrong = sum(f.count(Verdict.FAILS) > 0 for f in found.values())
