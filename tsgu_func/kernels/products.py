@@ -36,9 +36,9 @@ __all__ = [
 ]
 
 # From three columns up to so many bytes in a row of B MKL wins, and up to more where rows of A are
-# long: it keeps sums in registers.  Where both are as fast, on one thread (float32, float64), for
-# rows of 3, 5, 8, 12 and 20 entries: at 16, 24, 28, 44, 64 and at 10, 11, 14, 22, 36 columns.
-_NARROW = {torch.float32: (32, 12), torch.float64: (32, 12), torch.complex64: (32, 0)}
+# long: it keeps sums in registers.  On one thread both are as fast at 28 columns of float32, and at
+# 11 to 16 of float64, for rows of 5 to 10 entries.
+_NARROW = {torch.float32: (64, 5), torch.float64: (64, 5), torch.complex64: (32, 0)}
 # Less work than this is done before another thread has started.
 _WORTH_A_THREAD = 1 << 17
 HALF = (torch.float16, torch.bfloat16)
