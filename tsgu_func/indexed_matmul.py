@@ -70,11 +70,22 @@ def segment_mm(a: Tensor, b: Tensor, seglen_a: Tensor) -> Tensor:
     """
     _check_factors(a, b)
     _check_integers("seglen_a", seglen_a, b.shape[0], "one length for each matrix of b", a)
-    lengths = seglen_a.long()
-    _check_lengths(lengths, a.shape[0])
-    offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    offsets = _consecutive(seglen_a.long(), a.shape[0])
     in_place = torch.empty(0, dtype=torch.int64, device=a.device)
     return segment_product(a, b, offsets.cpu(), in_place)
+
+
+def _consecutive(lengths: Tensor, rows: int) -> Tensor:
+    """Return where segments start and end that follow each other."""
+    if (numbers := _numbers(lengths)) is not None and len(numbers) and numbers.min() >= 0:
+        offsets = np.zeros(len(numbers) + 1, np.int64)
+        numbers.cumsum(out=offsets[1:])
+        if offsets[-1] == rows:
+            return torch.from_numpy(offsets)
+    if (known := _known(lengths)) is not None:
+        _check_range("seglen_a", known, None)
+        _check_sum(_known(lengths.sum()), rows)
+    return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
 
 
 def gather_mm(a: Tensor, b: Tensor, idx_b: Tensor) -> Tensor:
@@ -212,16 +223,6 @@ def _in_order(index: Tensor) -> bool:
         return False
     with outside_transforms():
         return bool((unwrapped(index).diff() >= 0).all())
-
-
-def _check_lengths(lengths: Tensor, rows: int) -> None:
-    """Check that no length is negative, and that they sum to the number of rows."""
-    numbers = _numbers(lengths)
-    if numbers is not None and numbers.sum() == rows and not (numbers < 0).any():
-        return
-    if (known := _known(lengths)) is not None:
-        _check_range("seglen_a", known, None)
-        _check_sum(_known(lengths.sum()), rows)
 
 
 def _check_range(name: str, x: Tensor, size: int | None) -> None:

@@ -4,10 +4,10 @@
     outer:     out[r] = x[s]ᵀ y[s]
 
 Segment r is the rows from ``offsets[r]`` up to ``offsets[r + 1]``.  On the CPU, MKL takes all of
-them in one call.  Elsewhere, one that is worth it is a product of its own, written straight to its
-place; the short ones are grouped by length, up to the next power of two, and a group is one batched
-product: less than half of it is padding.  Time is O(N D1 D2), memory O(N (D1 + D2) + R D1 D2),
-whatever the lengths.
+them in one call, or PyTorch's grouped product a few of float32.  Elsewhere, one that is worth it is
+a product of its own, written straight to its place; the short ones are grouped by length, up to the
+next power of two, and a group is one batched product: less than half of it is padding.  Time is
+O(N D1 D2), memory O(N (D1 + D2) + R D1 D2), whatever the lengths.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ _WORTH_A_CALL = 1 << 16
 # A group of fewer segments than this is not worth its copies.
 _WORTH_A_GROUP = 8
 _HALF = (torch.float16, torch.bfloat16)
-# What PyTorch's grouped product asks for on CUDA: strides in whole 16 bytes, not too many groups.
+# What PyTorch's grouped product asks for: strides in whole 16 bytes, on CUDA not too many groups.
 _ALIGNED = 16
-_MOST_GROUPS = 1024
+_MOST_GROUPS = 1023
+# On the CPU, for more groups than this MKL takes less time to multiply all at once.
+_FEW_GROUPS = 64
 
 
 def product(a: Tensor, b: Tensor, offsets: Tensor, order: Tensor) -> Tensor:
@@ -115,9 +117,9 @@ def _check(offsets: Tensor, rows: int) -> None:
 
 
 def _product(a: Tensor, b: Tensor, offsets: Tensor) -> Tensor:
+    if _suits_grouped_mm(a, b.shape[0], a.shape[1], b.shape[2]):
+        return grouped_product(a, b, offsets)
     if a.dtype in _HALF:
-        if _suits_grouped_mm(a, b.shape[0], a.shape[1], b.shape[2]):
-            return grouped_product(a, b, offsets)
         return _product(a.float(), b.float(), offsets).to(a.dtype)
     if not (a.numel() and b.numel()):
         return a.new_zeros(a.shape[0], b.shape[2])
@@ -137,9 +139,9 @@ def _product(a: Tensor, b: Tensor, offsets: Tensor) -> Tensor:
 
 
 def _outer(x: Tensor, y: Tensor, offsets: Tensor) -> Tensor:
+    if _suits_grouped_mm(x, offsets.shape[0] - 1, x.shape[1], y.shape[1]):
+        return grouped_outer(x, y, offsets)
     if x.dtype in _HALF:
-        if _suits_grouped_mm(x, offsets.shape[0] - 1, x.shape[1], y.shape[1]):
-            return grouped_outer(x, y, offsets)
         return _outer(x.float(), y.float(), offsets).to(x.dtype)
     if x.numel() and y.numel() and multiplies(x, y):
         return _outer_by_mkl(x, y, offsets.numpy())
@@ -246,35 +248,40 @@ def _group(offsets: Tensor, members: Tensor, width: int) -> Group:
 
 
 def _suits_grouped_mm(a: Tensor, groups: int, *sizes: int) -> bool:
-    """Whether PyTorch has one kernel for all segments: bfloat16 on CUDA, accumulated in float32.
+    """Whether PyTorch's kernel takes such matrices, and is the fastest.
 
-    Elsewhere it takes the segments one by one.
+    For bfloat16 on CUDA it is one kernel for all segments, and accumulates in float32.  On the CPU
+    it takes the segments one by one, which is the fastest way if there are but a few.
     """
-    return (
-        a.device.type == "cuda"
-        and a.dtype == torch.bfloat16
-        and torch.cuda.get_device_capability(a.device) >= (8, 0)
-        and 0 < groups < _MOST_GROUPS
-        and a.shape[0] > 0
-        and all(n and n * a.element_size() % _ALIGNED == 0 for n in sizes)
-    )
+    if not 0 < groups <= _most_groups(a) or not a.shape[0]:
+        return False
+    return all(n and n * a.element_size() % _ALIGNED == 0 for n in sizes)
+
+
+def _most_groups(a: Tensor) -> int:
+    if a.device.type == "cpu":
+        return _FEW_GROUPS if a.dtype == torch.float32 else 0
+    if a.device.type != "cuda" or a.dtype != torch.bfloat16:
+        return 0
+    return _MOST_GROUPS if torch.cuda.get_device_capability(a.device) >= (8, 0) else 0
 
 
 def grouped_product(a: Tensor, b: Tensor, offsets: Tensor) -> Tensor:
     """Do what `product` does, with PyTorch's kernel."""
-    return grouped_mm(_aligned(a), _aligned(b), offs=_ends(a, offsets))
+    b = b if b.mT.is_contiguous() and b.data_ptr() % _ALIGNED == 0 else _aligned(b)
+    return grouped_mm(_aligned(a), b, offs=_ends(a, offsets))
 
 
 def grouped_outer(x: Tensor, y: Tensor, offsets: Tensor) -> Tensor:
     """Do what `outer` does, with PyTorch's kernel."""
     out = grouped_mm(_aligned(x).mT, _aligned(y), offs=_ends(x, offsets))
     # What an empty sum leaves in the output is not documented.
-    empty = (offsets.diff() == 0).to(x.device)
-    return out.masked_fill_(empty.view(-1, 1, 1), 0)
+    empty = offsets[1:] == offsets[:-1]
+    return out.masked_fill_(empty.to(x.device).view(-1, 1, 1), 0) if bool(empty.any()) else out
 
 
 def _ends(a: Tensor, offsets: Tensor) -> Tensor:
-    return offsets[1:].to(a.device, torch.int32)
+    return offsets[1:].int().to(a.device)
 
 
 def _aligned(x: Tensor) -> Tensor:
