@@ -121,9 +121,9 @@ def gather_mm(a: Tensor, b: Tensor, idx_b: Tensor) -> Tensor:
     the three arguments.
 
     Rows are sorted by their index once, multiplied as in `segment_mm`, and put back: neither
-    ``b[idx_b]`` nor a gradient for each row is ever formed.  Time is O(N D1 D2 + N log N), on the CPU
-    O(N D1 D2 + R), memory O(N (D1 + D2) + R D1 D2).  Half precision is accumulated in float32.  Indices that
-    `torch.compile` does not know are checked when the compiled function runs.
+    ``b[idx_b]`` nor a gradient for each row is ever formed.  Time is O(N D1 D2 + N log N), on the
+    CPU O(N D1 D2 + R), memory O(N (D1 + D2) + R D1 D2).  Half precision is accumulated in float32.
+    Indices that `torch.compile` does not know are checked when the compiled function runs.
 
     Sorting rows by their matrix is the permutation of Gale et al., *MegaBlocks: Efficient Sparse
     Training with Mixture-of-Experts*, MLSys 2023.
