@@ -31,4 +31,12 @@ def factors(draw: st.DrawFn, rows: int, matrices: int, **options) -> tuple[Tenso
 
 
 # What decides how segments are multiplied, so that small problems reach each way.
-WAYS = {"as it is": {}, "alone": {"_WORTH_A_CALL": 0}, "in groups": {"_WORTH_A_GROUP": 1}}
+_WITHOUT_MKL = {"multiplies": lambda *factors: False, "_FEW_GROUPS": 0}
+WAYS = {
+    "as it is": {},
+    "one by one": {"_FEW_GROUPS": 1000},
+    "at once": {"_FEW_GROUPS": 0},
+    "without MKL": _WITHOUT_MKL,
+    "alone": _WITHOUT_MKL | {"_WORTH_A_CALL": 0},
+    "in groups": _WITHOUT_MKL | {"_WORTH_A_GROUP": 1},
+}

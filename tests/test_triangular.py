@@ -151,9 +151,9 @@ def test_right_hand_sides_are_columns_of_one_call(dtype, monkeypatch):
     shapes = []
     solve = triangular.solve
 
-    def spy(structure, values, diagonal, B, **flags):
+    def spy(structure, values, B, **flags):
         shapes.append(tuple(B.shape))
-        return solve(structure, values, diagonal, B, **flags)
+        return solve(structure, values, B, **flags)
 
     monkeypatch.setattr(triangular, "solve", spy)
     B = randn(5, 4, 2, dtype=dtype)
@@ -177,13 +177,13 @@ def test_paths_agree(upper, unit, transpose, threads, batch, dtype):
     row, col = torch.cat([row, torch.arange(n)]), torch.cat([col, torch.arange(n)])
     A = matrix(row, col, (n, n), dtype)
     values = randn(*batch, A.nnz, dtype=dtype) * 0.1
-    diagonal = 5 + torch.rand(*batch, n, dtype=dtype)
+    values[..., triangular.triangle_of(A.pattern.structure, upper).diagonal.long()] += 5
     B = randn(*batch, n, 7, dtype=dtype)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         runs = [
-            path(A.pattern.structure, values, diagonal, B, upper, transpose)
+            path(A.pattern.structure, values, B, upper, transpose, unit)
             for path in (triangular._solve_loops, triangular._solve_loops, triangular._solve_torch)
         ]
     finally:
@@ -191,8 +191,24 @@ def test_paths_agree(upper, unit, transpose, threads, batch, dtype):
     assert torch.equal(runs[0], runs[1])
     assert_close(runs[0], runs[2])
     D = A.with_values(values).to_dense()
-    T = (D.triu(1) if upper else D.tril(-1)) + torch.diag_embed(diagonal)
+    T = D.triu() if upper else D.tril()
+    if unit:
+        T.diagonal(dim1=-2, dim2=-1).fill_(1)
     assert_close((T.mT if transpose else T) @ runs[0], B)
+
+
+@pytest.mark.parametrize("path", [triangular._solve_loops, triangular._solve_torch])
+@pytest.mark.parametrize("columns", [0, 1, 3])
+@pytest.mark.parametrize("transpose", [False, True])
+def test_a_zero_on_the_diagonal_is_seen_by_each_path(path, columns, transpose, dtype):
+    A = SparseMatrix.from_dense(both_triangles(4, dtype))
+    place = triangular.triangle_of(A.pattern.structure, upper=False).diagonal
+    values = A.values.expand(2, -1).clone()
+    values[1, int(place[2])] = 0
+    with pytest.raises(ZeroDivisionError, match="diagonal is zero"):
+        path(
+            A.pattern.structure, values, randn(2, 4, columns, dtype=dtype), False, transpose, False
+        )
 
 
 # ------------------------------------------------------------------------------------- errors

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from tsgu_func.kernels import segments
 from tsgu_func.matrix import arguments
 from tsgu_func.ops.segments import segment_product
 from tsgu_func.registration.transforms import is_batched, is_tracing, outside_transforms, unwrapped
@@ -68,13 +70,22 @@ def segment_mm(a: Tensor, b: Tensor, seglen_a: Tensor) -> Tensor:
     """
     _check_factors(a, b)
     _check_integers("seglen_a", seglen_a, b.shape[0], "one length for each matrix of b", a)
-    lengths = seglen_a.long()
-    if (known := _known(lengths)) is not None:
-        _check_range("seglen_a", known, None)
-        _check_sum(_known(lengths.sum()), a.shape[0])
-    offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    offsets = _consecutive(seglen_a.long(), a.shape[0])
     in_place = torch.empty(0, dtype=torch.int64, device=a.device)
     return segment_product(a, b, offsets.cpu(), in_place)
+
+
+def _consecutive(lengths: Tensor, rows: int) -> Tensor:
+    """Return where segments start and end that follow each other."""
+    if (numbers := _numbers(lengths)) is not None and len(numbers) and numbers.min() >= 0:
+        offsets = np.zeros(len(numbers) + 1, np.int64)
+        numbers.cumsum(out=offsets[1:])
+        if offsets[-1] == rows:
+            return torch.from_numpy(offsets)
+    if (known := _known(lengths)) is not None:
+        _check_range("seglen_a", known, None)
+        _check_sum(_known(lengths.sum()), rows)
+    return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
 
 
 def gather_mm(a: Tensor, b: Tensor, idx_b: Tensor) -> Tensor:
@@ -110,9 +121,9 @@ def gather_mm(a: Tensor, b: Tensor, idx_b: Tensor) -> Tensor:
     the three arguments.
 
     Rows are sorted by their index once, multiplied as in `segment_mm`, and put back: neither
-    ``b[idx_b]`` nor a gradient for each row is ever formed.  Time is O(N D1 D2 + N log N), memory
-    O(N (D1 + D2) + R D1 D2).  Half precision is accumulated in float32.  Indices that
-    `torch.compile` does not know are checked when the compiled function runs.
+    ``b[idx_b]`` nor a gradient for each row is ever formed.  Time is O(N D1 D2 + N log N), on the
+    CPU O(N D1 D2 + R), memory O(N (D1 + D2) + R D1 D2).  Half precision is accumulated in float32.
+    Indices that `torch.compile` does not know are checked when the compiled function runs.
 
     Sorting rows by their matrix is the permutation of Gale et al., *MegaBlocks: Efficient Sparse
     Training with Mixture-of-Experts*, MLSys 2023.
@@ -135,15 +146,22 @@ def gather_mm(a: Tensor, b: Tensor, idx_b: Tensor) -> Tensor:
     _check_factors(a, b)
     _check_integers("idx_b", idx_b, a.shape[0], "one index for each row of a", a)
     index = idx_b.long()
+    offsets, order = _sorted(index, b.shape[0])
+    return segment_product(a, b, offsets.cpu(), order.to(a.device))
+
+
+def _sorted(index: Tensor, matrices: int) -> tuple[Tensor, Tensor]:
+    """Return the segments of each matrix, and the order of rows in them; empty if they are."""
+    if (numbers := _numbers(index)) is not None and _are_within(numbers, matrices):
+        return segments.by_key(numbers, matrices)
     if (known := _known(index)) is not None:
-        _check_range("idx_b", known, b.shape[0])
+        _check_range("idx_b", known, matrices)
     order = index.new_empty(0)
     if not _in_order(index):
         index, order = torch.sort(index, stable=True)
     # The sum gives each member of a batch its own bounds, or PyTorch warns of their strides.
-    bounds = index.new_zeros(b.shape[0] + 1) + torch.arange(b.shape[0] + 1, device=index.device)
-    offsets = torch.searchsorted(index.contiguous(), bounds)
-    return segment_product(a, b, offsets.cpu(), order.to(a.device))
+    bounds = index.new_zeros(matrices + 1) + torch.arange(matrices + 1, device=index.device)
+    return torch.searchsorted(index.contiguous(), bounds), order
 
 
 # -------------------------------------------------------------------------------- their checks
@@ -186,6 +204,17 @@ def _known(x: Tensor) -> Tensor | None:
         return None
     plain = unwrapped(x)
     return plain if type(plain) is Tensor and not plain.is_meta else None
+
+
+def _numbers(x: Tensor) -> np.ndarray | None:
+    """Return the numbers of x if it is nothing else: no batch, no part of a graph, on the CPU."""
+    if is_tracing() or type(x) is not Tensor or x.device.type != "cpu" or unwrapped(x) is not x:
+        return None
+    return x.contiguous().numpy()
+
+
+def _are_within(x: np.ndarray, size: int) -> bool:
+    return not len(x) or bool(x.min() >= 0 and x.max() < size)
 
 
 def _in_order(index: Tensor) -> bool:

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from tsgu_func.kernels import mkl
+
 __all__ = ["narrow", "run_in_region", "runtime", "widen"]
 
 _Body = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -56,19 +58,8 @@ def widen(before: tuple[int, int]) -> None:
 
 def _told_to_mkl(number: int) -> int:
     """Tell the MKL in PyTorch a number of its own, 0 for none; return the one before."""
-    library = _mkl()
+    library = mkl.library()
     return 0 if library is None else library.MKL_Set_Num_Threads_Local(number)
-
-
-@functools.cache
-def _mkl() -> Any:
-    """Return the library of PyTorch that holds MKL, or None."""
-    try:
-        library = ctypes.CDLL("libtorch_cpu.so", mode=os.RTLD_NOW | os.RTLD_NOLOAD)
-        library.MKL_Set_Num_Threads_Local.argtypes = [ctypes.c_int]
-    except (OSError, AttributeError):
-        return None
-    return library
 
 
 def run_in_region(library: Any, work: Callable[[], None], threads: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,7 @@ __all__ = ["Triangle", "diagonal_of", "sides", "solve", "triangle_of", "used"]
 
 # Less work than this is done before another thread has started.
 _WORTH_A_THREAD = 1 << 15
+_ZERO = "an entry of the diagonal is zero"
 
 
 class Triangle(NamedTuple):
@@ -35,12 +37,15 @@ class Triangle(NamedTuple):
         Place of the diagonal entry; any place where there is none.
     stored : Tensor of bool, shape (n,)
         Whether there is one.
+    number : int
+        How many there are.
     """
 
     start: Tensor
     stop: Tensor
     diagonal: Tensor
     stored: Tensor
+    number: int
 
 
 def triangle_of(structure: Structure, upper: bool) -> Triangle:
@@ -54,7 +59,7 @@ def _triangle(s: Structure, upper: bool) -> Triangle:
     start, stop = (diagonal + stored, s.crow[1:]) if upper else (s.crow[:-1], diagonal)
     place = torch.where(stored, diagonal, 0)
     start, stop, place = (x.to(s.col.dtype).contiguous() for x in (start, stop, place))
-    return Triangle(start, stop, place, stored)
+    return Triangle(start, stop, place, stored, int(stored.sum()))
 
 
 def _diagonal(s: Structure) -> tuple[Tensor, Tensor]:
@@ -95,18 +100,16 @@ def used(structure: Structure, upper: bool, strict: bool) -> Tensor:
 
 @considerate
 def solve(
-    structure: Structure,
-    values: Tensor,
-    diagonal: Tensor,
-    B: Tensor,
-    *,
-    upper: bool,
-    transpose: bool,
+    structure: Structure, values: Tensor, B: Tensor, *, upper: bool, transpose: bool, unit: bool
 ) -> Tensor:
     """Solve for B (n, p) or (b, n, p), with values (nnz,) or (b, nnz).
 
-    The diagonal, (n,) or (b, n), is handed over by itself and not read from the values: it may be
-    one of ones.
+    The diagonal is stored, or one if `unit`.
+
+    Raises
+    ------
+    ZeroDivisionError
+        If one of its entries is zero.
     """
     if B.shape[-2] != structure.rows or values.shape[:-1] != B.shape[:-2]:
         raise ValueError(
@@ -114,39 +117,54 @@ def solve(
             f"{tuple(B.shape)} for values of shape {tuple(values.shape)}"
         )
     if B.device.type != "cpu":
-        return _solve_torch(structure, values, diagonal, B, upper, transpose)
-    return _solve_loops(structure, values, diagonal, B, upper, transpose)
+        return _solve_torch(structure, values, B, upper, transpose, unit)
+    return _solve_loops(structure, values, B, upper, transpose, unit)
 
 
 def _solve_loops(
-    s: Structure, values: Tensor, diagonal: Tensor, B: Tensor, upper: bool, transpose: bool
+    s: Structure, values: Tensor, B: Tensor, upper: bool, transpose: bool, unit: bool
 ) -> Tensor:
     # The loops solve in place, in a copy that belongs to nobody else.
     X = B.clone(memory_format=torch.contiguous_format)
     if not X.numel():
+        _check_diagonal(s, values, unit)
         return X
     x = X.view(-1, *X.shape[-2:]).numpy()
-    v, d = (y.reshape(len(x), y.shape[-1]).contiguous().numpy() for y in (values, diagonal))
+    v = values.reshape(len(x), s.nnz).contiguous().numpy()
     t = triangle_of(s, upper)
     start, stop, col = (unsigned(index) for index in (t.start, t.stop, s.col))
+    place = None if unit else unsigned(t.diagonal)
+    singular = np.zeros(1, bool)
     substitute = compiled.substitution.by_columns if transpose else compiled.substitution.by_rows
+    arguments = start, stop, col, v, place, x, upper != transpose, singular
     lanes = len(x) * x.shape[-1]
     parts = min(threads.workers(), lanes, 1 + s.nnz * lanes // _WORTH_A_THREAD)
     threads.run_parts(
-        lambda first, last: substitute(start, stop, col, v, d, x, upper != transpose, first, last),
+        lambda first, last: substitute(*arguments, first, last),
         [lanes * part // parts for part in range(parts + 1)],
     )
+    if singular[0]:
+        raise ZeroDivisionError(_ZERO)
     return X
+
+
+def _check_diagonal(s: Structure, values: Tensor, unit: bool) -> None:
+    if not unit and bool((diagonal_of(s, values) == 0).any()):
+        raise ZeroDivisionError(_ZERO)
 
 
 # ------------------------------------------------------------------------------ other devices
 
 
 def _solve_torch(
-    s: Structure, values: Tensor, diagonal: Tensor, B: Tensor, upper: bool, transpose: bool
+    s: Structure, values: Tensor, B: Tensor, upper: bool, transpose: bool, unit: bool
 ) -> Tensor:
     """Solve with T = D U, where U has a unit diagonal that need not be stored."""
     strict, order = s.derive(("strict", upper), lambda s: _strict(s, upper))
+    if unit:
+        return _unit_solve(strict, values.index_select(-1, order), B, upper, transpose)
+    _check_diagonal(s, values, unit)
+    diagonal = diagonal_of(s, values)
     v = values.index_select(-1, order) / diagonal.index_select(-1, strict.row)
     if not transpose:
         return _unit_solve(strict, v, B / diagonal.unsqueeze(-1), upper, transpose)

@@ -64,8 +64,11 @@ triangular_solve = Primitive(
 @triangular_solve.kernel
 def _(values, B, S, transpose, upper, unit):
     s = structure_of(*S)
-    diagonal = _unit_diagonal(s, values) if unit else _diagonal(s, values, upper)
-    return triangular.solve(s, values, diagonal, B, upper=upper, transpose=transpose)
+    _check_stored(s, unit)
+    try:
+        return triangular.solve(s, values, B, upper=upper, transpose=transpose, unit=unit)
+    except ZeroDivisionError:
+        raise _has_zero(triangular.diagonal_of(s, values)) from None
 
 
 @triangular_solve.fake
@@ -99,30 +102,24 @@ triangular_solve.fold(values=1, B=2, columns="B")
 triangular_solve.autocast("float32")
 
 
-def _unit_diagonal(s: Structure, values: Tensor) -> Tensor:
-    stored = triangular.triangle_of(s, upper=True).stored
-    if bool(stored.any()):
-        row = int(stored.nonzero()[0])
+def _check_stored(s: Structure, unit: bool) -> None:
+    """Check that the diagonal is stored; or that it is not, if it is one."""
+    t = triangular.triangle_of(s, upper=True)
+    if unit and t.number:
+        row = int(t.stored.nonzero()[0])
         raise ValueError(
             f"with unitriangular=True the diagonal is one and not stored, but row {row} stores a "
             f"diagonal entry: leave the diagonal out, or set unitriangular=False"
         )
-    return values.new_ones(*values.shape[:-1], s.rows)
-
-
-def _diagonal(s: Structure, values: Tensor, upper: bool) -> Tensor:
-    """Return the diagonal (n,) or (b, n); a row without one has no solution, or infinitely many."""
-    t = triangular.triangle_of(s, upper)
-    if not bool(t.stored.all()):
+    if not unit and t.number < s.rows:  # such a row has no solution, or infinitely many
         row = int((~t.stored).nonzero()[0])
         raise SolveError(
             f"the matrix is singular: row {row} stores no diagonal entry (unitriangular=True takes "
             f"the diagonal to be one)"
         )
-    diagonal = values.index_select(-1, t.diagonal)
-    zero = diagonal == 0
-    if bool(zero.any()):
-        *member, row = (int(i) for i in zero.nonzero()[0])
-        of = f" of member {member[0]} of the batch" if member else ""
-        raise SolveError(f"the matrix is singular: the diagonal entry of row {row}{of} is zero")
-    return diagonal
+
+
+def _has_zero(diagonal: Tensor) -> SolveError:
+    *member, row = (int(i) for i in (diagonal == 0).nonzero()[0])
+    of = f" of member {member[0]} of the batch" if member else ""
+    return SolveError(f"the matrix is singular: the diagonal entry of row {row}{of} is zero")

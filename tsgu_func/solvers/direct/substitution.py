@@ -70,9 +70,8 @@ class Substitution:
         self, state: _Triangle, A: StoredMatrix, B: Tensor, X0: Tensor | None = None
     ) -> Solution:
         """Solve for the columns of B (n, p) or (b, n, p); a start X0 is of no use here."""
-        diagonal = state.diagonal
-        diagonal = diagonal.conj().resolve_conj() if A.conjugate else diagonal
-        X = solve(A.structure, A.entries, diagonal, B, upper=state.upper, transpose=A.transpose)
+        S, upper = A.structure, state.upper
+        X = solve(S, A.entries, B, upper=upper, transpose=A.transpose, unit=False)
         return judged(self, A, X, B)
 
     def logabsdet(self, state: _Triangle) -> Tensor:
