@@ -133,16 +133,99 @@ class _Callable:
         return self.rule(ct, by)
 
 
-@pytest.mark.parametrize(
-    "form",
-    [_with_keywords, _in_another_order, _which_says_what_it_uses, _Callable, functools.partial],
-)
+def _swapped(rule):
+    @functools.wraps(rule)
+    def swapped(by, ct):
+        return rule(ct, by)
+
+    return swapped
+
+
+FORMS = {
+    "keywords": _with_keywords,
+    "another order": _in_another_order,
+    "uses": _which_says_what_it_uses,
+    "callable": _Callable,
+    "partial": functools.partial,
+    "decorated": _swapped,
+    "partial of a decorated one": lambda rule: functools.partial(_swapped(rule)),
+    "partial of keywords": lambda rule: functools.partial(_with_keywords(rule)),
+    "method": lambda rule: _Callable(rule).__call__,
+    "decorated callable": lambda rule: type("Rule", (), {"__call__": _of_self(rule)})(),
+}
+
+
+def _of_self(rule):
+    """Return a method that a decorator has given another order."""
+
+    def call(self, ct, by):
+        return rule(ct, by)
+
+    @functools.wraps(call)
+    def swapped(self, by, ct):
+        return call(self, ct, by)
+
+    return swapped
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_rules_are_given_what_they_name_in_any_form(form):
     p = Primitive("tests::quotient(Tensor x, Tensor by) -> Tensor")
     p.kernel(lambda x, by: x / by)
     p.vjp("x")(form(lambda ct, by: ct / by))
     x, by = torch.tensor([1.0, 2.0], requires_grad=True), torch.tensor([4.0, 5.0])
     assert_close(torch.autograd.grad(p(x, by).sum(), x)[0], 1 / by)
+
+
+def test_rules_that_are_registered_after_a_call_count():
+    p = Primitive("tests::tripled(Tensor x) -> Tensor")
+    p.kernel(lambda x: 3 * x)
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    first, second = p(x).sum(), p(x).sum()
+    with pytest.raises(NotImplementedError, match="no vjp rule"):
+        first.backward(retain_graph=True)
+    p.vjp("x")(lambda ct: 3 * ct)
+    assert_close(torch.autograd.grad(first, x)[0], 3 + 0 * x)
+    p.vjp("x")(lambda ct: 4 * ct)
+    assert_close(torch.autograd.grad(second, x)[0], 4 + 0 * x)
+
+
+@pytest.mark.parametrize("order", ["Tensor x, Tensor y", "Tensor y, Tensor x"])
+def test_a_rule_of_its_own_is_asked_before_that_of_several(order):
+    p = Primitive(f"tests::pair{'xy'.index(order[7])}({order}) -> Tensor")
+    p.kernel(lambda x, y: x + y)
+    seen = []
+    p.vjp("x", "y")(lambda ct, needs: (seen.append(needs), (10 * ct, 10 * ct))[1])
+    p.vjp("y")(lambda ct: 100 * ct)
+    x, y = (torch.ones(2, requires_grad=True) for _ in range(2))
+    given = {"x": x, "y": y}
+    grads = torch.autograd.grad(p(**given).sum(), (x, y))
+    assert [float(g[0]) for g in grads] == [10, 100]
+    assert seen == [(True, False)]
+
+
+def test_lists_of_many_lengths_are_not_planned_forever():
+    p = Primitive("tests::total(Tensor[] xs) -> Tensor")
+    p.kernel(lambda xs: sum(xs[1:], xs[0].clone()))
+    p.vjp("xs")(lambda ct, xs: [ct for _ in xs])
+    for n in (*range(1, 400), 3):
+        xs = [torch.ones(2, requires_grad=i % 3 == 0) for i in range(n)]
+        p(xs).sum().backward()
+        assert all((x.grad is not None) == x.requires_grad for x in xs)
+    assert len(p._plans._plans) <= 256
+
+
+def test_a_kernel_leaves_the_recording_of_gradients_as_it_was():
+    p = Primitive("tests::switched(Tensor x) -> Tensor")
+
+    @p.kernel
+    def _(x):
+        torch.set_grad_enabled(True)
+        return x + 1
+
+    with torch.no_grad():
+        p(torch.ones(2))
+        assert not torch.is_grad_enabled()
 
 
 def test_a_parameter_with_a_default_is_a_name_too():

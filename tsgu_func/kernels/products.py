@@ -3,9 +3,9 @@
     spmm:   C = S B or Sᵀ B                    O(nnz p) time, O(n p) memory
     sddmm:  v_k = X[row_k] . Y[col_k]          O(nnz p) time, O(nnz) memory
 
-Data comes with one leading batch axis or without.  On the CPU, MKL is faster for three columns or a
-few more, and the compiled loops for one, two or many, sooner so for complex numbers (each by a
-factor of up to two or three); elsewhere PyTorch's CSR products do the work, a batch as one
+Data comes with one leading batch axis or without.  On the CPU, MKL is faster for three columns or
+more, up to where `_NARROW` says, and the compiled loops for one, two or many (each by a factor of
+up to two or three); elsewhere PyTorch's CSR products do the work, a batch as one
 block-diagonal matrix.
 """
 

@@ -36,7 +36,7 @@ from torch import Tensor
 from tsgu_func.registration import transforms
 from tsgu_func.registration.batching import Fold
 from tsgu_func.registration.fresh import check_fresh, memory, storage
-from tsgu_func.registration.recording import Plan, single_level_function
+from tsgu_func.registration.recording import Plans, single_level_function
 from tsgu_func.registration.rules import GIVEN, ByName, Joint, LinearRule, Rule, asks_by_name
 from tsgu_func.registration.signature import Signature
 
@@ -118,7 +118,7 @@ class Primitive:
         self._redispatch = self.signature.in_order(self.op.redispatch, before=1)
         self._vjps: dict[str, Joint] = {}
         self._jvps: dict[str, Joint] = {}
-        self._plans: dict[tuple[Any, ...], Plan] = {}
+        self._plans = Plans(self)
         self._batch: Callable[..., Any] | None = None
         self._retain: ByName | None = None
         self._fake: Rule = self._no_fake
@@ -212,7 +212,7 @@ class Primitive:
         return function
 
     def _traced(self, compute: Rule) -> Rule:
-        """Compute for a graph that is traced."""
+        """Compute where a graph is traced, or dispatch keys are switched off."""
 
         def computed(*args: Any) -> Any:
             with contextlib.nullcontext() if transforms.is_outside() else transforms.as_outside():

@@ -1,12 +1,12 @@
 """The autograd function that records a `Primitive` at one level of the stack of transforms.
 
-What is saved and which rules run depends on which derivatives are needed, and on nothing else that
-changes from call to call: it is planned once.
+What is saved, and which rules run, depends on which derivatives are needed, which tensors are there
+and how long lists are, and is planned once for these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
@@ -17,8 +17,9 @@ from tsgu_func.registration.rules import ByName, Joint
 if TYPE_CHECKING:
     from tsgu_func.registration.primitive import Primitive
 
-__all__ = ["Plan", "single_level_function"]
+__all__ = ["Plans", "single_level_function"]
 
+_MOST = 256  # plans of a primitive
 # An argument, by name, and where it stands among all, the tensors of a list one by one: a list has
 # a slice of them.
 Slot = tuple[str, Any]
@@ -47,50 +48,97 @@ class Kept(NamedTuple):
         return given
 
 
+class Plan(NamedTuple):
+    """What is saved where certain derivatives are needed."""
+
+    key: Hashable
+    constants: tuple[Slot, ...]  # what is no tensor
+    backward: Kept
+    forward: Kept
+    needed: tuple[Slot, ...]
+
+
 class Pullback(NamedTuple):
     """A vjp rule: which arguments are asked for, and where the parts that it returns belong."""
 
     arguments: tuple[str, ...]
     rule: ByName
     needs: tuple[bool, ...]
-    places: tuple[Any, ...]
+    places: tuple[Any, ...]  # None for a part that is not asked for
 
 
-class Plan(NamedTuple):
-    """What is saved, and which rules run, where certain derivatives are needed."""
+class Plans:
+    """The plans of a primitive, and the rules that run for them: until another rule is registered.
 
-    constants: tuple[Slot, ...]  # what is no tensor
-    backward: Kept
-    forward: Kept
-    needed: tuple[Slot, ...]
-    pullbacks: tuple[Pullback, ...]
-    missing: str | None  # an argument that is needed and has no rule
+    Lists of ever other lengths are no reason to keep ever more.
+    """
+
+    def __init__(self, primitive: Primitive) -> None:
+        self.primitive = primitive
+        self._plans: dict[Hashable, Plan] = {}
+        self._pullbacks: dict[Hashable, list[Pullback]] = {}
+
+    def clear(self) -> None:
+        """Forget what was planned."""
+        self._plans.clear()
+        self._pullbacks.clear()
+
+    def plan(self, needs: Sequence[bool], flat: Sequence[Any], lengths: dict[str, int]) -> Plan:
+        """Return what is saved for these arguments, the tensors of lists one by one."""
+        if lengths:
+            needs = [_any(needs, at) for _, at in _slots(self.primitive.arguments, lengths)]
+        key = (*needs, None, *[a is None for a in flat], *lengths.values())
+        if (plan := self._plans.get(key)) is None:
+            if len(self._plans) >= _MOST:
+                self.clear()
+            plan = self._plans[key] = self._made(key, needs, flat, lengths)
+        return plan
+
+    def _made(
+        self, key: Hashable, needs: Sequence[bool], flat: Sequence[Any], lengths: dict[str, int]
+    ) -> Plan:
+        p = self.primitive
+        slots = dict(_slots(p.arguments, lengths))
+        tensors = {
+            name: at
+            for name, at in slots.items()
+            if name in lengths or (name in p.signature.tensors and flat[at] is not None)
+        }
+        needed = [name for name, need in zip(p.arguments, needs, strict=True) if need]
+        vjps = [p._vjps[name] for name in needed if name in p._vjps]
+        return Plan(
+            key,
+            tuple(slot for slot in slots.items() if slot[0] not in tensors),
+            _kept(vjps, tensors),
+            _kept(p._jvps.values(), tensors),
+            tuple((name, slots[name]) for name in needed),
+        )
+
+    def pullbacks(self, plan: Plan) -> list[Pullback]:
+        """Return the vjp rules that run."""
+        if (found := self._pullbacks.get(plan.key)) is None:
+            found = self._pullbacks[plan.key] = self._rules(dict(plan.needed))
+        return found
+
+    def _rules(self, needed: dict[str, Any]) -> list[Pullback]:
+        p = self.primitive
+        for name in needed:
+            if name not in p._vjps:
+                raise p._missing("vjp", name, "reverse mode (backward, grad, vjp, jacrev)")
+        joints = dict.fromkeys(p._vjps[name] for name in needed)
+        # An argument may have a rule of its own that was registered after that of several.
+        places = [
+            tuple(needed.get(n) if p._vjps[n] is joint else None for n in joint.arguments)
+            for joint in joints
+        ]
+        return [
+            Pullback(*joint, tuple(at is not None for at in own), own)
+            for joint, own in zip(joints, places, strict=True)
+        ]
 
 
-def _plan(p: Primitive, needs: Sequence[bool], flat: Sequence[Any], lengths: Any) -> Plan:
-    slots = dict(_slots(p.arguments, lengths))
-    tensors = {
-        name: at
-        for name, at in slots.items()
-        if name in lengths or (name in p.signature.tensors and flat[at] is not None)
-    }
-    needed = {
-        name: at
-        for name, at in tensors.items()
-        if (any(needs[at]) if isinstance(at, slice) else needs[at])
-    }
-    vjps = {name: p._vjps[name] for name in needed if name in p._vjps}
-    return Plan(
-        tuple(slot for slot in slots.items() if slot[0] not in tensors),
-        _kept(vjps.values(), tensors),
-        _kept(p._jvps.values(), tensors),
-        tuple(needed.items()),
-        tuple(
-            Pullback(served, rule, tuple(n in needed for n in served), (*map(needed.get, served),))
-            for served, rule in dict.fromkeys(vjps.values())
-        ),
-        next((name for name in needed if name not in vjps), None),
-    )
+def _any(needs: Sequence[bool], place: Any) -> bool:
+    return any(needs[place]) if isinstance(place, slice) else needs[place]
 
 
 def _slots(names: Iterable[str], lengths: Mapping[str, int]) -> Iterator[Slot]:
@@ -116,13 +164,6 @@ def single_level_function(primitive: Primitive) -> Any:
     """Build the autograd function of a primitive."""
     names, signature, plans = primitive.arguments, primitive.signature, primitive._plans
 
-    def plan_of(ctx: Any, flat: Sequence[Any]) -> Plan:
-        needs = ctx.needs_input_grad[1:]
-        key = needs, tuple([a is None for a in flat]), *ctx.lengths.values()
-        if key not in plans:
-            plans[key] = _plan(primitive, needs, flat, ctx.lengths)
-        return plans[key]
-
     def forward(ctx: Any, call: Any, *flat: Any) -> Any:
         keyset, ctx.lengths = call
         args = signature.grouped(flat, ctx.lengths)
@@ -133,7 +174,7 @@ def single_level_function(primitive: Primitive) -> Any:
         ctx.mark_non_differentiable(
             *[o for o in outs if not (o.is_floating_point() or o.is_complex())]
         )
-        plan = ctx.plan = plan_of(ctx, flat)
+        plan = ctx.plan = plans.plan(ctx.needs_input_grad[1:], flat, ctx.lengths)
         ctx.constants = {name: flat[at] for name, at in plan.constants}
         ctx.shapes = {name: _shape(flat[at]) for name, at in plan.needed}
         ctx.out_shapes = [o.shape for o in outs]
@@ -148,13 +189,11 @@ def single_level_function(primitive: Primitive) -> Any:
         if all(ct is None for ct in cts):
             return None, *grads
         primitive._check_current()
-        plan = ctx.plan
-        if plan.missing is not None:
-            reverse = "reverse mode (backward, grad, vjp, jacrev)"
-            raise primitive._missing("vjp", plan.missing, reverse)
-        given = plan.backward.restored(ctx.constants, ctx.saved_tensors)
+        pullbacks = plans.pullbacks(ctx.plan)
+        given = ctx.plan.backward.restored(ctx.constants, ctx.saved_tensors)
         given["cts"], given["ct"] = cts, cts[0]
-        for served, rule, given["needs"], places in plan.pullbacks:
+        for served, rule, needs, places in pullbacks:
+            given["needs"] = needs
             value = rule(given)
             parts = value if len(served) > 1 else (value,)
             who = f"{primitive.name}: the vjp rule of {served}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType, MethodType
 from typing import Any, NamedTuple
 
 import torch
@@ -76,10 +77,12 @@ def _several(places: Sequence[Any]) -> Callable[[Any], Any]:
 
 
 def _takes_in_order(function: Rule) -> bool:
-    """Whether a function can be called with its parameters in order, whatever they are called.
+    """Whether a function is sure to take its parameters in the order in which it names them.
 
-    What says of itself what it takes, as a decorator's function does, may only take keywords.
+    What a decorator returns may say what it does not take, and a callable or partial hide one.
     """
+    if type(function) not in (FunctionType, MethodType):
+        return False
     if any(hasattr(function, says) for says in ("uses", "__wrapped__", "__signature__")):
         return False
     kinds = {p.kind for p in inspect.signature(function).parameters.values()}

@@ -8,7 +8,7 @@ from typing import Any
 
 from tsgu_func.registration import transforms
 
-__all__ = ["Signature", "grouped"]
+__all__ = ["Signature"]
 
 _TENSORS = ("Tensor", "Optional[Tensor]", "List[Tensor]")
 
@@ -82,11 +82,11 @@ class Signature:
         pairs = zip(self.arguments, args, strict=True)
         return {name: len(value) for name, value in pairs if name in self.lists}
 
-    def flat(self, values: Sequence[Any], names: Sequence[str] | None = None) -> Sequence[Any]:
+    def flat(self, values: Sequence[Any]) -> Sequence[Any]:
         """Put what belongs to the tensors of each list in the place of the list."""
         if not self.lists:
             return values
-        pairs = zip(self.arguments if names is None else names, values, strict=True)
+        pairs = zip(self.arguments, values, strict=True)
         parts = (value if name in self.lists else (value,) for name, value in pairs)
         return tuple(itertools.chain.from_iterable(parts))
 
@@ -94,10 +94,10 @@ class Signature:
         """Put one value for each argument, or for each tensor of a list, into lists again."""
         if not self.lists:
             return values
-        return tuple(grouped(values, self.arguments, lengths))
+        return tuple(_grouped(values, self.arguments, lengths))
 
 
-def grouped(
+def _grouped(
     values: Iterable[Any], names: Iterable[str], lengths: Mapping[str, int]
 ) -> Iterator[Any]:
     """Yield for each name the next value, or as many as its list is long."""

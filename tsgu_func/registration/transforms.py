@@ -161,7 +161,7 @@ def is_outside() -> bool:
 def as_outside() -> Iterator[None]:
     """Let lazy conjugation, and transforms that a kernel applies, mean what they say inside of it.
 
-    See `is_outside`, where nothing is to be done.
+    Where `is_outside` says yes, they do.
     """
     with _C._PreserveDispatchKeyGuard():
         for key in _KEYS:
@@ -171,13 +171,12 @@ def as_outside() -> Iterator[None]:
 
 def unrecorded(function: Callable[..., Any], args: Sequence[Any]) -> Any:
     """Call a function with the recording of gradients off; ``no_grad`` takes longer to enter."""
-    if not torch.is_grad_enabled():
-        return function(*args)
+    before = torch.is_grad_enabled()
     _C._set_grad_enabled(False)
     try:
         return function(*args)
     finally:
-        _C._set_grad_enabled(True)
+        _C._set_grad_enabled(before)
 
 
 @contextlib.contextmanager

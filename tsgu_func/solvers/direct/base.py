@@ -223,16 +223,15 @@ class Direct(Settings):
     ) -> Solution:
         rounding = torch.finfo(B.dtype).eps ** 0.5
         large = told.componentwise > small(B.dtype)
+        code = torch.where(large, int(Result.INACCURATE), int(Result.SOLVED))
         shown = ~(told.residual <= rounding) | large  # NaN too
         looked = shown | _perturbed(state)
         close = self._is_close(state)
-        doubted = bool((looked | close).any())
-        if self.precision is None and not doubted:
-            return judged(self, A, X, B, told=told)
-        code = torch.where(large, int(Result.INACCURATE), int(Result.SOLVED))
         if self.precision is not None and not _stable(told):
             code = torch.full_like(code, int(Result.STAGNATED))
-        elif doubted:
+        elif not bool((looked | close).any()):
+            return judged(self, A, X, B, code=code, told=told)
+        else:
             bound = self._error_bound(state, A, X, B, told)
             inexact = looked & (bound > rounding) & ~large
             code = torch.where(inexact, int(Result.ILL_CONDITIONED), code)
