@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tsgu_func.kernels.compiled import (
+        bidiagonal,
         eisenstat,
         incomplete,
         inspection,
         ordering,
         products,
+        recurrences,
         residuals,
         sparse_products,
         substitution,
@@ -21,11 +23,13 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "bidiagonal",
     "eisenstat",
     "incomplete",
     "inspection",
     "ordering",
     "products",
+    "recurrences",
     "residuals",
     "sparse_products",
     "substitution",
