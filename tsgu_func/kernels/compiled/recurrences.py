@@ -27,8 +27,12 @@ _NAMES = f"{_COMMON} {_OF_BOTH} {_OF_LSMR} size_D".split()
 # Of a column: what is known of it, `active` while it is iterated with, `claimed` where the
 # recurrence takes it for converged, and how many steps it made.
 NUMBERS = np.dtype(
-    [*((name, np.float64) for name in _NAMES), ("count", np.int64)]
-    + [("active", np.bool_), ("claimed", np.bool_)],
+    [
+        *((name, np.float64) for name in _NAMES),
+        ("count", np.int64),
+        ("active", np.bool_),
+        ("claimed", np.bool_),
+    ],
     align=True,
 )
 
