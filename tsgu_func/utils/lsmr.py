@@ -14,7 +14,7 @@ from tsgu_func.solvers.protocol import ConvergenceError, SolveError
 from tsgu_func.solvers.settings import check_real
 from tsgu_func.solvers.system import Operator, as_operator, matrix_shape, read_system
 from tsgu_func.utils.failure import check_policy, fail
-from tsgu_func.utils.reading import adjoint_of, readable
+from tsgu_func.utils.reading import adjoint_of, readable, stored
 
 __all__ = ["lsmr"]
 
@@ -103,6 +103,7 @@ def lsmr(
     tensor([1.0000, 2.0000])
     """
     check_policy(on_failure)
+    A = stored(A, b, x0)
     cols = _columns(A, n)
     system = read_system(readable(A), b, x0, cols=cols, names=("A", "b", "x0"))
     if maxiter is None:

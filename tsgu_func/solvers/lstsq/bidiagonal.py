@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tsgu_func.kernels import compiled
 from tsgu_func.kernels.processors import considerate
+from tsgu_func.registration.transforms import never_traced
 from tsgu_func.solvers.columns import column_norms, quotient
 from tsgu_func.solvers.history import Log
 from tsgu_func.solvers.lstsq.problem import Problem, Rules, State
@@ -57,6 +58,7 @@ class Outcome(NamedTuple):
     log: Log
 
 
+@never_traced
 @considerate
 def solve(problem: Problem, rules: Rules, method: Method, log: Log) -> Outcome:
     """Run passes from the true residual, as long as a column that should have converged gains."""
