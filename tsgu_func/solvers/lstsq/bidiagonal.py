@@ -135,8 +135,7 @@ class _Process:
         for step in range(limit):
             if not going:
                 return step
-            numbers["beta"] = vectors.forward()
-            numbers["alpha"] = vectors.backward()
+            numbers["beta"], numbers["alpha"] = vectors.bidiagonalize()
             self._step(numbers)
             numbers["size"], numbers["size_H"] = vectors.advance(numbers)
             if log.length:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tsgu_func.kernels import compiled, processors
+from tsgu_func.kernels import compiled, processors, threads
 from tsgu_func.kernels.products import batched, run_over_rows
 from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.kernels.structure import Structure, unsigned
@@ -31,12 +31,8 @@ __all__ = ["Vectors", "host", "unit", "vectors_of"]
 class Vectors(Protocol):
     """U, V, the vectors H and Hbar that a step is made of, and the change to the start."""
 
-    def forward(self) -> np.ndarray:
-        """Let U be A V without its part along U, and return its norms."""
-        ...
-
-    def backward(self) -> np.ndarray:
-        """Let V be Aᴴ U without its part along V, and return its norms."""
+    def bidiagonalize(self) -> tuple[np.ndarray, np.ndarray]:
+        """Let U be A V, and V be Aᴴ U, each without its part along itself; return their norms."""
         ...
 
     def advance(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -82,15 +78,11 @@ class _General:
         self._U, self._V, self._alpha = given
         self._H, self._Hbar = self._V, torch.zeros_like(self._V)
 
-    def forward(self) -> np.ndarray:
-        U = self._problem.multiply(self._V) - self._alpha * self._U
-        self._beta, self._U = unit(U, self._problem.operators[0])
-        return host(self._beta)
-
-    def backward(self) -> np.ndarray:
-        V = self._problem.adjoint(self._U) - self._beta * self._V
-        self._alpha, self._V = unit(V, self._problem.operators[1])
-        return host(self._alpha)
+    def bidiagonalize(self) -> tuple[np.ndarray, np.ndarray]:
+        problem, (forward, backward) = self._problem, self._problem.operators
+        beta, self._U = unit(problem.multiply(self._V) - self._alpha * self._U, forward)
+        self._alpha, self._V = unit(problem.adjoint(self._U) - beta * self._V, backward)
+        return host(beta), host(self._alpha)
 
     def advance(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         factors = np.stack([numbers[name] for name in ("first", "second", "third")])
@@ -134,18 +126,22 @@ class _Compiled:
         self._alpha = host(alpha).reshape(self._V.shape[0], self._V.shape[2])
         self._beta = np.ones_like(self._alpha)
         self._least = float(np.finfo(self._V.dtype).tiny)
+        # For one column of a tall matrix there are loops that do with one pass over it.
+        self._slender = self._V.shape[2] == 1 and self._U.shape[1] >= self._V.shape[1]
+        self._room = np.empty_like(self._V[0]) if self._slender else self._V[0]
 
     @property
     def change(self) -> Tensor:
         return torch.from_numpy(self._change).reshape(self._shape)
 
-    def forward(self) -> np.ndarray:
-        self._beta = self._times(0, self._V, self._U, (self._alpha, self._beta))
-        return self._beta.ravel()
-
-    def backward(self) -> np.ndarray:
-        self._alpha = self._times(1, self._U, self._V, (self._beta, self._alpha))
-        return self._alpha.ravel()
+    def bidiagonalize(self) -> tuple[np.ndarray, np.ndarray]:
+        processors.look()
+        if self._slender and threads.workers() == 1:
+            self._beta, self._alpha = self._times_both()
+        else:
+            self._beta = self._times(0, self._V, self._U, (self._alpha, self._beta))
+            self._alpha = self._times(1, self._U, self._V, (self._beta, self._alpha))
+        return self._beta.ravel(), self._alpha.ravel()
 
     def advance(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         vectors = self._V, self._H, self._Hbar, self._change, self._start
@@ -159,12 +155,23 @@ class _Compiled:
         self, which: int, X: np.ndarray, Y: np.ndarray, norms: tuple[np.ndarray, np.ndarray]
     ) -> np.ndarray:
         """Let Y be A X without its part along Y, where X and Y have norms; return the new ones."""
-        processors.look()
         loop = functools.partial(compiled.bidiagonal.multiply, *self._matrices[which], X, Y, norms)
         found = _summed(self._structures[which], self._alpha.shape, loop)
-        if not compiled.bidiagonal.roots(found, self._least):
+        return self._rooted(found, which, Y)
+
+    def _times_both(self) -> list[np.ndarray]:
+        """Do both products in one pass over A."""
+        squares, norms = np.zeros((2, len(self._alpha))), (self._alpha, self._beta)
+        given = *self._matrices[0], self._V, self._U, self._room, norms, self._least
+        compiled.bidiagonal.multiply_both(*given, squares)
+        pairs = enumerate(zip(squares.reshape(2, -1, 1), (self._U, self._V), strict=True))
+        return [self._rooted(found, which, Y) for which, (found, Y) in pairs]
+
+    def _rooted(self, squares: np.ndarray, which: int, Y: np.ndarray) -> np.ndarray:
+        """Return the norms of a product Y."""
+        if not compiled.bidiagonal.roots(squares, self._least):
             raise self._operators[which].refuse(torch.from_numpy(Y))
-        return found
+        return squares
 
 
 def _arrays(A: StoredMatrix) -> tuple[np.ndarray, ...]:
