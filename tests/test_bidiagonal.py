@@ -16,7 +16,8 @@ from tsgu_func.solvers.lstsq.problem import problem_of, rules_of
 from tsgu_func.solvers.system import as_operator, read_system
 from tsgu_func.utils import lsmr
 
-# As many columns as the loops take at a time, and rests of all sizes.
+# As many columns as the loops take at a time, and rests of all sizes; one column in two threads is
+# taken by other loops than in one.
 COLUMNS = [1, 2, 3, 4, 5, 7, 8, 15, 17]
 
 
@@ -37,9 +38,10 @@ def both_ways(A, B, start, method, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
 @pytest.mark.parametrize("method", ["lsmr", "lsqr"])
-@pytest.mark.parametrize("p", COLUMNS)
+@pytest.mark.parametrize(("p", "workers"), [*((p, 1) for p in COLUMNS), (1, 2)])
 @pytest.mark.parametrize("kind", ["tall", "wide", "batch", "start"])
-def test_loops_are_operations(kind, p, method, dtype, monkeypatch):
+def test_loops_are_operations(kind, p, workers, method, dtype, monkeypatch):
+    monkeypatch.setattr("tsgu_func.kernels.threads.workers", lambda: workers)
     D = sparse(40, 9, dtype=dtype) + 2 * torch.eye(40, 9, dtype=dtype)
     D = torch.stack([D, 3 * D.roll(1, 0)]) if kind == "batch" else D
     D = D.mH if kind == "wide" else D
