@@ -352,8 +352,9 @@ class SparseGenericLstsq(OpFunction):
     --------
     >>> import torch
     >>> from tsgu_func.sparse_lstsq import SparseGenericLstsq
-    >>> SparseGenericLstsq.apply(torch.eye(2).to_sparse_csr(), torch.ones(2), None, None)
-    tensor([1., 1.])
+    >>> A = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 2.0]]).to_sparse_csr()
+    >>> SparseGenericLstsq.apply(A, torch.tensor([1.0, 2.0, 4.0]), None, None)
+    tensor([0.5556, 1.8889])
     """
 
     apply = forward = staticmethod(sparse_generic_lstsq)

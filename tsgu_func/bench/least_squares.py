@@ -21,7 +21,7 @@ from tsgu_func.bench.progress import counted
 from tsgu_func.bench.results import DIRECTIONS, OURS, Comparison
 from tsgu_func.bench.subject import Subject
 from tsgu_func.bench.timing import call, compare
-from tsgu_func.utils import lsmr
+from tsgu_func.solvers import LSMR
 
 __all__ = ["SUBJECT"]
 
@@ -54,17 +54,9 @@ def _error(A: SparseMatrix, X: Tensor, B: Tensor) -> float:
     return float((A.mH @ (A @ X - B)).norm() / (A.mH @ B).norm())
 
 
-def _loose(A: Tensor, B: Tensor) -> Tensor:
-    return lsmr(A, B, atol=1e-6, btol=1e-6)[0]
-
-
-def _loose_t(A: Tensor, G: Tensor) -> Tensor:
-    return lsmr(SparseMatrix.from_torch(A).mH, G, atol=1e-6, btol=1e-6)[0]
-
-
 _SOLVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "default": sparse_generic_lstsq,
-    "at 1e-6": partial(sparse_generic_lstsq, lstsq=_loose, transpose_lstsq=_loose_t),
+    "at 1e-6": partial(sparse_generic_lstsq, lstsq=LSMR(rtol=1e-6)),
 }
 
 

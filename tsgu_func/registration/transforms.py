@@ -6,11 +6,12 @@ tests/test_canaries.py tests each of them.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import operator
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ __all__ = [
     "is_tracing",
     "levels",
     "mark_static",
+    "never_traced",
     "only_traced",
     "outer_levels_recording",
     "outside_transforms",
@@ -44,6 +46,9 @@ __all__ = [
     "unwrapped",
     "without_tangent",
 ]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def _private(module: str, *names: str) -> Any:
@@ -265,6 +270,19 @@ def constant_when_traced(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
     return function
+
+
+def never_traced(function: Callable[P, T]) -> Callable[P, T]:
+    """Let the compiler call a function as it is, wherever it meets it: a graph ends there."""
+
+    @functools.wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> T:
+        if torch.compiler.is_compiling():
+            as_it_is: Any = torch.compiler.disable(function)
+            return as_it_is(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return called
 
 
 def mark_static(index: Tensor) -> None:

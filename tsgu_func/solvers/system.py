@@ -46,6 +46,7 @@ class Operator:
     function: Function
     name: str
     rows: int | None = None  # of the output; as many as of the input, if not said
+    matrix: StoredMatrix | None = None  # that it multiplies with, by rows, if that is stored
     calls: int = 0
 
     def __call__(self, X: Tensor) -> Tensor:
@@ -83,11 +84,12 @@ def as_operator(A: Any, name: str, vector: bool, rows: int | None = None) -> Ope
     A stored matrix is brought to compressed rows here, so that no product converts it again.
     A function gets what the right-hand side is: with `vector`, vectors (n,).
     """
-    if isinstance(A, StoredMatrix):
-        structure, order = A.structure.oriented(A.transpose)
-        values = A.entries if order is None else A.entries.index_select(-1, order)
-        A = StoredMatrix(structure, values)
-    return Operator(_multiplier(A, name, vector), name, rows)
+    if not isinstance(A, StoredMatrix):
+        return Operator(_multiplier(A, name, vector), name, rows)
+    structure, order = A.structure.oriented(A.transpose)
+    values = A.entries if order is None else A.entries.index_select(-1, order)
+    A = StoredMatrix(structure, values)
+    return Operator(A.__matmul__, name, rows, A)
 
 
 def _multiplier(A: Any, name: str, vector: bool) -> Function:

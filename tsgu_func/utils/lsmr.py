@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from tsgu_func.solvers.history import Log
-from tsgu_func.solvers.lstsq import bidiagonal
-from tsgu_func.solvers.lstsq.bidiagonal import Rules, State
-from tsgu_func.solvers.lstsq.lsmr import LSMRProcess
+from tsgu_func.solvers.lstsq.bidiagonal import solve
+from tsgu_func.solvers.lstsq.problem import Rules, State, problem_of, rules_of
 from tsgu_func.solvers.protocol import ConvergenceError, SolveError
 from tsgu_func.solvers.settings import check_real
 from tsgu_func.solvers.system import Operator, as_operator, matrix_shape, read_system
 from tsgu_func.utils.failure import check_policy, fail
-from tsgu_func.utils.reading import adjoint_of, readable
+from tsgu_func.utils.reading import adjoint_of, readable, stored
 
 __all__ = ["lsmr"]
 
@@ -104,15 +103,16 @@ def lsmr(
     tensor([1.0000, 2.0000])
     """
     check_policy(on_failure)
+    A = stored(A, b, x0)
     cols = _columns(A, n)
     system = read_system(readable(A), b, x0, cols=cols, names=("A", "b", "x0"))
     if maxiter is None:
         maxiter = max(_ROUNDS * min(system.B.shape[-2], cols), 100)
     check_real("damp", damp)
-    rules = bidiagonal.rules_of(atol, btol, conlim, maxiter)
+    rules = rules_of(atol, btol, conlim, maxiter)
     adjoint = _read_adjoint(A, Armat, cols, system.vector)
-    problem = bidiagonal.problem_of(system, adjoint, cols, damp)
-    state, condition, _, steps, *_ = bidiagonal.solve(problem, rules, LSMRProcess, Log(0))
+    problem = problem_of(system, adjoint, cols, damp)
+    state, condition, _, steps, *_ = solve(problem, rules, "lsmr", Log(0))
     if not bool(state.converged.all()):
         fail(on_failure, _failure(state, condition, rules, steps))
     X = state.change * system.peak

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tsgu_func.kernels.compiled import (
+        bidiagonal,
         eisenstat,
         incomplete,
         inspection,
         ordering,
         products,
+        recurrences,
         residuals,
+        scaling,
         sorting,
         sparse_products,
         substitution,
@@ -22,12 +25,15 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "bidiagonal",
     "eisenstat",
     "incomplete",
     "inspection",
     "ordering",
     "products",
+    "recurrences",
     "residuals",
+    "scaling",
     "sorting",
     "sparse_products",
     "substitution",

@@ -17,8 +17,8 @@ from tsgu_func.kernels.matrix_free import MatrixFree
 from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.solvers.columns import column_norms, quotient
 from tsgu_func.solvers.history import Log
-from tsgu_func.solvers.lstsq import bidiagonal
-from tsgu_func.solvers.lstsq.bidiagonal import Process
+from tsgu_func.solvers.lstsq.bidiagonal import Method, Outcome, solve
+from tsgu_func.solvers.lstsq.problem import Rules, problem_of, rules_of
 from tsgu_func.solvers.lstsq.variables import Variables, preconditioned, scaled_columns, unchanged
 from tsgu_func.solvers.protocol import (
     Preconditioner,
@@ -89,7 +89,7 @@ class LeastSquares(Settings):
     damp: float = 0.0
     history: int = 0
 
-    process: ClassVar[type[Process]]
+    method: ClassVar[Method]
     takes_batches: ClassVar[bool] = True
     stateless: ClassVar[bool] = True
 
@@ -137,26 +137,26 @@ class LeastSquares(Settings):
 
     def _solved(
         self, A: Matrix, B: Tensor, X0: Tensor | None, left: Tensor | None = None
-    ) -> tuple[Tensor, bidiagonal.Outcome]:
+    ) -> tuple[Tensor, Outcome]:
         """Solve, from a start, or from what is left of B without one."""
         cols = A.shape[1]
         system = read_system(A, B, X0, cols=cols, names=("A", "B", "X0"))
         adjoint = as_operator(A.mH, "the adjoint of A", False, cols)
-        problem = bidiagonal.problem_of(system, adjoint, cols)
+        problem = problem_of(system, adjoint, cols)
         if left is not None:
             problem = replace(problem, left=left / system.peak)
         log = Log(self.history)
         log.begin(system.B)
-        outcome = bidiagonal.solve(problem, self._rules(A), self.process, log)
+        outcome = solve(problem, self._rules(A), self.method, log)
         X = outcome.state.change * system.peak
         return X if system.start is None else system.start + X, outcome
 
-    def _rules(self, A: Matrix) -> bidiagonal.Rules:
+    def _rules(self, A: Matrix) -> Rules:
         eps, square = torch.finfo(A.dtype).eps, A.shape[0] == A.shape[1]
         rtol = self._rtol(A)
         limit = self.max_iterations
         limit = max(_ROUNDS * max(A.shape), _FEWEST) if limit is None else limit
-        rules = bidiagonal.rules_of(0.0 if square else rtol, rtol, 0.1 / eps, limit)
+        rules = rules_of(0.0 if square else rtol, rtol, 0.1 / eps, limit)
         # A square system has a solution, so nothing but its residual counts, to the last digit.
         return rules._replace(roundings=0.0) if square else rules
 
@@ -166,7 +166,7 @@ class LeastSquares(Settings):
         square = A.shape[0] == A.shape[1]
         return default_tolerance(A.dtype) if square else 8 * torch.finfo(A.dtype).eps
 
-    def _judged(self, A: Matrix, B: Tensor, X: Tensor, outcome: bidiagonal.Outcome) -> Solution:
+    def _judged(self, A: Matrix, B: Tensor, X: Tensor, outcome: Outcome) -> Solution:
         rows, cols = A.shape
         R = B - A @ X
         residual = relative_residual(R, B)
@@ -195,7 +195,7 @@ class LeastSquares(Settings):
         A: Matrix,
         residual: Tensor,
         condition: Tensor,
-        outcome: bidiagonal.Outcome,
+        outcome: Outcome,
         reached: Tensor | bool,
     ) -> Tensor:
         rules, state = self._rules(A), outcome.state

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from tsgu_func.kernels.scaling import scale_columns
 from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.solvers.protocol import SolveError
 
@@ -31,18 +32,12 @@ def scaled(A: StoredMatrix, name: str = "column") -> tuple[StoredMatrix, Tensor]
     SolveError
         If a column holds nothing but zeros.
     """
-    column = (A.structure.row if A.transpose else A.structure.col).long()
-    size = A.values.abs()
-    zeros = size.new_zeros(*size.shape[:-1], A.shape[1])
-    peak = zeros.scatter_reduce(-1, column.expand_as(size), size, "amax")
-    if bool((empty := peak == 0).any()):
+    values, scale = scale_columns(A.structure, A.values, transpose=A.transpose)
+    if bool((empty := scale == 0).any()):
         *member, j = (int(i) for i in empty.nonzero()[0])
-        where = f" of member {member[0]}" if member and len(peak) > 1 else ""
+        where = f" of member {member[0]}" if member and len(scale) > 1 else ""
         raise SolveError(
             f"A does not have full {name} rank: its {name} {j}{where} holds but zeros; damp= gives "
             f"it a solution all the same"
         )
-    # Divided by the largest entry first, so that no square over- or underflows.
-    norm = zeros.index_add(-1, column, (size / peak.index_select(-1, column)) ** 2).sqrt()
-    scale = 1 / peak / norm
-    return replace(A, values=A.values * scale.index_select(-1, column)), scale.unsqueeze(-1)
+    return replace(A, values=values), scale.unsqueeze(-1)
