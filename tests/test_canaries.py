@@ -15,6 +15,7 @@ from torch import _C
 from torch.func import grad, jacfwd, jvp, vmap
 
 from tests.planted import FunctionCube, custom_op
+from tsgu_func.kernels import mkl
 
 NAMES = [
     "torch._C._AutoDispatchBelowAutograd",
@@ -290,6 +291,16 @@ def test_a_csr_tensor_is_of_the_values_that_it_is_given():
     X = torch.tensor([[1j], [2j]])
     torch.sparse.sampled_addmm(at, X.to(values), X.mT.to(values), beta=0.0, out=at)
     assert values.tolist() == [-1, -4]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the library is found by its name on Linux")
+def test_mkl_is_found_where_it_is_built_in():
+    assert (mkl.library() is not None) == torch.backends.mkl.is_available()
+
+
+def test_an_mkl_that_reads_long_integers_is_left_alone(monkeypatch):
+    monkeypatch.setenv("MKL_INTERFACE_LAYER", "ILP64,GNU")
+    assert mkl.library.__wrapped__() is None
 
 
 def test_no_other_module_uses_private_names():

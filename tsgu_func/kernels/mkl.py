@@ -31,6 +31,8 @@ _MOST = 2**31 - 1  # sizes and strides are int32
 @functools.cache
 def library() -> Any:
     """Return the library of PyTorch that holds MKL, or None."""
+    if _takes_long_integers():
+        return None
     try:
         found = ctypes.CDLL("libtorch_cpu.so", mode=os.RTLD_NOW | os.RTLD_NOLOAD)
         found.MKL_Set_Num_Threads_Local.argtypes = [ctypes.c_int]
@@ -42,6 +44,12 @@ def library() -> Any:
     except (OSError, AttributeError):  # not loaded, no such system, or built without it
         return None
     return found
+
+
+def _takes_long_integers() -> bool:
+    """Whether MKL reads sizes as int64: its functions have the same names then."""
+    layer = os.environ.get("MKL_INTERFACE_LAYER", "")
+    return "ILP64" in layer.upper() or "MKL_ILP64" in torch.__config__.show()
 
 
 class Operands(NamedTuple):
