@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ __all__ = ["Contender", "block", "call", "clock", "compare", "in_threads", "in_t
 Contender = Callable[[], object]
 Key = TypeVar("Key")
 Result = TypeVar("Result")
+_MUCH = 50  # times of ours
 _BLOCK = 5e-3  # seconds that a measurement takes at least: short calls are repeated in it
 
 
@@ -71,13 +73,15 @@ def compare(
 ) -> Iterator[Comparison]:
     """Measure all in turn, and compare each of ours with all peers.
 
-    A peer that raises is reported with what it says; one of ours that raises ends the run.
+    A peer that raises is reported with what it says; one of ours that raises ends the run.  One
+    that takes much longer than ours is measured once.
     """
     blocks = {(OURS, label): block(contender) for label, contender in ours.items()}
+    longest = _MUCH * max(first(0) for first in blocks.values())
     failures: dict[str, dict[str, Any]] = {}
     for name, contender in peers.items():
         try:
-            blocks[name, ""] = block(contender)
+            blocks[name, ""] = block(contender, longest)
         except Exception as error:
             text = f"{type(error).__name__}: {error}".partition("\n")[0]
             failures[name] = {"failure": text[:120]}
@@ -89,13 +93,18 @@ def compare(
         yield Comparison(where, measured, more=failures)
 
 
-def block(contender: Contender) -> Callable[[int], float]:
-    """Return what measures a call, by a block of as many as take long enough."""
+def block(contender: Contender, longest: float = math.inf) -> Callable[[int], float]:
+    """Return what measures a call, by a block of as many as take long enough.
+
+    What takes longer than the longest time is not called again: its time is told again.
+    """
     now = clock()
     contender()  # compiles, and finds patterns
     number = 1
-    while _seconds(contender, number, now) < _BLOCK:
+    while (seconds := _seconds(contender, number, now)) < _BLOCK:
         number *= 2
+    if seconds / number > longest:
+        return lambda _: seconds / number
     return lambda _: _seconds(contender, number, now) / number
 
 
