@@ -118,14 +118,17 @@ def test_a_peer_that_fails_is_told_of(monkeypatch, capsys):
     assert "the failing one: ZeroDivisionError: division by zero" in capsys.readouterr().out
 
 
+def installed(name, A, B, *, backward):
+    contender = peers.prepared("mm", A, B, backward=backward).get(name)
+    return contender or pytest.skip(f"{name} is not installed")
+
+
 @pytest.mark.parametrize("p", [1, 5])
 @pytest.mark.parametrize("name", peers.PEERS["mm"])
 def test_products_of_peers_are_right(name, p):
     A = random_matrix(20, 30, 3)
     B = torch.randn(30, p)
-    contender = peers.prepared("mm", A, B, backward=False).get(name)
-    if contender is None:
-        pytest.skip(f"{name} is not installed")
+    contender = installed(name, A, B, backward=False)
     product = contender()
     if not isinstance(product, torch.Tensor):
         product = torch.from_numpy(np.array(product))
@@ -137,9 +140,7 @@ def test_products_of_peers_are_right(name, p):
 def test_gradients_of_the_bound_are_right(name, p):
     A = random_matrix(20, 30, 3)
     B = torch.randn(30, p)
-    contender = peers.prepared("mm", A, B, backward=True).get(name)
-    if contender is None:
-        pytest.skip(f"{name} is not installed")
+    contender = installed(name, A, B, backward=True)
     values, columns = map(torch.from_numpy, contender())
     ones = torch.ones(20, p)
     assert_close(columns, A.to_dense().T @ ones)
