@@ -146,8 +146,8 @@ def _times_column(crow, col, v, x, y, f, g, start, stop):
 @compiled
 def _both_ways(crow, col, v, x, y, out, f, g):
     """Take each row for the product with it, and then for that with its adjoint, into `out`."""
-    # The row is taken here as in `_times_column`: in a function of its own, a solve takes four times
-    # as long (`bench lstsq --columns 1`).
+    # A row is taken as in `_times_column`: with a function of its own for it, a solve takes four
+    # times as long (`bench lstsq --columns 1`).
     real = y.real.dtype.type
     f, g, squares, first = real(f), real(g), 0.0, np.uint64(crow[0])
     for i in range(y.shape[0]):
