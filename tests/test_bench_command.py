@@ -205,9 +205,9 @@ def test_a_footprint_is_of_what_is_differentiated(name, backward):
     result, gradients = called if backward else (called, ())
     assert result.shape == given.result
     assert [x.shape for x in gradients] == [x.shape for x in given.inputs if backward]
-    there = [result, *given.inputs, *given.indices, *gradients]
     cotangent = [serve.cotangent] if backward else []
-    assert ready.bytes == sum(x.nbytes for x in there + cotangent)
+    there = [result, *given.inputs, *gradients, *cotangent]
+    assert ready.bytes == given.index_bytes + sum(x.nbytes for x in there)
 
 
 # ------------------------------------------------------------------------------------- the table

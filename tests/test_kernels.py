@@ -82,6 +82,27 @@ def test_repeatable(large, four_threads):
     assert all(torch.equal(r, runs[0]) for r in runs)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex128])
+@pytest.mark.parametrize("p", [1, 2, 7])
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_a_transposed_product_without_the_transpose(large, dtype, p, batch):
+    s = large.pattern.structure
+    values, B = randn(*batch, s.nnz, dtype=dtype), randn(*batch, s.rows, p, dtype=dtype)
+    scattered = products._spmm_scattered(s, values, B)
+    dense = torch.zeros(*batch, s.rows, s.cols, dtype=dtype)
+    dense[..., s.row.long(), s.col.long()] = values
+    assert_close(scattered, dense.mT @ B)
+
+
+@pytest.mark.parametrize("p", [1, 33])
+def test_threads_share_a_transposed_product(large, four_threads, p, monkeypatch):
+    monkeypatch.setattr(products, "_WORTH_A_THREAD", 1)
+    B = randn(large.shape[0], p, dtype=torch.float64)
+    assert not products._is_scattered(large.pattern.structure, B)
+    C = products.spmm(large.pattern.structure, large.values, B, transpose=True)
+    assert_close(C, large.to_dense().mT @ B)
+
+
 def test_transpose_without_scipy(large):
     """Other devices sort; the result is that of the counting sort."""
     s = large.pattern.structure

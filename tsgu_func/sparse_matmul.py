@@ -46,8 +46,9 @@ def sparse_mm(A: SparseMatrix | Tensor, B: Tensor) -> Tensor:
     to any order, in forward and reverse mode and under ``vmap``.
 
     Time is O(nnz p) for the product and each derivative, memory O(nnz + (n + m) p).  Half
-    precision is accumulated in float32.  The transpose is formed when a derivative with respect
-    to `B` is first asked for, once per pattern.
+    precision is accumulated in float32.  The transpose is formed once per pattern, when a
+    derivative with respect to `B` is first asked for that needs it: of many columns, or in several
+    threads.
 
     The scheme is sampled dense-dense multiplication, as in Nisa et al., *Sampled Dense Matrix
     Multiplication for High-Performance Machine Learning*, HiPC 2018.

@@ -32,23 +32,23 @@ class _Call(NamedTuple):
 
     function: Callable[..., Tensor]
     inputs: tuple[Tensor, Tensor]
-    indices: tuple[Tensor, ...]
+    index_bytes: int
     result: tuple[int, int]
 
     def bound(self, backward: bool) -> int:
         """Return the bytes that are there at once in the end."""
         result = math.prod(self.result) * self.inputs[0].itemsize
         inputs = sum(x.nbytes for x in self.inputs)
-        return sum(x.nbytes for x in self.indices) + (1 + backward) * (inputs + result)
+        return self.index_bytes + (1 + backward) * (inputs + result)
 
 
 def _of_matrix(f: Callable[..., Tensor], A: SparseMatrix, columns: int) -> _Call:
     B = torch.randn(A.shape[1], columns, dtype=A.dtype)
     # Values that are given, and not those that the matrix was made with.
     values, pattern = A.values.detach().clone(), A.pattern
-    indices = pattern.crow, pattern.col
+    index_bytes = pattern.crow.nbytes + pattern.col.nbytes
     return _Call(
-        lambda v, b: f(SparseMatrix(pattern, v), b), (values, B), indices, (A.shape[0], columns)
+        lambda v, b: f(SparseMatrix(pattern, v), b), (values, B), index_bytes, (A.shape[0], columns)
     )
 
 
@@ -75,7 +75,7 @@ def _segments(entries: int, columns: int) -> _Call:
     which = torch.randint(count, (len(a),))
     lengths = torch.bincount(which, minlength=count)
     b = torch.randn(count, columns, columns)
-    return _Call(lambda a, b: segment_mm(a, b, lengths), (a, b), (lengths,), (len(a), columns))
+    return _Call(lambda a, b: segment_mm(a, b, lengths), (a, b), lengths.nbytes, (len(a), columns))
 
 
 FUNCTIONS: dict[str, Callable[[int, int], _Call]] = {

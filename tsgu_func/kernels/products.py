@@ -39,6 +39,9 @@ __all__ = [
 # long: it keeps sums in registers.  On one thread both are as fast at 28 columns of float32, and at
 # 11 to 16 of float64, for rows of 5 to 10 entries.
 _NARROW = {torch.float32: (64, 5), torch.float64: (64, 5), torch.complex64: (32, 0)}
+# Up to so many bytes in a row of B one thread adds multiples of it to rows of AᵀB, and needs no
+# transpose: 1.2 to 3 times as fast as rows of the transpose, with their values brought into order.
+_SCATTERED = 128
 # Less work than this is done before another thread has started.
 _WORTH_A_THREAD = 1 << 17
 HALF = (torch.float16, torch.bfloat16)
@@ -53,6 +56,8 @@ def spmm(structure: Structure, values: Tensor, B: Tensor, *, transpose: bool = F
     if values.dtype in HALF:
         wide = spmm(structure, values.float(), B.float(), transpose=transpose)
         return wide.to(values.dtype)
+    if transpose and _is_scattered(structure, B):
+        return _spmm_scattered(structure, values, B)
     oriented, order = structure.oriented(transpose)
     if order is not None:
         values = values.index_select(-1, order)
@@ -122,6 +127,13 @@ def _is_narrow(s: Structure, B: Tensor) -> bool:
     return p * B.itemsize * s.rows <= least * s.rows + more * s.nnz
 
 
+def _is_scattered(s: Structure, B: Tensor) -> bool:
+    """Say whether AᵀB is summed up without the transpose."""
+    if B.device.type != "cpu" or B.shape[-1] * B.itemsize > _SCATTERED:
+        return False
+    return _parts(s, B.shape[:-2].numel(), B.shape[-1]) == 1
+
+
 @functools.cache
 def _has_mkl() -> bool:
     return torch.backends.mkl.is_available()
@@ -138,6 +150,13 @@ def _spmm_loops(s: Structure, values: Tensor, B: Tensor) -> Tensor:
         product = compiled.products.product
         arguments = crow, col, v, right, o
         run_over_rows(s, len(o), o.shape[-1], lambda first, last: product(*arguments, first, last))
+    return out
+
+
+def _spmm_scattered(s: Structure, values: Tensor, B: Tensor) -> Tensor:
+    v, right = batched(values, 1), batched(B, 2)
+    out = B.new_empty(*B.shape[:-2], s.cols, B.shape[-1])
+    compiled.products.transposed_product(*_indices(s), v, right, batched(out, 2))
     return out
 
 
@@ -168,7 +187,7 @@ def _indices(s: Structure) -> tuple[np.ndarray, np.ndarray]:
 
 def run_over_rows(s: Structure, batch: int, p: int, loop: Callable[[int, int], None]) -> None:
     """Run a loop over the rows of all members, cut so that the parts have equal work."""
-    parts = min(threads.workers(), 1 + batch * s.nnz * p // _WORTH_A_THREAD)
+    parts = _parts(s, batch, p)
     if parts == 1:
         return loop(0, batch * s.rows)
     crow, cuts = s.crow.numpy(), [0]
@@ -178,6 +197,11 @@ def run_over_rows(s: Structure, batch: int, p: int, loop: Callable[[int, int], N
         row = int(crow.searchsorted(crow.dtype.type(entry)))
         cuts.append(member * s.rows + row)
     return threads.run_parts(loop, [*cuts, batch * s.rows])
+
+
+def _parts(s: Structure, batch: int, p: int) -> int:
+    """Return how many threads share the work."""
+    return min(threads.workers(), 1 + batch * s.nnz * p // _WORTH_A_THREAD)
 
 
 # ------------------------------------------------------------------------------ other devices

@@ -206,12 +206,12 @@ class SparsityPattern:
     @property
     def row(self) -> Tensor:
         """Row of each entry, in the order of the values: a copy."""
-        return self.places()[0].clone()
+        return (self.structure.col if self.transposed else self.structure.row).clone()
 
     @property
     def col(self) -> Tensor:
         """Column of each entry, in the order of the values: a copy."""
-        return self.places()[1].clone()
+        return (self.structure.row if self.transposed else self.structure.col).clone()
 
     def places(self) -> tuple[Tensor, Tensor]:
         """Return row and column of each entry, which are not to be written to."""

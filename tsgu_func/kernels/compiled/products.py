@@ -1,8 +1,8 @@
 """Compiled loops over compressed rows, for the CPU.
 
-Each works on a span of the rows of all batch members, counted through, so that a thread pool can
-share the work; each output is written by one thread, in one order, so results are repeatable.  Rows
-are counted without a sign: an index that may be negative costs a comparison for each entry.
+Those that a thread pool may share work on a span of the rows of all batch members, counted through;
+each output is written by one thread, in one order, so results are repeatable.  Rows are counted
+without a sign: an index that may be negative costs a comparison for each entry.
 """
 
 import numpy as np
@@ -23,6 +23,18 @@ def product(crow, col, values, B, out, first, last):
             _times_pair(crow, col, v, b, out[batch], start, stop)
         else:
             _times_columns(crow, col, v, b, out[batch], start, stop)
+
+
+@compiled
+def transposed_product(crow, col, values, B, out):
+    """out[i] = A[i]^T @ B[i], for values (b or 1, nnz), B (b or 1, n, p) and out (b, m, p)."""
+    out[:] = 0
+    for batch in range(out.shape[0]):
+        v, b = member(values, batch), member(B, batch)
+        if B.shape[2] == 1:
+            _scatter_column(crow, col, v, b[:, 0], out[batch, :, 0])
+        else:
+            _scatter_columns(crow, col, v, b, out[batch])
 
 
 @compiled
@@ -84,6 +96,28 @@ def _times_columns(crow, col, v, B, out, start, stop):
             a, c = v[k], col[k]
             for j in range(B.shape[1]):
                 out[i, j] += a * B[c, j]
+        first = last
+
+
+@compiled
+def _scatter_column(crow, col, v, b, out):
+    first = np.uint64(crow[0])
+    for i in range(np.uint64(b.shape[0])):
+        x, last = b[i], np.uint64(crow[i + ONE])
+        for k in range(first, last):
+            out[col[k]] += v[k] * x
+        first = last
+
+
+@compiled
+def _scatter_columns(crow, col, v, B, out):
+    first = np.uint64(crow[0])
+    for i in range(np.uint64(B.shape[0])):
+        last = np.uint64(crow[i + ONE])
+        for k in range(first, last):
+            a, c = v[k], col[k]
+            for j in range(B.shape[1]):
+                out[c, j] += a * B[i, j]
         first = last
 
 
