@@ -24,7 +24,7 @@ from tsgu_func.solvers.machine import dense_speed
 __all__ = ["main"]
 
 # Packages that not every installation has.
-_OPTIONAL = ("expecttest", "hypothesis", "matplotlib", "rich")
+_OPTIONAL = ("expecttest", "hypothesis", "matplotlib", "rich", "threadpoolctl")
 
 
 class Command(NamedTuple):

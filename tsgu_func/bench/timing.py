@@ -36,7 +36,13 @@ def clock() -> Callable[[], float]:
 
 @contextlib.contextmanager
 def in_threads(number: int) -> Iterator[None]:
-    """Have this process, its children, and packages imported from now on use so many threads."""
+    """Have this process, its children, and packages imported from now on use so many threads.
+
+    NumPy's OpenBLAS reads the environment when it is loaded, which was before, and a norm in two
+    threads of it can take ten times as long as in one.
+    """
+    from threadpoolctl import threadpool_limits
+
     flags = f"--xla_cpu_multi_thread_eigen={str(number > 1).lower()}"
     asked = {"OMP_NUM_THREADS": str(number), "MKL_NUM_THREADS": str(number), "XLA_FLAGS": flags}
     before = {name: os.environ.get(name) for name in asked}
@@ -44,7 +50,8 @@ def in_threads(number: int) -> Iterator[None]:
     os.environ.update(asked)
     torch.set_num_threads(number)
     try:
-        yield
+        with threadpool_limits(number):
+            yield
     finally:
         torch.set_num_threads(threads)
         for name, value in before.items():
