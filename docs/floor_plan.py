@@ -26,6 +26,7 @@ ROOMS = {
     "solvers": "direct, Krylov, least squares",
     "ops": "the closed set of primitives",
     "matrix": "SparseMatrix, its pattern",
+    "derivatives": "where they are sparse",
     "legacy": ".apply classes",
     "utils": "functions on plain tensors",
     "linear_operator": "known by its products",
@@ -36,6 +37,7 @@ ROOMS = {
     "sparse_solve": "systems",
     "sparse_lstsq": "least squares",
     "factorization": "factor once",
+    "pattern_detection": "of Jacobian, Hessian",
     PACKAGE: "the public names",
     "testing": "check_rules, strategies",
     "selfcheck": "a record for each op",
@@ -46,7 +48,7 @@ ROOMS = {
 _ENTERED = {  # by a user
     *("solvers", "legacy", "utils", "linear_operator", "indexed_matmul", "sparse_matmul"),
     *("sparse_solve", "sparse_lstsq", "factorization", "sparse_parameter", "coloring"),
-    *(PACKAGE, "testing", "__main__"),
+    *("pattern_detection", PACKAGE, "testing", "__main__"),
 }
 
 _FOR_TYPES = ("TYPE_CHECKING", "typing.TYPE_CHECKING")

@@ -54,14 +54,22 @@ NAMES = [
     "torch.fx.experimental.proxy_tensor.get_proxy_slot",
     "torch.utils._pytree.register_pytree_node",
     "torch.library.Library._destroy",
+    "torch._subclasses.fake_tensor.FakeTensor",
+    "torch._subclasses.fake_tensor.FakeTensorMode",
+    "torch._subclasses.fake_tensor.DataDependentOutputException",
+    "torch._subclasses.fake_tensor.DynamicOutputShapeException",
+    "torch._decomp.core_aten_decompositions",
+    "torch._decomp.decomposition_table",
     "torch.UntypedStorage._cdata",
 ]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_private_name(name):
+    import torch._decomp
     import torch._functorch.autograd_function
     import torch._functorch.pyfunctorch
+    import torch._subclasses.fake_tensor
     import torch.utils._python_dispatch
     import torch.utils._pytree
 
@@ -312,6 +320,8 @@ def test_no_other_module_uses_private_names():
         "torch._C",
         "torch._functorch",
         "torch._library",
+        "torch._subclasses",
+        "torch._decomp",
         "_C.",
         "import _pytree",
         "._pytree",

@@ -7,6 +7,7 @@ from tsgu_func.linear_operator import LinearOperator
 from tsgu_func.matrix.pattern import SparsityPattern
 from tsgu_func.matrix.sparse_matrix import SparseMatrix
 from tsgu_func.matrix.stacking import block, block_diag, hstack, kron, stack, vstack
+from tsgu_func.pattern_detection import hessian_pattern, jacobian_pattern
 from tsgu_func.registration.primitive import Primitive
 from tsgu_func.sparse_lstsq import sparse_generic_lstsq, sparse_lstsq
 from tsgu_func.sparse_matmul import sparse_mm
@@ -29,7 +30,9 @@ __all__ = [
     "color",
     "factorize",
     "gather_mm",
+    "hessian_pattern",
     "hstack",
+    "jacobian_pattern",
     "kron",
     "segment_mm",
     "sparse_generic_lstsq",

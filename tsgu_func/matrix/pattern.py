@@ -68,6 +68,7 @@ class SparsityPattern:
 
     structure: Structure
     transposed: bool
+    detected: str = ""  # how it was, where it need not hold for other inputs
 
     def __init__(self, crow: Tensor, col: Tensor, shape: tuple[int, int]) -> None:
         for name, index in (("crow", crow), ("col", col)):
@@ -221,7 +222,9 @@ class SparsityPattern:
     @property
     def T(self) -> SparsityPattern:
         """The transpose, which shares the indices (and the order of the values)."""
-        return SparsityPattern.of_structure(self.structure, not self.transposed)
+        transpose = SparsityPattern.of_structure(self.structure, not self.transposed)
+        transpose.detected = self.detected
+        return transpose
 
     # ------------------------------------------------------------------------------ comparison
 
@@ -248,7 +251,9 @@ class SparsityPattern:
 
     def __repr__(self) -> str:
         by = ", by columns" if self.transposed else ""
-        return f"SparsityPattern(shape={self.shape}, nnz={self.nnz}, id={self.structure.label}{by})"
+        how = f", detected {self.detected}" if self.detected else ""
+        known = f"shape={self.shape}, nnz={self.nnz}, id={self.structure.label}"
+        return f"SparsityPattern({known}{by}{how})"
 
     def _repr_html_(self) -> str:
         facts = {

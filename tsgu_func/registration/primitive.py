@@ -40,7 +40,7 @@ from tsgu_func.registration.recording import Plans, single_level_function
 from tsgu_func.registration.rules import GIVEN, ByName, Joint, LinearRule, Rule, asks_by_name
 from tsgu_func.registration.signature import Signature
 
-__all__ = ["Primitive"]
+__all__ = ["Primitive", "primitive_of"]
 
 _defined: dict[str, Primitive] = {}
 _stays: list[torch.library.Library] = []
@@ -401,6 +401,11 @@ class Primitive:
             f"{self.name} has no {kind} rule for its argument {argument!r}, so {transforms} with "
             f"respect to it cannot be computed; register one with `@primitive.{kind}({argument!r})`"
         )
+
+
+def primitive_of(op: Any) -> Primitive | None:
+    """Return the primitive whose op this is; None for an op of somebody else."""
+    return _defined.get(op._schema.name)
 
 
 def _arguments_type(arguments: Sequence[str], groups: Mapping[str, Sequence[str]]) -> Any:

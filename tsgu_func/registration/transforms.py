@@ -20,8 +20,10 @@ __all__ = [
     "DispatchMode",
     "SingleLevelFunction",
     "as_outside",
+    "asks_for_numbers",
     "below_autograd",
     "constant_when_traced",
+    "decomposition",
     "depth",
     "destroy",
     "first_member",
@@ -29,6 +31,7 @@ __all__ = [
     "is_batched",
     "is_in_graph",
     "is_outside",
+    "is_placeholder",
     "is_recorded",
     "is_tracing",
     "levels",
@@ -38,11 +41,13 @@ __all__ = [
     "outer_levels_recording",
     "outside_transforms",
     "parse_schema",
+    "placeholders",
     "pytree",
     "record",
     "seen_by_autograd",
     "storage_number",
     "unrecorded",
+    "untraced",
     "unwrapped",
     "without_tangent",
 ]
@@ -227,6 +232,45 @@ def storage_number(x: Tensor) -> int:
     return x.untyped_storage()._cdata
 
 
+# ------------------------------------------------------- tensors without numbers, and their ops
+
+
+def placeholders() -> Any:
+    """Return a mode in which tensors have shape, dtype, strides and device, and no numbers.
+
+    Tensors that are made in it are such; outside of it, so is what is computed of them, with
+    others or alone.
+    """
+    module = _private("torch._subclasses.fake_tensor", "FakeTensorMode")
+    return module.FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def is_placeholder(x: Tensor) -> bool:
+    """Whether a tensor has no numbers."""
+    return isinstance(x, _private("torch._subclasses.fake_tensor", "FakeTensor").FakeTensor)
+
+
+def asks_for_numbers(error: Exception) -> bool:
+    """Whether an op failed because what it returns depends on the numbers that are not there."""
+    names = ("DataDependentOutputException", "DynamicOutputShapeException")
+    module = _private("torch._subclasses.fake_tensor", *names)
+    return isinstance(error, tuple(getattr(module, name) for name in names))
+
+
+def decomposition(op: Any) -> Callable[..., Any] | None:
+    """Return what computes the same as an op of PyTorch by simpler ones, where there is one."""
+    tables = _private("torch._decomp", "core_aten_decompositions", "decomposition_table")
+    found = _core_decompositions(tables).get(op) or tables.decomposition_table.get(op)
+    if found is None and op._can_decompose():
+        return op.decompose
+    return found
+
+
+@functools.cache
+def _core_decompositions(tables: Any) -> dict[Any, Callable[..., Any]]:
+    return dict(tables.core_aten_decompositions())
+
+
 # ---------------------------------------------------------------------- the functorch stack
 
 
@@ -237,13 +281,23 @@ def outside_transforms() -> contextlib.AbstractContextManager[Any]:
     Reading the parts of a closed-over CSR tensor under a transform raises "Sparse CSR tensors do
     not have strides"; in here it works, and indices can be looked at.  Eager autograd goes on.
     """
+    stack = _untraced()
+    if _C._are_functorch_transforms_active():
+        stack.enter_context(_interpreters.temporarily_clear_interpreter_stack())
+    return stack
+
+
+def untraced() -> contextlib.AbstractContextManager[Any]:
+    """Run a block as if nothing were traced or inferred; transforms go on."""
+    return _untraced()
+
+
+def _untraced() -> contextlib.ExitStack:
     stack = contextlib.ExitStack()
     stack.enter_context(torch.inference_mode(False))
     while (hooks := _autograd._top_saved_tensors_default_hooks(True)) is not None:  # checkpointing
         _autograd._pop_saved_tensors_default_hooks()
         stack.callback(_autograd._push_saved_tensors_default_hooks, *hooks)
-    if _C._are_functorch_transforms_active():
-        stack.enter_context(_interpreters.temporarily_clear_interpreter_stack())
     if any(_C._get_dispatch_mode(mode) is not None for mode in (_PROXY, _FAKE, _FUNCTIONAL)):
         stack.enter_context(_dispatch._disable_current_modes())
     return stack

@@ -1,0 +1,1 @@
+"""What is shared by the functions that make sparse derivatives."""

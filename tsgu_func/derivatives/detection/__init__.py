@@ -1,0 +1,1 @@
+"""Detection of the sparsity pattern of a derivative, from its program."""

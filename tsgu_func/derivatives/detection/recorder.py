@@ -1,0 +1,200 @@
+"""Recording what a function does with tensors that are seeded, and which of it depends on them.
+
+Below all transforms, every op is met.  One that touches nothing unknown runs as it is: what is
+computed of constants is known.  One that touches the inputs runs on tensors without numbers, so
+that nothing that is found depends on them.  One that touches what is seeded is recorded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsgu_func.derivatives.detection import rules
+from tsgu_func.derivatives.detection.dense import dense
+from tsgu_func.derivatives.detection.memory import Memory
+from tsgu_func.derivatives.detection.nodes import Operand
+from tsgu_func.derivatives.detection.sets import Sets, nothing
+from tsgu_func.registration import transforms
+from tsgu_func.registration.primitive import primitive_of
+from tsgu_func.registration.transforms import pytree
+
+__all__ = ["NoForwardRuleError", "Recorder"]
+
+_OF_PYTORCH = ("aten", "prims", "prim")
+
+
+class NoForwardRuleError(RuntimeError):
+    """Forward mode would take a derivative for zero that is not."""
+
+
+class Recorder(transforms.DispatchMode):
+    """A mode in which ops on seeded tensors are recorded.
+
+    Parameters
+    ----------
+    memory : Memory
+        What storages hold; some are seeded.
+    unknown : {"error", "dense"}
+        What becomes of an op without a rule.
+    forward : bool
+        Whether derivatives are taken in forward mode.
+    """
+
+    def __init__(self, memory: Memory, unknown: str, forward: bool) -> None:
+        super().__init__()
+        self.memory, self.unknown, self.forward = memory, unknown, forward
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        given = _tensors((args, kwargs))
+        if self.forward:
+            self._check_forward(func, given)
+        if torch.Tag.inplace_view in func.tags:
+            return func(*args, **kwargs)
+        func, args, kwargs = rules.with_known_masks(func, args, kwargs, self.memory.is_numberless)
+        numberless = any(self.memory.is_numberless(x) for x in given)
+        if not numberless and torch.Tag.nondeterministic_seeded not in func.tags:
+            return self._run(func, args, kwargs, given)
+        seeded = any(self.memory.read(x) is not None for x in given)
+        recorded = seeded and not rules.is_independent(func) and not _is_view(func)
+        if recorded and (simpler := rules.simpler(func)) is not None:
+            with self:
+                done = simpler(*args, **kwargs)
+            if done is not NotImplemented:
+                return done
+        return self._shaped(func, args, kwargs, recorded)
+
+    def _check_forward(self, func: Any, given: list[Tensor]) -> None:
+        """Refuse an op that forward mode passes by: ``custom_op`` has no tangent there."""
+        if func.namespace in _OF_PYTORCH or primitive_of(func) is not None:
+            return
+        if any(self.memory.varies(x) and _is_differentiable(x) for x in given):
+            raise NoForwardRuleError(f"{func._schema.name} may have no derivative in forward mode")
+
+    def _run(self, func: Any, args: Any, kwargs: Any, given: list[Tensor]) -> Any:
+        """Run an op whose arguments are known."""
+        lazy = any(x.is_conj() or x.is_neg() for x in given)
+        with transforms.as_outside() if lazy else contextlib.nullcontext():
+            out = func(*args, **kwargs)
+        if any(self.memory.varies(x) for x in given):
+            for x in (*_tensors(out), *_written_to(func, args, kwargs)):
+                self.memory.vary(x)
+        return out
+
+    def _shaped(self, func: Any, args: Any, kwargs: Any, recorded: bool) -> Any:
+        """Run an op for the shape of what it returns; record it, if that depends on the seeds."""
+        memory, written = self.memory, _written_to(func, args, kwargs)
+        for x in written:
+            memory.forget_numbers(x)
+        given = self._operands(func, args, kwargs) if recorded else {}
+        plain, named = pytree.tree_map(memory.current, (args, kwargs))
+        try:
+            with memory.placeholders:
+                out = func(*plain, **named)
+        except Exception as error:
+            if transforms.asks_for_numbers(error):
+                raise _branches(func, recorded) from None
+            raise
+        if not recorded:
+            choices = rules.choices_of(func, _named(func, plain, named), out)
+            memory.note_choices(choices, out)
+            return _returned(func, written, out)
+        self._record(func, given, out, [memory.current(x) for x in written])
+        return _returned(func, written, out)
+
+    def _record(self, func: Any, given: dict[str, Any], out: Any, written: list[Tensor]) -> None:
+        """Record an op; what it has written to without returning it depends on all arguments."""
+        returned = _tensors(_returned(func, written, out))
+        others = [x for x in written if not any(x is y for y in returned)]
+        outs, rest = ([Operand(tuple(x.shape), x.dtype) for x in xs] for xs in (returned, others))
+        inputs, operands = self.memory.inputs, given["operands"]
+        given |= {"op": func, "outs": outs, "out": outs[0] if outs else None, "inputs": inputs}
+        compute = rules.computation(func, operands, self.unknown)
+
+        def computed() -> list[Sets]:
+            for x in operands:
+                x.sets = nothing(x.count, inputs) if x.read is None else x.read.sets(inputs)
+            found = compute(given) if outs else []
+            found += dense({**given, "outs": rest})
+            for x in operands:
+                x.sets = None
+            return found
+
+        node = self.memory.node(computed, [x.read for x in operands if x.read is not None])
+        for k, x in enumerate([*returned, *others]):
+            self.memory.write(x, node, k)
+
+    def _operands(self, func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+        """Return the arguments of an op by name, tensors as operands."""
+        operands: list[Operand] = []
+
+        def operand(x: Any) -> Any:
+            if isinstance(x, Tensor):
+                x = self.memory.operand(x)
+                operands.append(x)
+            return x
+
+        results = [a.name for a in func._schema.arguments if a.is_out]
+        kwargs = {name: x for name, x in kwargs.items() if name not in results}
+        named = _named(func, *pytree.tree_map(operand, (args, kwargs)))
+        return named | {"operands": operands}
+
+
+def _named(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+    """Return the arguments of an op by name, with defaults."""
+    schema = func._schema.arguments
+    given = {a.name: a.default_value for a in schema if a.has_default_value()}
+    return given | dict(zip((a.name for a in schema), args, strict=False)) | dict(kwargs)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [x for x in pytree.tree_leaves(tree) if isinstance(x, Tensor)]
+
+
+def _is_differentiable(x: Tensor) -> bool:
+    return x.is_floating_point() or x.is_complex()
+
+
+def _is_view(func: Any) -> bool:
+    """Whether an op returns views of its arguments."""
+    aliases = [value.alias_info for value in func._schema.returns]
+    return bool(aliases) and all(a is not None and not a.is_write for a in aliases)
+
+
+def _written_to(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
+    """Return the arguments that an op writes to."""
+    schema = func._schema.arguments
+    places = [(k, a.name) for k, a in enumerate(schema) if a.alias_info and a.alias_info.is_write]
+    found = [args[k] if k < len(args) else kwargs.get(name) for k, name in places]
+    return _tensors(found)
+
+
+def _returned(func: Any, written: list[Tensor], out: Any) -> Any:
+    """Return what an op returns, but what it has written to as it was handed over."""
+    if not written or out is None:
+        return out
+    rest = iter(written)
+    several = isinstance(out, (tuple, list))
+    found = [
+        next(rest) if value.alias_info is not None and value.alias_info.is_write else x
+        for value, x in zip(func._schema.returns, out if several else [out], strict=True)
+    ]
+    return type(out)(found) if several else found[0]
+
+
+def _branches(func: Any, recorded: bool) -> ValueError:
+    if recorded:
+        return ValueError(
+            f"the derivative of f depends on its tangent by {func._schema.name}, which is not "
+            f"linear; it has no sparsity pattern"
+        )
+    return ValueError(
+        f"f looks at numbers that depend on its inputs, to branch on them or to decide on a shape "
+        f"({func._schema.name}), so no sparsity pattern is known to be right for all inputs: use "
+        f'torch.where or masks in f; or pass detect="local" for the pattern at this input, which '
+        f"need not hold for others"
+    )
