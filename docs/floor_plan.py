@@ -35,6 +35,7 @@ ROOMS = {
     "sparse_solve": "systems",
     "sparse_lstsq": "least squares",
     "factorization": "factor once",
+    "derivatives": "compressed products",
     PACKAGE: "the public names",
     "testing": "check_rules, strategies",
     "selfcheck": "a record for each op",

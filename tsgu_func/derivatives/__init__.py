@@ -1,0 +1,1 @@
+"""What sparse derivatives share: pytrees as vectors, detected patterns, compressed products."""
