@@ -36,6 +36,7 @@ ROOMS = {
     "sparse_lstsq": "least squares",
     "factorization": "factor once",
     "derivatives": "compressed products",
+    "sparse_jacobian": "Jacobians, Hessians",
     PACKAGE: "the public names",
     "testing": "check_rules, strategies",
     "selfcheck": "a record for each op",
