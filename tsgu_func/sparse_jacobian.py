@@ -122,8 +122,9 @@ def sparse_jacobian(
             f"a symmetric coloring takes entries for their mirror images, which is for "
             f"sparse_hessian: pass color(pattern), or the pattern itself; got {coloring!r}"
         )
-    if isinstance(pattern_or_coloring, Coloring) and mode not in ("auto", coloring.mode):
-        raise ValueError(f"mode={mode!r} does not go with {coloring!r}, which has its own")
+    given = pattern_or_coloring
+    if isinstance(given, Coloring) and mode not in ("auto", given.mode):
+        raise ValueError(f"mode={mode!r} does not go with {given!r}, which has its own")
     return SparseJacobian(
         f, coloring, _detect_jacobian, Options(argnums, has_aux, mode, chunk_size)
     )

@@ -148,13 +148,14 @@ def mapped(
         members = zip(*[batch.unbind() for batch in batches], strict=True)
         done = [product(*member) for member in members]
         return [torch.stack(results) for results in zip(*done, strict=True)]
-    chunks = zip(*[batch.split(chunk_size or len(batch)) for batch in batches], strict=True)
-    done = [vmap(product)(*chunk) for chunk in chunks]
+    size = chunk_size or len(batches[0])
+    chunks = zip(*[batch.split(size) for batch in batches], strict=True)
+    done: list[Sequence[Tensor]] = [vmap(product)(*chunk) for chunk in chunks]
     return [_joined(results) for results in zip(*done, strict=True)]
 
 
-def _joined(parts: tuple[Tensor, ...]) -> Tensor:
-    return torch.cat(parts) if len(parts) > 1 else parts[0]
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat([*parts]) if len(parts) > 1 else parts[0]
 
 
 # ------------------------------------------------------------------------------------------- aux

@@ -30,6 +30,7 @@ from tsgu_func.derivatives.flat import (
     bound,
     check_argnums,
     layout_of_arguments,
+    plain,
     replaced,
     selected,
 )
@@ -119,7 +120,8 @@ class SparseDerivative:
         coloring = self.coloring if self.coloring is not None else self._detected(args, columns)
         _check_columns(coloring, columns)
         function = bound(self.f, args, options.argnums, options.has_aux)
-        values, aux = self._evaluate(function, selected(args, options.argnums), columns, coloring)
+        chosen = plain(selected(args, options.argnums))
+        values, aux = self._evaluate(function, chosen, columns, coloring)
         matrix = SparseMatrix(coloring.pattern.to(values.device), values)
         return (matrix, aux) if options.has_aux else matrix
 

@@ -26,6 +26,7 @@ __all__ = [
     "layout_of_arguments",
     "layout_of_result",
     "of_vector",
+    "plain",
     "replaced",
     "selected",
 ]
@@ -238,6 +239,20 @@ def selected(args: tuple[Any, ...], argnums: Argnums) -> Any:
     """
     places = _places(args, argnums)
     return tuple([args[i] for i in places]) if isinstance(argnums, tuple) else args[places[0]]
+
+
+def plain(chosen: Any) -> Any:
+    """Return what is differentiated as tensors that PyTorch's forward mode takes.
+
+    It refuses those whose elements share memory, as after ``expand``, and lazy conjugates.
+    """
+    return pytree.tree_map(_plain, chosen)
+
+
+def _plain(x: Tensor) -> Tensor:
+    if any(stride == 0 and size > 1 for stride, size in zip(x.stride(), x.shape, strict=True)):
+        x = x.contiguous()
+    return x.resolve_conj().resolve_neg()
 
 
 def replaced(args: tuple[Any, ...], argnums: Argnums, chosen: Any) -> tuple[Any, ...]:
