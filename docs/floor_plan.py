@@ -30,6 +30,7 @@ ROOMS = {
     "utils": "functions on plain tensors",
     "linear_operator": "known by its products",
     "indexed_matmul": "gather, segment",
+    "coloring": "few products tell all",
     "sparse_parameter": "a matrix in a module",
     "sparse_matmul": "products",
     "sparse_solve": "systems",
@@ -46,8 +47,8 @@ ROOMS = {
 }
 _ENTERED = {  # by a user
     *("solvers", "legacy", "utils", "linear_operator", "indexed_matmul", "sparse_matmul"),
-    *("sparse_solve", "sparse_lstsq", "factorization", "sparse_parameter", PACKAGE),
-    *("testing", "__main__"),
+    *("sparse_solve", "sparse_lstsq", "factorization", "sparse_parameter", "coloring"),
+    *(PACKAGE, "testing", "__main__"),
 }
 
 _FOR_TYPES = ("TYPE_CHECKING", "typing.TYPE_CHECKING")

@@ -1,5 +1,6 @@
 """Sparse linear algebra for PyTorch that composes with every ``torch.func`` transform."""
 
+from tsgu_func.coloring import Coloring, color
 from tsgu_func.factorization import Factorization, factorize
 from tsgu_func.indexed_matmul import gather_mm, segment_mm
 from tsgu_func.linear_operator import LinearOperator
@@ -15,6 +16,7 @@ from tsgu_func.sparse_solve import sparse_generic_solve, sparse_solve, sparse_tr
 __version__ = "0.1.0"
 
 __all__ = [
+    "Coloring",
     "Factorization",
     "LinearOperator",
     "Primitive",
@@ -24,6 +26,7 @@ __all__ = [
     "__version__",
     "block",
     "block_diag",
+    "color",
     "factorize",
     "gather_mm",
     "hstack",

@@ -258,7 +258,7 @@ class SparsityPattern:
             "device": self.device,
             "id": self.structure.label + (", by columns" if self.transposed else ""),
         }
-        return pictures.card("SparsityPattern", self, facts)
+        return pictures.card("SparsityPattern", pictures.thumbnail(self), facts)
 
     def spy(self, ax: Axes | None = None, **options: Any) -> Axes:
         """Draw where entries are stored, with matplotlib (``pip install "tsgu_func[demo]"``).

@@ -170,7 +170,7 @@ class TensorLike(MatrixBase):
         }
         if self.requires_grad:
             facts["requires_grad"] = True
-        return pictures.card(type(self).__name__, self.pattern, facts)
+        return pictures.card(type(self).__name__, pictures.thumbnail(self.pattern), facts)
 
     # ---------------------------------------------------------------- what is in another place
 

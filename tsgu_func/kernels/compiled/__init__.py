@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tsgu_func.kernels.compiled import (
         bidiagonal,
+        coloring,
         eisenstat,
         incomplete,
         inspection,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "bidiagonal",
+    "coloring",
     "eisenstat",
     "incomplete",
     "inspection",
