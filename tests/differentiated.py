@@ -185,9 +185,13 @@ CASES: dict[str, Case] = {
     "slices": Case(lambda x: x[1:] ** 2 * x[:-1], (wave(6),)),
     "second differences": Case(lambda x: x.diff(n=2), (wave(6),)),
     "conv1d": Case(lambda x: nn.functional.conv1d(x, KERNEL, padding=1), (wave(2, 1, 6),)),
-    "conv1d, strided": Case(lambda x: nn.functional.conv1d(x, KERNEL, stride=2).tanh(), (wave(1, 1, 9),)),
+    "conv1d, strided": Case(
+        lambda x: nn.functional.conv1d(x, KERNEL, stride=2).tanh(), (wave(1, 1, 9),)
+    ),
     "conv2d": Case(lambda x: nn.functional.conv2d(x, KERNEL2), (wave(1, 2, 4, 5),)),
-    "conv_transpose": Case(lambda x: nn.functional.conv_transpose1d(x, KERNEL, stride=2), (wave(1, 2, 3),)),
+    "conv_transpose": Case(
+        lambda x: nn.functional.conv_transpose1d(x, KERNEL, stride=2), (wave(1, 2, 3),)
+    ),
     "network per sample": Case(network, (wave(4, 3),)),
     "cnn per sample": Case(cnn, (wave(2, 2, 4, 4),)),
     "gather": Case(lambda x: x[IDX] ** 2 * x[IDX.flip(0)], (wave(6),)),

@@ -200,6 +200,7 @@ def decompressed(coloring: Coloring, *products: Tensor) -> Tensor:
     Parameters
     ----------
     coloring : Coloring
+        On the device of the products.
     *products : Tensor
         With the forward seeds, and with the reverse seeds; those that there are.
 
@@ -209,4 +210,4 @@ def decompressed(coloring: Coloring, *products: Tensor) -> Tensor:
     """
     parts = [x.reshape(-1) for x in products]
     flat = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return flat.index_select(0, coloring.index.to(flat.device))
+    return flat.index_select(0, coloring.places())

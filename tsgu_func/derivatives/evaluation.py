@@ -61,8 +61,7 @@ class Found(NamedTuple):
     @property
     def bytes(self) -> int:
         """Size of what is kept, beside the pattern, which other stores count."""
-        c = self.coloring
-        return sum(x.nbytes for x in (c.index, c.column_color, c.row_color) if x is not None)
+        return self.coloring.nbytes
 
 
 @dataclass(frozen=True)
@@ -104,6 +103,7 @@ class SparseDerivative:
         options: Options,
     ) -> None:
         self.f, self.coloring, self.detect, self.options = f, coloring, detect, options
+        self._elsewhere: tuple[Coloring, Coloring] | None = None
         if coloring is None:
             self._refuse_while_compiling()
             self._token, self._lock = next(_tokens), threading.RLock()
@@ -119,10 +119,11 @@ class SparseDerivative:
         columns = layout_of_arguments(args, options.argnums)
         coloring = self.coloring if self.coloring is not None else self._detected(args, columns)
         _check_columns(coloring, columns)
+        coloring = self._moved(coloring, columns.device)
         function = bound(self.f, args, options.argnums, options.has_aux)
         chosen = plain(selected(args, options.argnums))
         values, aux = self._evaluate(function, chosen, columns, coloring)
-        matrix = SparseMatrix(coloring.pattern.to(values.device), values)
+        matrix = SparseMatrix(coloring.pattern, values)
         return (matrix, aux) if options.has_aux else matrix
 
     def _evaluate(
@@ -130,6 +131,20 @@ class SparseDerivative:
     ) -> tuple[Tensor, Any]:
         """Return the values, and aux."""
         raise NotImplementedError
+
+    def _moved(self, coloring: Coloring, device: torch.device) -> Coloring:
+        """Return a colouring on a device; the last one that had to be moved is kept."""
+        if coloring.pattern.device == device:
+            return coloring
+        if torch.compiler.is_compiling():
+            raise ValueError(
+                f"the pattern is on {coloring.pattern.device}, and the arguments on {device}: "
+                f"move it outside of the compiled function, with coloring.to({str(device)!r})"
+            )
+        kept = self._elsewhere
+        if kept is None or kept[0] is not coloring or kept[1].pattern.device != device:
+            self._elsewhere = kept = coloring, coloring.to(device)
+        return kept[1]
 
     # ----------------------------------------------------------------------------- detection
 
