@@ -38,6 +38,8 @@ ROOMS = {
     "sparse_lstsq": "least squares",
     "factorization": "factor once",
     "pattern_detection": "of Jacobian, Hessian",
+    "derivatives": "compressed products",
+    "sparse_jacobian": "Jacobians, Hessians",
     PACKAGE: "the public names",
     "testing": "check_rules, strategies",
     "selfcheck": "a record for each op",

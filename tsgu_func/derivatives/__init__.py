@@ -1,1 +1,1 @@
-"""What is shared by the functions that make sparse derivatives."""
+"""What sparse derivatives share: pytrees as vectors, detected patterns, compressed products."""
