@@ -7,13 +7,10 @@ not interact.  Where nothing is said, everything depends on everything.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-
-from tsgu_func.registration.batching import Fold
 
 __all__ = ["Blocks", "blocks_of", "positions", "without_numbers"]
 
