@@ -66,8 +66,8 @@ def color(
     TypeError
         If `pattern` is no pattern, or `seed` no integer.
     ValueError
-        If `mode` or `order` is none of these, if the pattern is on the meta device, or if it is not
-        symmetric and is to be.
+        If `mode` or `order` is none of these, if the pattern is on the meta device, or not
+        symmetric and is to be, or if `seed` is negative.
     RuntimeError
         Inside of a compiled function: a colouring is made outside.
 
@@ -111,6 +111,8 @@ def color(
         seed = operator.index(seed)
     except TypeError:
         raise TypeError(f"seed is an integer; got {describe(seed)}") from None
+    if seed < 0:
+        raise ValueError(f"seed is not negative; got {seed}")
     with outside_transforms():
         A = _incidence(pattern)
         if mode == "symmetric":

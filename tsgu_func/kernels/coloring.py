@@ -190,10 +190,10 @@ def forward(A: Incidence, order: str, seed: int) -> ndarray:
     cannot be.
     """
     if order != "best":
-        return _in_order(A, _column_order(A, order, seed))
+        return in_order(A, column_order(A, order, seed))
     bound = int(A.rows.lengths.max(initial=0))
-    orders = chain((_column_order(A, name, seed) for name in ORDERS[:3]), _other_ties(A))
-    again = (_again(A, _in_order(A, order)) for order in orders)
+    orders = chain((column_order(A, name, seed) for name in ORDERS[:3]), _other_ties(A))
+    again = (_again(A, in_order(A, order)) for order in orders)
     return _cheapest(chain.from_iterable(again), _colors, bound)
 
 
@@ -204,11 +204,11 @@ def _again(A: Incidence, color: ndarray) -> Iterator[ndarray]:
         size = np.bincount(color[color >= 0])
         first = np.argsort(-size, kind="stable") if turn % 2 == 0 else np.arange(len(size))[::-1]
         rank = np.append(np.argsort(first), len(size))  # the last is that of no colour
-        color = _in_order(A, np.argsort(rank[color], kind="stable"))
+        color = in_order(A, np.argsort(rank[color], kind="stable"))
         yield color
 
 
-def _in_order(A: Incidence, order: ndarray) -> ndarray:
+def in_order(A: Incidence, order: ndarray) -> ndarray:
     order = order[A.columns.lengths[order] > 0]
     number, long = _long(A.rows.lengths, len(order))
     taken = np.zeros((long, len(order) + 1), np.bool_)
@@ -216,7 +216,7 @@ def _in_order(A: Incidence, order: ndarray) -> ndarray:
     return compiled.coloring.columns(start, row, A.rows.start, order, number, taken)
 
 
-def _column_order(A: Incidence, order: str, seed: int) -> ndarray:
+def column_order(A: Incidence, order: str, seed: int) -> ndarray:
     given = (*A.columns[:2], *A.rows[:2], _LONG)
     if order == "largest_first":
         return np.argsort(-compiled.coloring.degrees(*given), kind="stable")
@@ -257,10 +257,10 @@ def symmetric(A: Incidence, order: str, seed: int) -> ndarray:
     """
     graph = A.rows.where(A.rows.owner != A.rows.across)
     if order != "best":
-        return _needed_of_symmetric(A, _star(graph, _vertex_order(graph, order, seed), True))
-    orders = [_vertex_order(graph, name, seed) for name in ORDERS[:3]]
-    orders.append(_column_order(A, "smallest_last", seed))
-    stars = (_needed_of_symmetric(A, _star(graph, order, True)) for order in orders)
+        return _needed_of_symmetric(A, star(graph, vertex_order(graph, order, seed), True))
+    orders = [vertex_order(graph, name, seed) for name in ORDERS[:3]]
+    orders.append(column_order(A, "smallest_last", seed))
+    stars = (_needed_of_symmetric(A, star(graph, order, True)) for order in orders)
     best = _cheapest(stars, _colors)
     if int(A.rows.lengths.max(initial=0)) >= _colors(best):
         return best
@@ -281,15 +281,15 @@ def bidirectional(A: Incidence, order: str, seed: int) -> Both:
 
 def _both_ways(A: Incidence, order: str, seed: int, known: Iterable[Both]) -> Both:
     """Return the cheapest of those that are known, and of those in both directions."""
-    graph, m = _both_parts(A), len(A.columns.lengths)
+    graph, m = both_parts(A), len(A.columns.lengths)
     names, ways = (ORDERS[:3], _ways_apart(A)) if order == "best" else ((order,), [])
-    colored = (_star(graph, _vertex_order(graph, name, seed), False) for name in names)
+    colored = (star(graph, vertex_order(graph, name, seed), False) for name in names)
     stars = ((color[:m], color[m:]) for color in colored)
     tried = chain(known, (_apart(A, way, seed) for way in ways), stars)
     return _cheapest((_needed(A, *color) for color in tried), _cost)
 
 
-def _both_parts(A: Incidence) -> Side:
+def both_parts(A: Incidence) -> Side:
     """Return the graph [0 Aᵀ; A 0]: first the columns, with the rows that they meet."""
     (row_start, column, _), (start, row, _) = A
     nnz, m = len(column), len(start) - 1
@@ -298,14 +298,14 @@ def _both_parts(A: Incidence) -> Side:
     return Side(both, np.concatenate([row + dtype.type(m), column], dtype=dtype), None)
 
 
-def _star(graph: Side, order: ndarray, one_palette: bool) -> ndarray:
+def star(graph: Side, order: ndarray, one_palette: bool) -> ndarray:
     number, long = _long(graph.lengths, len(order))
     entry = np.full((long, len(order) + 1), -2, graph.across.dtype)
     start, neighbor, _ = graph
     return compiled.coloring.star(start, neighbor, order, number, entry, one_palette)
 
 
-def _vertex_order(graph: Side, order: str, seed: int) -> ndarray:
+def vertex_order(graph: Side, order: str, seed: int) -> ndarray:
     if order == "largest_first":
         return np.argsort(-graph.lengths, kind="stable")
     natural = np.arange(len(graph.lengths))

@@ -107,7 +107,7 @@ def painted(number: np.ndarray, forward: int, reverse: int) -> Paints:
     """
     spans = [(forward, (0.0, 1.0))] if not reverse else [(reverse, (0.0, 1.0))]
     if forward and reverse:
-        spans = [(forward, (0.42, 0.75)), (reverse, (-0.08, 0.15))]
+        spans = [(forward, (0.42, 0.75)), (reverse, (0.0, 0.15))]
     hues = [
         colorsys.hsv_to_rgb((low + (high - low) * k / count) % 1, 0.75, 0.6 if k % 2 else 0.92)
         for count, (low, high) in spans
