@@ -26,7 +26,6 @@ ROOMS = {
     "solvers": "direct, Krylov, least squares",
     "ops": "the closed set of primitives",
     "matrix": "SparseMatrix, its pattern",
-    "derivatives": "where they are sparse",
     "legacy": ".apply classes",
     "utils": "functions on plain tensors",
     "linear_operator": "known by its products",
@@ -37,8 +36,8 @@ ROOMS = {
     "sparse_solve": "systems",
     "sparse_lstsq": "least squares",
     "factorization": "factor once",
+    "derivatives": "of sparse functions",
     "pattern_detection": "of Jacobian, Hessian",
-    "derivatives": "compressed products",
     "sparse_jacobian": "Jacobians, Hessians",
     PACKAGE: "the public names",
     "testing": "check_rules, strategies",
@@ -50,7 +49,7 @@ ROOMS = {
 _ENTERED = {  # by a user
     *("solvers", "legacy", "utils", "linear_operator", "indexed_matmul", "sparse_matmul"),
     *("sparse_solve", "sparse_lstsq", "factorization", "sparse_parameter", "coloring"),
-    *("pattern_detection", PACKAGE, "testing", "__main__"),
+    *("pattern_detection", "sparse_jacobian", PACKAGE, "testing", "__main__"),
 }
 
 _FOR_TYPES = ("TYPE_CHECKING", "typing.TYPE_CHECKING")

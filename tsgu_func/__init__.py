@@ -9,6 +9,12 @@ from tsgu_func.matrix.sparse_matrix import SparseMatrix
 from tsgu_func.matrix.stacking import block, block_diag, hstack, kron, stack, vstack
 from tsgu_func.pattern_detection import hessian_pattern, jacobian_pattern
 from tsgu_func.registration.primitive import Primitive
+from tsgu_func.sparse_jacobian import (
+    check_pattern,
+    ravel_pytree,
+    sparse_hessian,
+    sparse_jacobian,
+)
 from tsgu_func.sparse_lstsq import sparse_generic_lstsq, sparse_lstsq
 from tsgu_func.sparse_matmul import sparse_mm
 from tsgu_func.sparse_parameter import SparseParameter
@@ -27,6 +33,7 @@ __all__ = [
     "__version__",
     "block",
     "block_diag",
+    "check_pattern",
     "color",
     "factorize",
     "gather_mm",
@@ -34,9 +41,12 @@ __all__ = [
     "hstack",
     "jacobian_pattern",
     "kron",
+    "ravel_pytree",
     "segment_mm",
     "sparse_generic_lstsq",
     "sparse_generic_solve",
+    "sparse_hessian",
+    "sparse_jacobian",
     "sparse_lstsq",
     "sparse_mm",
     "sparse_solve",
