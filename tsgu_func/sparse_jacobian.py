@@ -266,7 +266,8 @@ def check_pattern(
     >>> check_pattern(f, x, pattern)
     Traceback (most recent call last):
     ...
-    ValueError: the pattern lacks entries of the Jacobian in 1 of 2 rows: row 1 lacks column 2; ...
+    ValueError: the pattern lacks entries of the Jacobian, which makes others wrong: row 1 lacks
+    column 2...
     """
     args = args if isinstance(args, tuple) else (args,)
     given = pattern.pattern if isinstance(pattern, Coloring) else pattern
@@ -311,7 +312,7 @@ def ravel_pytree(tree: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
     >>> for _ in range(6):  # Newton's method
     ...     vector, unravel = ravel_pytree(x)
     ...     x = unravel(vector - sparse_solve(jac(x), ravel_pytree(f(x))[0]))
-    >>> x
+    >>> {name: value.round(decimals=3) for name, value in x.items()}
     {'u': tensor([1., 1.]), 'v': tensor([2., 2.])}
     """
     layout = Layout.of(tree, "the tree")
