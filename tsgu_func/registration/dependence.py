@@ -1,24 +1,23 @@
-"""Which elements of an output depend on which elements of an argument.
-
-A rule returns pairs of positions.  What an op says of its batches says something, too: members do
-not interact.  Where nothing is said, everything depends on everything.
-"""
+"""Positions, of which rules of dependence return pairs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from tsgu_func.registration.batching import Fold
-
-__all__ = ["Blocks", "blocks_of", "positions", "without_numbers"]
+__all__ = ["positions", "spread"]
 
 
-def positions(shape: Sequence[int]) -> Tensor:
+def positions(x: Tensor) -> Tensor:
     """Return the position of each element in raveled order, in a tensor of that shape."""
-    count = math.prod(shape)
-    return torch.arange(count, dtype=torch.int64, device="cpu").reshape(tuple(shape))
+    count = math.prod(x.shape)
+    return torch.arange(count, dtype=torch.int64, device="cpu").reshape(x.shape)
+
+
+def spread(x: Tensor, batch: Sequence[int], core: int) -> Tensor:
+    """Return positions in x, with all axes but the last ones broadcast to those of a batch."""
+    place = positions(x)
+    return place.expand(*batch, *place.shape[place.ndim - core :])

@@ -29,7 +29,9 @@ def is_index(x: Operand) -> bool:
 def numbered(shape: Sequence[int], first: int = 1) -> Tensor:
     """Return consecutive numbers; as floats, which every op takes: these are exact to 2⁵³."""
     count = int(np.prod(shape, dtype=np.int64))
-    return torch.arange(first, first + count, dtype=torch.float64, device="cpu").reshape(tuple(shape))
+    return torch.arange(first, first + count, dtype=torch.float64, device="cpu").reshape(
+        tuple(shape)
+    )
 
 
 def move(given: dict[str, Any], index: dict[int, Tensor] | None = None) -> list[Sets]:
