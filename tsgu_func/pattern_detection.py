@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tsgu_func.matrix.pattern import SparsityPattern
-from tsgu_func.registration.transforms import untraced
+from tsgu_func.registration.transforms import outside_transforms
 
 __all__ = ["hessian_pattern", "jacobian_pattern"]
 
@@ -152,10 +152,9 @@ def _pattern(
     call = Call(f, args, argnums, has_aux, hessian)
     of = tracing.gradient if hessian else tracing.jacobian
     problem = tracing.Problem(call, call.inputs, call.others, detect == "local", unknown)
-    with untraced():
-        found = tracing.places(problem, of)
-        pattern = (found.symmetric() if hessian else found).pattern()
-    pattern = pattern.to(call.device)
+    found = tracing.places(problem, of)
+    with outside_transforms():
+        pattern = (found.symmetric() if hessian else found).pattern().to(call.device)
     pattern.detected = "" if detect == "global" else "locally"
     return pattern
 

@@ -15,14 +15,25 @@ transpose.
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 from tsgu_func.kernels import products
 from tsgu_func.kernels.structure import structure_of
+from tsgu_func.registration.dependence import spread
 from tsgu_func.registration.primitive import Primitive
 
 __all__ = ["STORED", "sddmm", "spmm"]
 
 # How rules name the arguments that are the stored matrix S, but for its values.
 STORED = {"S": ("crow", "col", "cols")}
+
+
+def _places(crow: Tensor, col: Tensor, transpose: bool) -> tuple[Tensor, Tensor]:
+    """Return row and column of each entry of A."""
+    row = torch.arange(len(crow) - 1, device="cpu").repeat_interleave(crow.diff())
+    return (col.long(), row) if transpose else (row, col.long())
+
 
 # ------------------------------------------------------------------------------------- spmm
 
@@ -56,6 +67,18 @@ def _(ct, values, S, transpose):
     return spmm(values.conj(), ct, *S, not transpose)
 
 
+@spmm.dependence("values")
+def _(values, out, crow, col, transpose):
+    (own, _), batch = _places(crow, col, transpose), out.shape[:-2]
+    return spread(out, batch, 2)[..., own, :], spread(values, batch, 1).unsqueeze(-1)
+
+
+@spmm.dependence("B")
+def _(B, out, crow, col, transpose):
+    (to, of), batch = _places(crow, col, transpose), out.shape[:-2]
+    return spread(out, batch, 2)[..., to, :], spread(B, batch, 2)[..., of, :]
+
+
 spmm.linear_in("values", "B")
 spmm.fold(values=1, B=2, columns="B")
 spmm.autocast("lower")
@@ -86,6 +109,19 @@ def _(ct, Y, S):
 @sddmm.vjp("Y")
 def _(ct, X, S):
     return spmm(ct, X.conj(), *S, True)
+
+
+@sddmm.dependence("X")
+def _(X, out, crow, col):
+    row, _ = _places(crow, col, False)
+    batch = out.shape[:-1]
+    return spread(out, batch, 1).unsqueeze(-1), spread(X, batch, 2)[..., row, :]
+
+
+@sddmm.dependence("Y")
+def _(Y, out, col):
+    batch = out.shape[:-1]
+    return spread(out, batch, 1).unsqueeze(-1), spread(Y, batch, 2)[..., col.long(), :]
 
 
 sddmm.linear_in("X", "Y")

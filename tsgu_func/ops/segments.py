@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels import segments
+from tsgu_func.registration.dependence import positions
 from tsgu_func.registration.primitive import Primitive
 
 __all__ = ["segment_outer", "segment_product"]
@@ -74,6 +75,17 @@ def _(size, dims, args):
     return out.unflatten(-1, (size, b.shape[-1])), -2
 
 
+@segment_product.dependence("a")
+def _(a, out):
+    return positions(out).unsqueeze(2), positions(a).unsqueeze(1)
+
+
+@segment_product.dependence("b")
+def _(b, out, offsets, order):
+    row, segment = _members(out, offsets, order)
+    return positions(out)[row].unsqueeze(1), positions(b)[segment]
+
+
 segment_product.linear_in("a", "b")
 segment_product.autocast("lower")
 
@@ -117,8 +129,30 @@ def _(size, dims, args):
     return out.unflatten(-1, (size, y.shape[-1])), -2
 
 
+@segment_outer.dependence("x")
+def _(x, out, offsets, order):
+    row, segment = _members(x, offsets, order)
+    return positions(out)[segment], positions(x)[row].unsqueeze(2)
+
+
+@segment_outer.dependence("y")
+def _(y, out, offsets, order):
+    row, segment = _members(y, offsets, order)
+    return positions(out)[segment], positions(y)[row].unsqueeze(1)
+
+
 segment_outer.linear_in("x", "y")
 segment_outer.autocast("lower")
+
+# --------------------------------------------------------------------------- who is in a segment
+
+
+def _members(x: Tensor, offsets: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the row at each place, and its segment."""
+    segment = torch.arange(len(offsets) - 1, device="cpu").repeat_interleave(offsets.diff())
+    row = order.long() if len(order) else torch.arange(x.shape[0], device="cpu")
+    return row, segment
+
 
 # ------------------------------------------------------------------------------ their batches
 

@@ -16,10 +16,12 @@ op is closed under differentiation, and every derivative keeps a pattern.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from tsgu_func.kernels.sparse_products import trilinear
 from tsgu_func.kernels.structure import structure_of
+from tsgu_func.registration.dependence import spread
 from tsgu_func.registration.primitive import Primitive
 
 __all__ = ["spgemm"]
@@ -65,6 +67,41 @@ def _(ct, y, A, B, C, of):
 def _(ct, x, A, B, C, of):
     first, second = _NAMES.replace(of, "")
     return _derivative(second, {of: ct, first: x.conj()}, A, B, C)
+
+
+@spgemm.dependence("x")
+def _(x, out, A, B, C, of):
+    places = _meeting(A, B, C)
+    return _spread(out, x, places[of], places[_NAMES.replace(of, "")[0]])
+
+
+@spgemm.dependence("y")
+def _(y, out, A, B, C, of):
+    places = _meeting(A, B, C)
+    return _spread(out, y, places[of], places[_NAMES.replace(of, "")[1]])
+
+
+def _spread(out: Tensor, x: Tensor, to: Tensor, of: Tensor) -> tuple[Tensor, Tensor]:
+    batch = out.shape[:-1]
+    return spread(out, batch, 1)[..., to], spread(x, batch, 1)[..., of]
+
+
+def _meeting(*structures: tuple[Tensor, Tensor, int]) -> dict[str, Tensor]:
+    """Return which entries of A, B and C meet in a term of T."""
+    (crow_a, col_a, _), (crow_b, col_b, _), (crow_c, col_c, cols) = structures
+    row_a, row_c = (_rows(crow) for crow in (crow_a, crow_c))
+    count = crow_b.diff().long()[col_a.long()]  # terms of each entry of A, before C is asked
+    a = torch.arange(len(col_a), device="cpu").repeat_interleave(count)
+    within = torch.arange(len(a), device="cpu") - (count.cumsum(0) - count)[a]
+    b = crow_b.long()[col_a.long()[a]] + within
+    key, kept = row_a[a] * cols + col_b.long()[b], row_c * cols + col_c.long()
+    c = torch.searchsorted(kept, key).clamp(max=max(len(kept) - 1, 0))
+    there = kept[c] == key if len(kept) else torch.zeros(len(key), dtype=torch.bool, device="cpu")
+    return {"A": a[there], "B": b[there], "C": c[there]}
+
+
+def _rows(crow: Tensor) -> Tensor:
+    return torch.arange(len(crow) - 1, device="cpu").repeat_interleave(crow.diff())
 
 
 spgemm.linear_in("x", "y")

@@ -18,6 +18,7 @@ from tsgu_func.kernels import triangular
 from tsgu_func.kernels.processors import considerate
 from tsgu_func.kernels.structure import Structure, structure_of
 from tsgu_func.ops.products import STORED, sddmm, spmm
+from tsgu_func.registration.dependence import positions
 from tsgu_func.registration.primitive import Primitive
 from tsgu_func.solvers.protocol import SolveError
 
@@ -47,6 +48,13 @@ def _(values, S, upper):
 @considerate
 def _(ct, S, upper):
     return triangle(ct, *S, upper)
+
+
+@triangle.dependence("values")
+def _(values, S, upper):
+    there = triangular.used(structure_of(*S), upper, strict=False)
+    place = positions(values)[..., there]
+    return place, place
 
 
 triangle.linear_in("values")

@@ -121,6 +121,7 @@ class Primitive:
         self._plans = Plans(self)
         self._batch: Callable[..., Any] | None = None
         self._retain: ByName | None = None
+        self._dependences: dict[str, ByName] = {}
         self._fake: Rule = self._no_fake
         self._Arguments = _arguments_type(self.arguments, self.groups)
         self._function = single_level_function(self)
@@ -324,6 +325,28 @@ class Primitive:
         """Say what must stay alive as long as a derivative may be taken: it asks by name, too."""
         self._retain = self._by_name(function, {name: name for name in self.arguments})
         return function
+
+    def dependence(self, argument: str) -> Callable[[Rule], Rule]:
+        """Say which elements of the output depend on which of an argument, for sparsity patterns.
+
+        The rule asks by name, for ``out``, too, and gets tensors on the "meta" device; but integers
+        and truth values with their numbers, on the CPU.  It returns two tensors of positions that
+        broadcast, of an element of the output and of one of the argument, both counted as ``ravel``
+        does: each pair says that the one depends on the other.  For several outputs it returns a
+        tuple of such pairs, with ``None`` for one that depends on all elements.
+
+        Without a rule, elements depend on all of the argument, but members of a batch and columns
+        do not interact where `fold` says so.
+        """
+        if argument not in self.signature.tensors or argument in self.signature.lists:
+            raise ValueError(f"{self.name} has no argument {argument!r} that is one tensor")
+        places = {name: name for name in (*self.arguments, "out", "outs")}
+
+        def register(rule: Rule) -> Rule:
+            self._dependences[argument] = self._by_name(rule, places)
+            return rule
+
+        return register
 
     def _by_name(self, function: Rule, places: Mapping[str, Any]) -> ByName:
         self._check_current()

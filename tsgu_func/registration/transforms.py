@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import logging
 import operator
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from torch import Tensor
 __all__ = [
     "DispatchMode",
     "SingleLevelFunction",
+    "all_members",
     "as_outside",
     "asks_for_numbers",
     "below_autograd",
@@ -49,6 +51,7 @@ __all__ = [
     "unrecorded",
     "untraced",
     "unwrapped",
+    "without_log",
     "without_tangent",
 ]
 
@@ -120,7 +123,9 @@ _PROXY = _C._TorchDispatchModeKey.PROXY
 _FAKE, _FUNCTIONAL = _C._TorchDispatchModeKey.FAKE, _C._TorchDispatchModeKey.FUNCTIONAL
 _KEYS = [getattr(_C.DispatchKey, name) for name in _NAMES]
 _RECORDING = [getattr(_C.DispatchKey, name) for name in _AUTOGRAD]
-_traced = threading.local()  # whether this thread runs a kernel only to trace a graph
+_traced = (
+    threading.local()
+)  # whether this thread runs a kernel only to trace a graph, or in silence
 
 
 # ------------------------------------------------------------------------ recording and kernels
@@ -243,6 +248,23 @@ def placeholders() -> Any:
     """
     module = _private("torch._subclasses.fake_tensor", "FakeTensorMode")
     return module.FakeTensorMode(allow_non_fake_inputs=True)
+
+
+@contextlib.contextmanager
+def without_log() -> Iterator[None]:
+    """Let ops that fail on placeholders raise, and nothing else: PyTorch logs each of them."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    if _unlogged not in log.filters:
+        log.addFilter(_unlogged)
+    before, _traced.silent = getattr(_traced, "silent", False), True
+    try:
+        yield
+    finally:
+        _traced.silent = before
+
+
+def _unlogged(record: logging.LogRecord) -> bool:
+    return not getattr(_traced, "silent", False)
 
 
 def is_placeholder(x: Tensor) -> bool:
@@ -390,6 +412,20 @@ def first_member(x: Any) -> Any:
         for axis in reversed(axes):
             x = x.select(axis, 0)
         return x.detach()
+
+
+def all_members(x: Tensor) -> Tensor:
+    """Return a tensor without wrappers; what `vmap` maps over are its first axes."""
+    axes = []
+    while _functorch.is_functorch_wrapped_tensor(x):
+        if _functorch.is_batchedtensor(x):
+            axes.append(_functorch.maybe_get_bdim(x))
+        x = _functorch.get_unwrapped(x)
+    # The innermost level was wrapped around last, and its axis counts among those that are left.
+    with outside_transforms():
+        for k, axis in enumerate(reversed(axes)):
+            x = x.movedim(axis + k, k)
+    return x
 
 
 def has_tangent(x: Tensor | None) -> bool:

@@ -50,7 +50,7 @@ class Memory:
 
     def placeholder(self, like: Tensor) -> Tensor:
         """Return a tensor without numbers, as a given one in all else."""
-        with self.placeholders:
+        with transforms.outside_transforms(), self.placeholders:
             x = torch.empty(like.shape, dtype=like.dtype, device=like.device)
         self._kept.append(x)
         return x

@@ -51,15 +51,15 @@ class Recorder(transforms.DispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         given = _tensors((args, kwargs))
-        if self.forward:
-            self._check_forward(func, given)
         if torch.Tag.inplace_view in func.tags:
             return func(*args, **kwargs)
         func, args, kwargs = rules.with_known_masks(func, args, kwargs, self.memory.is_numberless)
+        seeded = any(self.memory.read(x) is not None for x in given)
+        if self.forward and not seeded:
+            self._check_forward(func, given)
         numberless = any(self.memory.is_numberless(x) for x in given)
         if not numberless and torch.Tag.nondeterministic_seeded not in func.tags:
             return self._run(func, args, kwargs, given)
-        seeded = any(self.memory.read(x) is not None for x in given)
         recorded = seeded and not rules.is_independent(func) and not _is_view(func)
         if recorded and (simpler := rules.simpler(func)) is not None:
             with self:
@@ -93,7 +93,7 @@ class Recorder(transforms.DispatchMode):
         given = self._operands(func, args, kwargs) if recorded else {}
         plain, named = pytree.tree_map(memory.current, (args, kwargs))
         try:
-            with memory.placeholders:
+            with transforms.without_log(), memory.placeholders:
                 out = func(*plain, **named)
         except Exception as error:
             if transforms.asks_for_numbers(error):

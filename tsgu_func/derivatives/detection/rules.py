@@ -16,6 +16,7 @@ from tsgu_func.derivatives.detection import (
     linalg,
     movement,
     pooling,
+    primitives,
     products,
     reductions,
 )
@@ -64,8 +65,8 @@ def simpler(op: Any) -> Callable[..., Any] | None:
 
 def computation(op: Any, operands: Sequence[Operand], unknown: str) -> Found:
     """Return what computes the sets of the outputs of an op."""
-    if primitive_of(op) is not None:
-        return dense
+    if (primitive := primitive_of(op)) is not None:
+        return primitives.computation(primitive)
     found = find(op)
     if found is None:
         return dense if unknown == "dense" else refused(op, "")

@@ -8,19 +8,30 @@ with the identity.  Where there is no rule for forward mode, it is a product ``u
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tsgu_func.derivatives.detection.memory import Memory
 from tsgu_func.derivatives.detection.nodes import Read, evaluate
 from tsgu_func.derivatives.detection.recorder import Recorder
 from tsgu_func.derivatives.detection.sets import Sets, joined, nothing
+from tsgu_func.derivatives.detection.table import over_groups
 from tsgu_func.matrix.pattern import SparsityPattern
+from tsgu_func.registration.transforms import (
+    all_members,
+    is_batched,
+    outside_transforms,
+    untraced,
+    unwrapped,
+)
 
 __all__ = ["Function", "Places", "Problem", "gradient", "jacobian", "places"]
 
@@ -71,11 +82,17 @@ class Places(NamedTuple):
 
 
 class _Recorded(NamedTuple):
-    """A program: where the sets of its outputs come from."""
+    """A program: where the sets of its outputs come from, and how many elements these have."""
 
     reads: list[Read | None]
     sizes: list[int]
     memory: Memory
+
+
+def _recorded(out: Sequence[Tensor | None], like: Sequence[Tensor], memory: Memory) -> _Recorded:
+    # What f is closed over may be mapped over: then its members are, in front of all other axes.
+    reads = [None if t is None else memory.read(all_members(t)) for t in out]
+    return _Recorded(reads, [t.numel() for t in like], memory)
 
 
 def places(problem: Problem, of: Callable[[Function, int, bool], Function]) -> Places:
@@ -89,18 +106,21 @@ def places(problem: Problem, of: Callable[[Function, int, bool], Function]) -> P
         whose Jacobian is meant: `jacobian` or `gradient`.
     """
     count = len(problem.inputs)
-    try:
-        program = _forward(problem._replace(f=of(problem.f, count, False)))
-    except (RuntimeError, NotImplementedError) as error:
+    with untraced():
         try:
-            program = _reverse(problem._replace(f=of(problem.f, count, True)))
-        except (RuntimeError, NotImplementedError) as second:
-            raise second from error
-        col, row = _sets(program).pairs()
-        order = np.lexsort((col, row))
-        rows = program.memory.inputs
-        return Places(row[order], col[order], (rows, sum(program.sizes)))
-    return Places(*_sets(program).pairs(), (sum(program.sizes), program.memory.inputs))
+            program, reverse = _forward(problem._replace(f=of(problem.f, count, False))), False
+        except (RuntimeError, NotImplementedError) as error:
+            try:
+                program, reverse = _reverse(problem._replace(f=of(problem.f, count, True))), True
+            except (RuntimeError, NotImplementedError) as second:
+                raise second from error
+    with outside_transforms():
+        first, second = _sets(program).pairs()
+    found, seeded = sum(program.sizes), program.memory.inputs
+    if not reverse:
+        return Places(first, second, (found, seeded))
+    order = np.lexsort((first, second))
+    return Places(second[order], first[order], (seeded, found))
 
 
 # ------------------------------------------------------------------------ whose Jacobian
@@ -138,18 +158,23 @@ def _forward(problem: Problem) -> _Recorded:
     f, inputs, others, local, unknown = problem
     firsts = [0, *itertools.accumulate(x.numel() for x in inputs)]
     memory = Memory(firsts[-1])
-    with Recorder(memory, unknown, forward=True):
+    with Recorder(memory, unknown, forward=True), _taken_apart():
         v = tuple(memory.seeded(x, first) for x, first in zip(inputs, firsts, strict=False))
         x, y = ([_point(memory, t, local) for t in given] for given in (inputs, others))
         out = torch.func.jvp(lambda *x: tuple(f(*x, *y)), tuple(x), v)[1]
-        return _Recorded([memory.read(t) for t in out], [t.numel() for t in out], memory)
+        return _recorded(out, out, memory)
 
 
 def _reverse(problem: Problem) -> _Recorded:
     """Record ``u J`` with a seeded u; autograd's own graph serves functions of all kinds."""
     f, inputs, others, local, unknown = problem
     memory = Memory(0)
-    with Recorder(memory, unknown, forward=False), torch.enable_grad():
+    with (
+        outside_transforms(),
+        Recorder(memory, unknown, forward=False),
+        _taken_apart(),
+        torch.enable_grad(),
+    ):
         x, y = ([_point(memory, t, local) for t in given] for given in (inputs, others))
         x = [t.requires_grad_() for t in x]
         out = f(*x, *y)
@@ -158,8 +183,7 @@ def _reverse(problem: Problem) -> _Recorded:
         pairs = [(t, n) for t, n in zip(out, firsts, strict=False) if t.requires_grad]
         u = [memory.seeded(t, first) for t, first in pairs]
         found = _pulled([t for t, _ in pairs], x, u)
-        reads = [None if t is None else memory.read(t) for t in found]
-        return _Recorded(reads, [t.numel() for t in x], memory)
+        return _recorded(found, x, memory)
 
 
 def _pulled(out: list[Tensor], x: list[Tensor], u: list[Tensor]) -> Sequence[Tensor | None]:
@@ -170,7 +194,11 @@ def _point(memory: Memory, x: Tensor, local: bool) -> Tensor:
     """Return what a function is traced at."""
     if not local:
         return memory.placeholder(x)
-    x = x.detach()
+    if is_batched(x):
+        raise ValueError(
+            'detect="local" traces at one input, and vmap maps over this: detect outside of it'
+        )
+    x = unwrapped(x).detach()
     memory.vary(x)
     return x
 
@@ -178,9 +206,25 @@ def _point(memory: Memory, x: Tensor, local: bool) -> Tensor:
 def _sets(program: _Recorded) -> Sets:
     reads, sizes, memory = program
     evaluate(reads, memory.nodes)
-    inputs = memory.inputs
     parts = [
-        nothing(size, inputs) if read is None else read.sets(inputs)
+        nothing(size, memory.inputs) if read is None else _whole(read.sets(memory.inputs), size)
         for size, read in zip(sizes, reads, strict=True)
     ]
-    return joined(parts) if parts else nothing(0, inputs)
+    return joined(parts) if parts else nothing(0, memory.inputs)
+
+
+def _whole(sets: Sets, size: int) -> Sets:
+    """Return the union over all members of a batch, of so many elements each."""
+    if len(sets) == size:
+        return sets
+    return over_groups(sets, np.arange(len(sets)) % size, size)
+
+
+@contextlib.contextmanager
+def _taken_apart() -> Iterator[None]:
+    """Let functions run as they are, of ops that are differentiable in both modes."""
+    with contextlib.ExitStack() as stack:
+        if "torch._dynamo.eval_frame" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        yield
