@@ -35,7 +35,6 @@ FUNCTIONS = {
     "matrices": (lambda x: (x.reshape(3, 4) @ x.reshape(4, 3)).trace(), False),
     "determinants": (lambda x: torch.linalg.slogdet(x.reshape(3, 2, 2))[1].sum(), False),
     "cumulative": (lambda x: (x[:4].cumsum(0) ** 3).sum(), True),
-    "convolution": (lambda x: (x.view(1, 1, -1).unfold(2, 3, 1).prod(-1)).sum(), False),
     "gradient": (lambda x: torch.func.grad(lambda y: (y[1:] * y[:-1] ** 2).prod())(x)[0], False),
     "entropy": (lambda x: -(x.sigmoid() * x.sigmoid().log()).sum(), True),
     "huber": (lambda x: torch.nn.functional.huber_loss(x[1:], x[:-1]), True),
