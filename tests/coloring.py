@@ -163,12 +163,14 @@ def masks(draw, most=12):
 @st.composite
 def graphs(draw, most=10):
     """Draw symmetric patterns, with a diagonal, a part of one, or none."""
-    mask = draw(masks(most))
-    n = min(mask.shape)
-    mask = mask[:n, :n] | mask[:n, :n].T
-    diagonal = draw(st.sampled_from([0.0, 0.5, 1.0]))
-    chosen = np.random.default_rng(n).random(n) < diagonal
-    mask[np.arange(n), np.arange(n)] = chosen
+    n = draw(st.integers(0, most))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    mask = rng.random((n, n)) < draw(st.sampled_from([0.05, 0.1, 0.2, 0.4, 1.0]))
+    if n and draw(st.booleans()):  # a long path, through all
+        along = rng.permutation(n)
+        mask[along[:-1], along[1:]] = True
+    mask |= mask.T
+    mask[np.arange(n), np.arange(n)] = rng.random(n) < draw(st.sampled_from([0.0, 0.5, 1.0]))
     if n > 2 and draw(st.booleans()):  # a KKT system: nothing is stored in a corner
         mask[n // 2 :, n // 2 :] = False
     return mask
