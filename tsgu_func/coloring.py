@@ -46,8 +46,9 @@ def color(
           row meets a dense column: a star colouring of ``[0 Jᵀ; J 0]``;
         - "symmetric": columns of a symmetric pattern, a Hessian's, so that each entry is read, or
           its mirror image: a star colouring;
-        - "auto": the cheapest of the first three, where a vjp counts as two jvps.  Of those that
-          cost the same it is the first.  What cannot be cheaper is not tried.
+        - "auto": the cheapest of the first three, where a vjp counts as two jvps; of those that
+          cost the same, the first.  Rows, or columns, are not tried if they cannot be cheaper, nor
+          are both if nothing can be saved by setting dense rows or columns apart.
     order : {"best", "natural", "largest_first", "smallest_last", "random"}
         In which columns and rows are coloured, each by the first colour that is permitted.  "best"
         takes the fewest colours of all orders but the random one.  In addition it colours again,

@@ -19,7 +19,6 @@ again, class by class.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import NamedTuple, TypeVar
@@ -37,13 +36,18 @@ __all__ = [
     "Incidence",
     "Side",
     "bidirectional",
+    "both_parts",
     "cheapest",
+    "column_order",
     "forward",
+    "in_order",
     "one_way",
     "reading",
     "reading_of_symmetric",
+    "star",
     "symmetric",
     "uncolored",
+    "vertex_order",
 ]
 
 T = TypeVar("T")
@@ -169,13 +173,12 @@ def _cost(color: Both) -> int:
 
 def _cheapest(tried: Iterable[T], cost: Callable[[T], int], bound: int = 0) -> T:
     """Return what costs least, the first of several; stop at what cannot cost less."""
-    best, least = None, math.inf
-    for found in tried:
+    rest = iter(tried)
+    best = next(rest)
+    least = cost(best)
+    while least > bound and (found := next(rest, None)) is not None:
         if (price := cost(found)) < least:
             best, least = found, price
-        if least <= bound:
-            break
-    assert best is not None
     return best
 
 
@@ -209,6 +212,7 @@ def _again(A: Incidence, color: ndarray) -> Iterator[ndarray]:
 
 
 def in_order(A: Incidence, order: ndarray) -> ndarray:
+    """Give each column that stores entries the first colour that is permitted, in an order."""
     order = order[A.columns.lengths[order] > 0]
     number, long = _long(A.rows.lengths, len(order))
     taken = np.zeros((long, len(order) + 1), np.bool_)
@@ -217,6 +221,7 @@ def in_order(A: Incidence, order: ndarray) -> ndarray:
 
 
 def column_order(A: Incidence, order: str, seed: int) -> ndarray:
+    """Order columns by name: those with a degree count the columns that each meets in some row."""
     given = (*A.columns[:2], *A.rows[:2], _LONG)
     if order == "largest_first":
         return np.argsort(-compiled.coloring.degrees(*given), kind="stable")
@@ -294,11 +299,12 @@ def both_parts(A: Incidence) -> Side:
     (row_start, column, _), (start, row, _) = A
     nnz, m = len(column), len(start) - 1
     dtype = np.result_type(start, np.min_scalar_type(-(max(2 * nnz, m + len(row_start)) + 1)))
-    both = np.concatenate([start[:-1], row_start + dtype.type(nnz)], dtype=dtype)
-    return Side(both, np.concatenate([row + dtype.type(m), column], dtype=dtype), None)
+    both = np.concatenate([start[:-1], row_start.astype(dtype) + nnz], dtype=dtype)
+    return Side(both, np.concatenate([row.astype(dtype) + m, column], dtype=dtype), None)
 
 
 def star(graph: Side, order: ndarray, one_palette: bool) -> ndarray:
+    """Give each vertex the first colour that a star colouring permits, in an order."""
     number, long = _long(graph.lengths, len(order))
     entry = np.full((long, len(order) + 1), -2, graph.across.dtype)
     start, neighbor, _ = graph
@@ -306,6 +312,7 @@ def star(graph: Side, order: ndarray, one_palette: bool) -> ndarray:
 
 
 def vertex_order(graph: Side, order: str, seed: int) -> ndarray:
+    """Order the vertices of a graph by name: those with a degree count neighbours."""
     if order == "largest_first":
         return np.argsort(-graph.lengths, kind="stable")
     natural = np.arange(len(graph.lengths))
