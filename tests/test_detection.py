@@ -34,6 +34,17 @@ def written_in_place(x):
     return y
 
 
+def gram(x):
+    A = x.view(4, 3)
+    return A.T @ A + torch.eye(3, dtype=x.dtype)
+
+
+def triangle(x):
+    B = torch.ones(3, 1, dtype=x.dtype)
+    A = x.view(3, 3).tril() + 3 * torch.eye(3, dtype=x.dtype)
+    return torch.linalg.solve_triangular(A, B, upper=False).expand(3, 3)
+
+
 def looped(x):
     for k in range(4):
         x = x + 0.1 * k * (x.roll(1) - x) * x
@@ -76,6 +87,10 @@ FUNCTIONS = {
     ),
     "selected": (lambda x: x.reshape(3, 4).index_select(0, INDEX[1:3] % 3), True),
     "mask": (lambda x: x[MASK], True),
+    "mask of an axis": (lambda x: x.view(3, 4)[:, MASK[:4]].exp(), True),
+    "mask and index": (lambda x: x.view(3, 4)[MASK[:3], INDEX[1]], True),
+    "selected by a mask": (lambda x: x.masked_select(MASK), True),
+    "selected by a broadcast mask": (lambda x: x[:4].masked_select(MASK.view(3, 4)), True),
     "scatter": (lambda x: torch.zeros(8).double().scatter(0, INDEX[[0, 1, 3]], x[:3]), True),
     "scatter_add": (lambda x: torch.zeros(8).double().scatter_add(0, INDEX, x[:4]), True),
     "scatter where a number says": (
@@ -87,10 +102,13 @@ FUNCTIONS = {
     "index_add": (lambda x: torch.zeros(8).double().index_add(0, INDEX, x[:4]), True),
     "index_put": (lambda x: x.index_put((INDEX[[0, 1]],), x[8:10]), True),
     "masked_fill": (lambda x: x.roll(1).masked_fill(MASK, 0.0), True),
+    "multiplied by a mask": (lambda x: x.roll(1) * MASK, True),
     "where by a constant": (lambda x: torch.where(MASK, x, x.flip(0)), True),
-    "where by itself": (lambda x: torch.where(x > 0, x, x.flip(0)), False),
+    "take": (lambda x: x.take(INDEX), True),
+    "masked_scatter": (lambda x: x.masked_scatter(MASK, x.flip(0)), True),
+    "where by itself": (lambda x: torch.where(x > 0, x, x.flip(0)), True),
     "clamp": (lambda x: x.clamp(-1, 1).roll(2), True),
-    "relu": (lambda x: x.relu() + x.roll(1).abs(), False),
+    "relu": (lambda x: x.relu() + x.roll(1).abs(), True),
     "moved": (lambda x: x.reshape(3, 4).T.flip(0).roll(1, 1).repeat(1, 2), True),
     "unfold": (lambda x: x.unfold(0, 3, 2), True),
     "stacked": (lambda x: torch.stack([x[:4], x[4:8] ** 2], 1), True),
@@ -102,8 +120,8 @@ FUNCTIONS = {
     "matrices": (lambda x: x.reshape(3, 4) @ x.reshape(4, 3), True),
     "batched matrices": (lambda x: torch.bmm(x.view(2, 3, 2), x.view(2, 2, 3)), True),
     "einsum": (lambda x: torch.einsum("ij,kj->ik", x.view(3, 4), x.view(3, 4).exp()), True),
-    "written in place": (written_in_place, False),
-    "looped": (looped, False),
+    "written in place": (written_in_place, False),  # a constant may be zero, and is not looked at
+    "looped": (looped, False),  # one factor is zero
     "fft": (lambda x: torch.fft.rfft(x.reshape(3, 4)).abs(), True),
     "fft and back": (lambda x: torch.fft.irfft(torch.fft.rfft(x.view(3, 4)) ** 2, 4), True),
     "complex": (
@@ -112,6 +130,15 @@ FUNCTIONS = {
     ),
     "inverse": (lambda x: torch.linalg.inv(x[:8].view(2, 2, 2)), True),
     "solve": (lambda x: torch.linalg.solve(WEIGHT[:3, :3], x.view(4, 3, 1)), True),
+    "triangular solve": (lambda x: triangle(x[:9]).mm(x[:9].view(3, 3)), False),
+    "cholesky": (lambda x: torch.linalg.cholesky(gram(x)), False),
+    "qr": (lambda x: torch.linalg.qr(gram(x))[0], False),
+    "factors": (lambda x: torch.linalg.lu_factor(gram(x))[0], False),
+    "eigenvalues": (lambda x: torch.linalg.eigvalsh(gram(x)), True),
+    "solve by cholesky": (
+        lambda x: torch.cholesky_solve(x.view(4, 3, 1), torch.linalg.cholesky(gram(WEIGHT[0]))),
+        True,
+    ),
     "determinant": (lambda x: torch.linalg.det(x[:8].view(2, 2, 2)), True),
     "vmap": (lambda x: torch.vmap(lambda r: torch.outer(r, r).sin().sum(0))(x.view(4, 3)), True),
     "gradient": (lambda x: torch.func.grad(lambda y: (y[1:] ** 2 * y[:-1]).sum())(x), True),
@@ -135,6 +162,7 @@ FUNCTIONS = {
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # of vmap, in the oracle
 def test_pattern(name):
     f, exact = FUNCTIONS[name]
     x = torch.randn(N, dtype=torch.float64)

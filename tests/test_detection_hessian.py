@@ -17,6 +17,7 @@ def energy(x):
 
 
 FUNCTIONS = {
+    "convolution": (lambda x: (x.view(1, 1, -1).unfold(2, 3, 1).prod(-1)).sum(), False),
     "rosenbrock": (lambda x: (100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum(), True),
     "separable": (lambda x: x.sin().sum(), True),
     "linear": (lambda x: (x * torch.arange(N)).sum(), True),
@@ -46,6 +47,7 @@ FUNCTIONS = {
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # of vmap, in the oracle
 def test_hessian(name):
     f, exact = FUNCTIONS[name]
     x = torch.randn(N, dtype=torch.float64)

@@ -48,7 +48,8 @@ def color(
           its mirror image: a star colouring;
         - "auto": the cheapest of the first three, where a vjp counts as two jvps; of those that
           cost the same, the first.  Rows, or columns, are not tried if they cannot be cheaper, nor
-          are both if nothing can be saved by setting dense rows or columns apart.
+          are both if nothing can be saved by setting dense rows or columns apart.  Where
+          `jacobian_pattern` found no derivative in forward mode, it is "reverse".
     order : {"best", "natural", "largest_first", "smallest_last", "random"}
         In which columns and rows are coloured, each by the first colour that is permitted.  "best"
         takes the fewest colours of all orders but the random one.  In addition it colours again,
@@ -119,6 +120,8 @@ def color(
         if mode == "symmetric":
             _check_symmetric(pattern, A)
             return Coloring(pattern, mode, kernels.symmetric(A, order, seed))
+        if mode == "auto" and pattern.reverse_only:
+            mode = "reverse"
         if mode == "auto":
             mode, (column, row) = kernels.cheapest(A, order, seed)
         elif mode == "bidirectional":

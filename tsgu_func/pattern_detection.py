@@ -70,10 +70,12 @@ def jacobian_pattern(
 
     What is followed is a product of the Jacobian with a vector (forward mode), where each element
     of the vector is an input of its own; or, for functions with no rule for that, a product from
-    the left.  Ops that only move elements are run on positions; a result that is indexed by
-    something computed of the inputs depends on all that the index may choose; ops of linear
-    algebra depend on whole matrices, and `Primitive` ops on what their `Primitive.dependence`
-    says.
+    the left.  Then the ``repr`` of the pattern says so, `color` takes reverse mode by itself, and
+    `sparse_jacobian` takes no other.
+
+    Ops that only move elements are run on positions; a result that is indexed by something computed
+    of the inputs depends on all that the index may choose; ops of linear algebra depend on whole
+    matrices, and `Primitive` ops on what their `Primitive.dependence` says.
 
     Detection on the program of the derivative is due to the authors of asdex; following index sets
     is from Walther, *Computing sparse Hessians with automatic differentiation*, ACM TOMS 34, 2008.
@@ -156,6 +158,7 @@ def _pattern(
     with outside_transforms():
         pattern = (found.symmetric() if hessian else found).pattern().to(call.device)
     pattern.detected = "" if detect == "global" else "locally"
+    pattern.reverse_only = found.reverse
     return pattern
 
 

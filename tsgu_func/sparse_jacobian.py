@@ -84,8 +84,10 @@ def sparse_jacobian(
     **Entries.** The values have the dtype of the result, to which several are promoted, as those of
     ``torch.func.jacfwd``.  An entry that the pattern stores and that is zero stays: patterns do not
     depend on numbers.  An entry that is not zero and that the pattern lacks makes others *wrong*:
-    `jacobian_pattern` lacks none, and `check_pattern` finds out about one made by hand.  Where a
-    derivative is not finite, others in its row (in reverse mode, its column) may be NaN, as those
+    `jacobian_pattern` lacks none, and `check_pattern` finds out about one made by hand.  PyTorch
+    takes the derivative of a ``torch.library.custom_op`` for zero in forward mode, as ``jacfwd``
+    does: a pattern that was detected knows, and with one made by hand pass ``mode="reverse"``.
+    Where a derivative is not finite, others in its row (in reverse mode, its column) may be NaN, as those
     of ``jacfwd`` are, where zero times infinity was added up.
 
     **Complex numbers.** Of a holomorphic function, these are the complex derivatives.  One that is

@@ -72,7 +72,8 @@ def check_entries(jac: SparseJacobian, args: tuple[Any, ...], seed: int) -> None
         point = _point(jac, args)
         generator = torch.Generator("cpu").manual_seed(seed)
         v = direction(point.columns, generator)
-        product = point.pulled_twice if options.mode == "reverse" else point.pushed
+        backwards = options.mode == "reverse" or A.pattern.reverse_only
+        product = point.pulled_twice if backwards else point.pushed
         found = differences(
             lambda w: _as_double(product(w)),
             v,

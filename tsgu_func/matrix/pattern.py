@@ -69,6 +69,7 @@ class SparsityPattern:
     structure: Structure
     transposed: bool
     detected: str = ""  # how it was, where it need not hold for other inputs
+    reverse_only: bool = False  # of a derivative that was found to have no forward mode
 
     def __init__(self, crow: Tensor, col: Tensor, shape: tuple[int, int]) -> None:
         for name, index in (("crow", crow), ("col", col)):
@@ -223,8 +224,11 @@ class SparsityPattern:
     def T(self) -> SparsityPattern:
         """The transpose, which shares the indices (and the order of the values)."""
         transpose = SparsityPattern.of_structure(self.structure, not self.transposed)
-        transpose.detected = self.detected
-        return transpose
+        return transpose._detected_as(self)
+
+    def _detected_as(self, other: SparsityPattern) -> SparsityPattern:
+        self.detected, self.reverse_only = other.detected, other.reverse_only
+        return self
 
     # ------------------------------------------------------------------------------ comparison
 
@@ -251,7 +255,8 @@ class SparsityPattern:
 
     def __repr__(self) -> str:
         by = ", by columns" if self.transposed else ""
-        how = f", detected {self.detected}" if self.detected else ""
+        ways = " ".join(filter(None, [self.detected, "in reverse mode" * self.reverse_only]))
+        how = f", detected {ways}" if ways else ""
         known = f"shape={self.shape}, nnz={self.nnz}, id={self.structure.label}"
         return f"SparsityPattern({known}{by}{how})"
 
@@ -291,7 +296,8 @@ class SparsityPattern:
         device = _device(device)
         if device == self.device:
             return self
-        return SparsityPattern.of_structure(_moved(self.structure, device), self.transposed)
+        moved = SparsityPattern.of_structure(_moved(self.structure, device), self.transposed)
+        return moved._detected_as(self)
 
     def share_memory_(self) -> SparsityPattern:
         """Move the indices to memory that processes share.
@@ -310,17 +316,27 @@ class SparsityPattern:
 
     def __reduce__(self) -> tuple[Any, ...]:
         s = self.structure
-        return _unpickle, (s.crow, s.col, s.cols, self.transposed)
+        how = self.detected, self.reverse_only
+        return _unpickle, (s.crow, s.col, s.cols, self.transposed, *how)
 
 
-def _unpickle(crow: Tensor, col: Tensor, cols: int, transposed: bool) -> SparsityPattern:
+def _unpickle(
+    crow: Tensor,
+    col: Tensor,
+    cols: int,
+    transposed: bool,
+    detected: str = "",
+    reverse_only: bool = False,
+) -> SparsityPattern:
     """Make a pattern of what a file says, which anybody may have written."""
     structure = Structure(crow, col, cols)
     if not crow.is_meta:
         structure = checked(crow, col, (len(crow) - 1, cols))
         if first_disorder(structure) is not None:
             raise ValueError("the file holds no sparsity pattern: columns do not increase in a row")
-    return SparsityPattern.of_structure(structure, transposed)
+    pattern = SparsityPattern.of_structure(structure, transposed)
+    pattern.detected, pattern.reverse_only = str(detected), bool(reverse_only)
+    return pattern
 
 
 # What `torch.load` meets in a file with a pattern, or with what brings entries into its order.

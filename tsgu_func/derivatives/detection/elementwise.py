@@ -30,29 +30,42 @@ def _(operands, outs, inputs):
     return [unite((broadcast(x, out) for x in operands), out.count, inputs) for out in outs]
 
 
+@rule("mul", "multiply")
+def _(operands, out, inputs):
+    """Leave out what a mask sets to zero; weights are not looked at, see `Operand`."""
+    total = unite((broadcast(x, out) for x in operands), out.count, inputs)
+    for x in operands:
+        if x.value is not None and not x.value.all():
+            total = _only(total, np.broadcast_to(x.value.numpy() != 0, out.shape).ravel())
+    return total
+
+
 @rule("where")
 def _(condition, self, other, out, inputs):
-    parts = [broadcast(x, out) if isinstance(x, Operand) else None for x in (self, other)]
-    if condition.value is not None:
-        chosen = np.broadcast_to(condition.value.numpy(), out.shape).ravel()
-        parts = [_only(part, which) for part, which in zip(parts, (chosen, ~chosen), strict=True)]
-    return unite(parts, out.count, inputs)
+    true, false = (broadcast(x, out) if isinstance(x, Operand) else None for x in (self, other))
+    return _chosen(condition, true, false, out, inputs)
 
 
 @rule("masked_fill")
 def _(self, mask, value, out, inputs):
-    parts = [broadcast(self, out)]
-    if isinstance(value, Operand):
-        parts.append(broadcast(value, out))
-    if mask.value is not None:
-        filled = np.broadcast_to(mask.value.numpy(), out.shape).ravel()
-        parts = [_only(p, which) for p, which in zip(parts, (~filled, filled), strict=False)]
+    filled = broadcast(value, out) if isinstance(value, Operand) else None
+    return _chosen(mask, filled, broadcast(self, out), out, inputs)
+
+
+def _chosen(
+    condition: Operand, true: Sets | None, false: Sets | None, out: Operand, inputs: int
+) -> Sets:
+    """Return what is chosen by a condition; by one that is not known, both."""
+    parts = [nothing(out.count, inputs) if sets is None else sets for sets in (true, false)]
+    if condition.value is not None:
+        which = np.broadcast_to(condition.value.numpy(), out.shape).ravel()
+        parts = [_only(parts[0], which), _only(parts[1], ~which)]
     return unite(parts, out.count, inputs)
 
 
-def _only(sets: Sets | None, which: np.ndarray) -> Sets | None:
+def _only(sets: Sets, which: np.ndarray) -> Sets:
     """Return the sets of some elements, and empty ones for the others."""
-    return None if sets is None else sets.take(np.where(which, np.arange(len(which)), -1))
+    return sets.take(np.where(which, np.arange(len(which)), -1))
 
 
 @rule("zero", "uniform", "normal", "bernoulli", "exponential", "random")

@@ -36,8 +36,8 @@ def _solved(matrices: list[Operand], b: Operand, out: Operand, left: bool, input
 
 
 @rule("linalg_solve_triangular", "_linalg_solve_ex")
-def _(A, B, left, outs, inputs):
-    first, *rest = outs
+def _(operands, left, outs, inputs):
+    (A, B), (first, *rest) = operands, outs
     factors = [by_member([A], out, A.shape[:-2], inputs) for out in rest]
     return [_solved([A], B, first, left, inputs), *factors]
 

@@ -6,7 +6,7 @@ is known is known of storages.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -92,6 +92,20 @@ class Memory:
             return x
         whole = whole if whole.dtype == x.dtype else whole.view(x.dtype)
         return whole.as_strided(x.shape, x.stride(), x.storage_offset())
+
+    def share(self, out: Iterable[Tensor], given: Iterable[Tensor]) -> bool:
+        """Whether each of some tensors lies in the memory of one of others."""
+        return {_storage(x) for x in out} <= {_storage(x) for x in given}
+
+    def apart(self, out: Any, given: Iterable[Tensor]) -> Any:
+        """Return what an op returns, in memory of its own: a shape rule may return an argument."""
+        taken = {_storage(x) for x in given}
+
+        def own(x: Any) -> Any:
+            shared = isinstance(x, Tensor) and _storage(x) in taken
+            return self.placeholder(x) if shared else x
+
+        return transforms.pytree.tree_map(own, out)
 
     def note_choices(self, choices: Any, out: Any) -> None:
         """Remember which positions an op may have computed, as its second output."""

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tsgu_func.derivatives.detection.progress import shown
 from tsgu_func.derivatives.detection.sets import Sets, nothing, union
 
 __all__ = ["Node", "Operand", "Read", "Region", "Window", "evaluate", "window_of"]
@@ -126,7 +127,8 @@ class Operand:
     shape : tuple of int
     dtype : torch.dtype
     value : Tensor or None
-        Its numbers, of integers and truth values that are the same whatever the inputs.
+        Its numbers, of integers and truth values that are the same whatever the inputs.  Other
+        constants are weights, as a rule: their zeros may be gone tomorrow, and are not looked at.
     choices : callable or None
         For positions that are computed: returns pairs of an element and a position that it may be.
     read : Read or None
@@ -167,10 +169,9 @@ def evaluate(reads: Sequence[Read | None], nodes: Sequence[Node]) -> None:
             for read in node.reads:
                 read.region.node.uses += 1
                 needed.add(id(read.region.node))
-    for node in nodes:
-        if id(node) in needed:
-            node.results = node.compute()
-            for read in node.reads:
-                read.region.node.uses -= 1
-                if not read.region.node.uses:
-                    read.region.node.results = []
+    for node in shown([node for node in nodes if id(node) in needed]):
+        node.results = node.compute()
+        for read in node.reads:
+            read.region.node.uses -= 1
+            if not read.region.node.uses:
+                read.region.node.results = []

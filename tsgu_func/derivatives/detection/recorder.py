@@ -53,20 +53,22 @@ class Recorder(transforms.DispatchMode):
         given = _tensors((args, kwargs))
         if torch.Tag.inplace_view in func.tags:
             return func(*args, **kwargs)
-        func, args, kwargs = rules.with_known_masks(func, args, kwargs, self.memory.is_numberless)
         seeded = any(self.memory.read(x) is not None for x in given)
         if self.forward and not seeded:
             self._check_forward(func, given)
-        numberless = any(self.memory.is_numberless(x) for x in given)
-        if not numberless and torch.Tag.nondeterministic_seeded not in func.tags:
+        if not any(map(self.memory.is_numberless, given)) and not _is_random(func):
             return self._run(func, args, kwargs, given)
-        recorded = seeded and not rules.is_independent(func) and not _is_view(func)
-        if recorded and (simpler := rules.simpler(func)) is not None:
+        _check_layouts(func, given)
+        seeded = seeded and not rules.is_independent(func)
+        simpler = rules.with_positions(func, args, kwargs, self.memory.is_numberless)
+        if simpler is None and seeded:
+            simpler = rules.simpler(func, args, kwargs)
+        if simpler is not None:
             with self:
-                done = simpler(*args, **kwargs)
+                done = simpler()
             if done is not NotImplemented:
                 return done
-        return self._shaped(func, args, kwargs, recorded)
+        return self._shaped(func, args, kwargs, seeded)
 
     def _check_forward(self, func: Any, given: list[Tensor]) -> None:
         """Refuse an op that forward mode passes by: ``custom_op`` has no tangent there."""
@@ -85,25 +87,28 @@ class Recorder(transforms.DispatchMode):
                 self.memory.vary(x)
         return out
 
-    def _shaped(self, func: Any, args: Any, kwargs: Any, recorded: bool) -> Any:
+    def _shaped(self, func: Any, args: Any, kwargs: Any, seeded: bool) -> Any:
         """Run an op for the shape of what it returns; record it, if that depends on the seeds."""
         memory, written = self.memory, _written_to(func, args, kwargs)
         for x in written:
             memory.forget_numbers(x)
-        given = self._operands(func, args, kwargs) if recorded else {}
+        given = self._operands(func, args, kwargs) if seeded else {}
         plain, named = pytree.tree_map(memory.current, (args, kwargs))
         try:
             with transforms.without_log(), memory.placeholders:
                 out = func(*plain, **named)
         except Exception as error:
             if transforms.asks_for_numbers(error):
-                raise _branches(func, recorded) from None
+                raise _branches(func, seeded) from None
             raise
-        if not recorded:
+        if not seeded:
             choices = rules.choices_of(func, _named(func, plain, named), out)
             memory.note_choices(choices, out)
-            return _returned(func, written, out)
-        self._record(func, given, out, [memory.current(x) for x in written])
+        # What a view shows is found where it lies; an op that says it may return one may copy, too.
+        elif not rules.is_view(func) or not memory.share(_tensors(out), _tensors((plain, named))):
+            if not written:
+                out = memory.apart(out, _tensors((plain, named)))
+            self._record(func, given, out, [memory.current(x) for x in written])
         return _returned(func, written, out)
 
     def _record(self, func: Any, given: dict[str, Any], out: Any, written: list[Tensor]) -> None:
@@ -151,6 +156,15 @@ def _named(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
     return given | dict(zip((a.name for a in schema), args, strict=False)) | dict(kwargs)
 
 
+def _check_layouts(func: Any, given: list[Tensor]) -> None:
+    for x in given:
+        if x.layout is not torch.strided:
+            raise ValueError(  # of a TypeError, operators of Python tell nothing
+                f"f hands over a tensor of layout {x.layout} to {func._schema.name}, which has no "
+                f"derivative under transforms: let it use SparseMatrix.from_torch of that tensor"
+            )
+
+
 def _tensors(tree: Any) -> list[Tensor]:
     return [x for x in pytree.tree_leaves(tree) if isinstance(x, Tensor)]
 
@@ -159,10 +173,8 @@ def _is_differentiable(x: Tensor) -> bool:
     return x.is_floating_point() or x.is_complex()
 
 
-def _is_view(func: Any) -> bool:
-    """Whether an op returns views of its arguments."""
-    aliases = [value.alias_info for value in func._schema.returns]
-    return bool(aliases) and all(a is not None and not a.is_write for a in aliases)
+def _is_random(func: Any) -> bool:
+    return torch.Tag.nondeterministic_seeded in func.tags
 
 
 def _written_to(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
@@ -193,8 +205,9 @@ def _branches(func: Any, recorded: bool) -> ValueError:
             f"linear; it has no sparsity pattern"
         )
     return ValueError(
-        f"f looks at numbers that depend on its inputs, to branch on them or to decide on a shape "
-        f"({func._schema.name}), so no sparsity pattern is known to be right for all inputs: use "
-        f'torch.where or masks in f; or pass detect="local" for the pattern at this input, which '
+        f"f looks at numbers that depend on its inputs or are drawn at random, to branch on them, "
+        f"to decide on a shape, or to index with a single one ({func._schema.name}), so no "
+        f"sparsity pattern is known to be right for all inputs: use torch.where, masks, or an "
+        f'index with an axis in f; or pass detect="local" for the pattern at this input, which '
         f"need not hold for others"
     )

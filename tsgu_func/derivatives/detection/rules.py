@@ -26,7 +26,7 @@ from tsgu_func.derivatives.detection.table import Found, find, is_elementwise, n
 from tsgu_func.registration.primitive import primitive_of
 from tsgu_func.registration.transforms import decomposition
 
-__all__ = ["choices_of", "computation", "is_independent", "simpler", "with_known_masks"]
+__all__ = ["choices_of", "computation", "is_independent", "is_view", "simpler", "with_positions"]
 
 FAMILIES = (
     convolution,
@@ -56,11 +56,19 @@ def is_independent(op: Any) -> bool:
     return name_of(op) in _INDEPENDENT
 
 
-def simpler(op: Any) -> Callable[..., Any] | None:
+def is_view(op: Any) -> bool:
+    """Whether an op says that it may return views of its arguments, and nothing else."""
+    aliases = [value.alias_info for value in op._schema.returns]
+    return bool(aliases) and all(a is not None and not a.is_write for a in aliases)
+
+
+def simpler(op: Any, args: Any, kwargs: Any) -> Callable[[], Any] | None:
     """Return what composes an op of others, if it has no rule itself."""
     if primitive_of(op) is not None or find(op) is not None:
         return None
-    return decomposition(op)
+    composed = not is_view(op) or op._can_decompose()  # tables also have some for views themselves
+    found = (op.decompose if is_view(op) else decomposition(op)) if composed else None
+    return None if found is None else lambda: found(*args, **kwargs)
 
 
 def computation(op: Any, operands: Sequence[Operand], unknown: str) -> Found:
@@ -81,26 +89,35 @@ def choices_of(op: Any, given: dict[str, Any], out: Any) -> Any:
     return pooling.choices_of(name_of(op), given, out[0])
 
 
-def with_known_masks(
+def with_positions(
     op: Any, args: Any, kwargs: Any, is_numberless: Callable[[Tensor], bool]
-) -> tuple[Any, Any, Any]:
-    """Return an op with positions in the place of masks, so that its shape is known with them."""
+) -> Callable[[], Tensor] | None:
+    """Return what indexes with positions, where an op does with masks that are known.
+
+    Then the shape of the result is known, too.  None for other ops.
+    """
     name = name_of(op)
-    if name == "masked_select" and not is_numberless(args[1]) and op._schema.overload_name == "":
-        shape = torch.broadcast_shapes(*(x.shape for x in args))
-        x, mask = (x.expand(shape).reshape(-1) for x in args)
-        op, args = torch.ops.aten.index.Tensor, (x, [mask])
-    elif name not in ("index", "_unsafe_index") or len(args) < 2:
-        return op, args, kwargs
-    indices: list[Tensor | None] = []
-    for index in args[1]:
-        if (
-            index is not None
-            and index.dtype == torch.bool
-            and index.ndim
-            and not is_numberless(index)
-        ):
-            indices += index.nonzero(as_tuple=True)
+    if name == "masked_select" and op._schema.overload_name == "" and not is_numberless(args[1]):
+        return lambda: _selected(*args)
+    if name not in ("index", "_unsafe_index") or len(args) < 2:
+        return None
+    masks = [i for i in args[1] if i is not None and i.dtype == torch.bool and i.ndim]
+    if not masks or any(map(is_numberless, masks)):
+        return None
+    return lambda: op(args[0], _positions(args[1]), *args[2:], **kwargs)
+
+
+def _selected(x: Tensor, mask: Tensor) -> Tensor:
+    shape = torch.broadcast_shapes(x.shape, mask.shape)
+    (place,) = mask.expand(shape).reshape(-1).nonzero(as_tuple=True)
+    return x.expand(shape).reshape(-1).index_select(0, place)
+
+
+def _positions(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
+    found: list[Tensor | None] = []
+    for index in indices:
+        if index is not None and index.dtype == torch.bool and index.ndim:
+            found += index.nonzero(as_tuple=True)
         else:
-            indices.append(index)
-    return op, (args[0], indices, *args[2:]), kwargs
+            found.append(index)
+    return found

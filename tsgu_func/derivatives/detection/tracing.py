@@ -62,17 +62,19 @@ class Problem(NamedTuple):
 
 
 class Places(NamedTuple):
-    """Rows and columns of the entries of a matrix, sorted, and its shape."""
+    """Rows and columns of the entries of a matrix, sorted, its shape, and how they were found."""
 
     row: np.ndarray
     col: np.ndarray
     shape: tuple[int, int]
+    reverse: bool = False  # in reverse mode, for want of a derivative in forward mode
 
     def symmetric(self) -> Places:
         """Return the places together with those that mirror them."""
         n, _ = self.shape
         key = np.concatenate([self.row * n + self.col, self.col * n + self.row])
-        return Places(*np.divmod(np.unique(key), n), self.shape) if n else self
+        row, col = np.divmod(np.unique(key), n) if n else (self.row, self.col)
+        return self._replace(row=row, col=col)
 
     def pattern(self) -> SparsityPattern:
         """Return the pattern that stores these entries."""
@@ -120,7 +122,7 @@ def places(problem: Problem, of: Callable[[Function, int, bool], Function]) -> P
     if not reverse:
         return Places(first, second, (found, seeded))
     order = np.lexsort((first, second))
-    return Places(second[order], first[order], (seeded, found))
+    return Places(second[order], first[order], (seeded, found), reverse)
 
 
 # ------------------------------------------------------------------------ whose Jacobian
