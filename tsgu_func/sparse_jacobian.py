@@ -87,8 +87,8 @@ def sparse_jacobian(
     `jacobian_pattern` lacks none, and `check_pattern` finds out about one made by hand.  PyTorch
     takes the derivative of a ``torch.library.custom_op`` for zero in forward mode, as ``jacfwd``
     does: a pattern that was detected knows, and with one made by hand pass ``mode="reverse"``.
-    Where a derivative is not finite, others in its row (in reverse mode, its column) may be NaN, as those
-    of ``jacfwd`` are, where zero times infinity was added up.
+    Where a derivative is not finite, others in its row (in reverse mode, its column) may be NaN, as
+    those of ``jacfwd`` are, where zero times infinity was added up.
 
     **Complex numbers.** Of a holomorphic function, these are the complex derivatives.  One that is
     not complex differentiable at the point is refused where numbers can be looked at, which is
