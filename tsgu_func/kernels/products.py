@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tsgu_func.kernels import compiled, threads
 from tsgu_func.kernels.processors import considerate
-from tsgu_func.kernels.structure import Structure, index_dtype, unsigned
+from tsgu_func.kernels.structure import Structure, index_dtype
 
 __all__ = [
     "HALF",
@@ -145,7 +145,7 @@ def _has_mkl() -> bool:
 def _spmm_loops(s: Structure, values: Tensor, B: Tensor) -> Tensor:
     v, right = batched(values, 1), batched(B, 2)
     out = B.new_empty(*B.shape[:-2], s.rows, B.shape[-1])
-    o, (crow, col) = batched(out, 2), _indices(s)
+    o, (crow, col) = batched(out, 2), s.arrays
     if o.size:
         product = compiled.products.product
         arguments = crow, col, v, right, o
@@ -156,7 +156,7 @@ def _spmm_loops(s: Structure, values: Tensor, B: Tensor) -> Tensor:
 def _spmm_scattered(s: Structure, values: Tensor, B: Tensor) -> Tensor:
     v, right = batched(values, 1), batched(B, 2)
     out = B.new_empty(*B.shape[:-2], s.cols, B.shape[-1])
-    compiled.products.transposed_product(*_indices(s), v, right, batched(out, 2))
+    compiled.products.transposed_product(*s.arrays, v, right, batched(out, 2))
     return out
 
 
@@ -164,7 +164,7 @@ def _sddmm_loops(s: Structure, X: Tensor, Y: Tensor) -> Tensor:
     p = X.shape[-1]
     out = X.new_empty(*X.shape[:-2], s.nnz) if p else X.new_zeros(*X.shape[:-2], s.nnz)
     left, right, o = batched(X, 2), batched(Y, 2), batched(out, 1)
-    crow, col = _indices(s)
+    crow, col = s.arrays
     if p and o.size:
         sampled = compiled.products.sampled
         arguments = crow, col, left, right, o
@@ -179,10 +179,6 @@ def batched(x: Tensor, rank: int) -> np.ndarray:
     if x.shape[0] > 1 and x.stride(0) == 0:
         x = x[:1]
     return x.contiguous().numpy()
-
-
-def _indices(s: Structure) -> tuple[np.ndarray, np.ndarray]:
-    return unsigned(s.crow), unsigned(s.col)
 
 
 def run_over_rows(s: Structure, batch: int, p: int, loop: Callable[[int, int], None]) -> None:

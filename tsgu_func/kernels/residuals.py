@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tsgu_func.kernels import compiled
 from tsgu_func.kernels.products import batched, run_over_rows, spmm
-from tsgu_func.kernels.structure import Structure, unsigned
+from tsgu_func.kernels.structure import Structure
 
 __all__ = ["Residuals", "residuals"]
 
@@ -64,7 +64,7 @@ def residuals(
     R = B.new_empty(B.shape)
     out = batched(R, 2)
     wide = (np.complex128 if B.is_complex() else np.float64), np.float64
-    given = unsigned(s.crow), unsigned(s.col), batched(values, 1), batched(X, 2), batched(B, 2)
+    given = *s.arrays, batched(values, 1), batched(X, 2), batched(B, 2)
     limits = batched(floor.to(torch.float64), 2), rounding
     found: list[tuple[np.ndarray, np.ndarray]] = []
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from tsgu_func.kernels import compiled
 from tsgu_func.kernels.processors import considerate
 from tsgu_func.kernels.products import HALF, batched, check_batch, check_sizes, run_over_rows
-from tsgu_func.kernels.structure import Structure, unsigned
+from tsgu_func.kernels.structure import Structure
 
 __all__ = ["trilinear"]
 
@@ -55,7 +55,7 @@ def _in_loops(A: Structure, B: Structure, C: Structure, x: Tensor, y: Tensor, of
     if not o.size:
         return out
     loops = compiled.sparse_products
-    structures = tuple((unsigned(s.crow), unsigned(s.col), s.cols) for s in (A, B, C))
+    structures = tuple((*s.arrays, s.cols) for s in (A, B, C))
     if of == "B":
         loops.into_right(*structures, left, right, o)
         return out

@@ -8,6 +8,7 @@ their address.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import threading
@@ -128,6 +129,11 @@ class Structure:
         """Row of each entry."""
         # A traced region must not fill the store of derived pieces, so there it is computed.
         return rows_of(self) if torch.compiler.is_compiling() else self.derive("row", rows_of)
+
+    @functools.cached_property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """The indices as compiled loops read them: the same memory, for structures on the CPU."""
+        return unsigned(self.crow), unsigned(self.col)
 
     @property
     def label(self) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor
 from tsgu_func.kernels import compiled, processors, threads
 from tsgu_func.kernels.products import batched, run_over_rows
 from tsgu_func.kernels.stored import StoredMatrix
-from tsgu_func.kernels.structure import Structure, unsigned
+from tsgu_func.kernels.structure import Structure
 from tsgu_func.solvers.columns import column_norms, quotient
 from tsgu_func.solvers.lstsq.problem import Problem
 from tsgu_func.solvers.system import Operator, check_finite
@@ -176,7 +176,7 @@ class _Compiled:
 
 def _arrays(A: StoredMatrix) -> tuple[np.ndarray, ...]:
     s = A.structure
-    return unsigned(s.crow), unsigned(s.col), batched(A.entries, 1)
+    return *s.arrays, batched(A.entries, 1)
 
 
 def _owned(X: Tensor) -> np.ndarray:
