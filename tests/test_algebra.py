@@ -260,6 +260,7 @@ PROGRAMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["eager", "compiled"])
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_chain_of_it(program, mode):
@@ -269,6 +270,7 @@ def test_a_chain_of_it(program, mode):
     assert_close(ours(*ARGS), theirs(*ARGS), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strict", [False, True])
 def test_a_chain_is_exported(strict):
     clear_cache()  # so that patterns are found while the graph is made
@@ -276,6 +278,7 @@ def test_a_chain_is_exported(strict):
     assert_close(program.module()(*ARGS), chain_dense(*ARGS), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_compiled_product_follows_the_patterns():
     f = torch.compile(
         lambda A, B: (A.matmul(B) + A).to_dense(), fullgraph=True, backend="aot_eager"

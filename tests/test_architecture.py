@@ -24,6 +24,7 @@ def modules(plan):
     return plan.imports()
 
 
+@pytest.mark.slow
 def test_what_python_imports_is_found(modules):
     """Everything that is there after an import follows from the arrows, and from what is around."""
     program = "import sys, tsgu_func.__main__; print(*(m for m in sys.modules if 'tsgu_func' in m))"
@@ -71,6 +72,7 @@ def planted(plan, tmp_path):
     return plant
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [
@@ -101,6 +103,7 @@ def test_a_room_without_a_place_is_found(plan, planted):
     ]
 
 
+@pytest.mark.slow
 def test_an_arrow_more_is_another_picture(plan, planted, modules):
     assert plan.draw(planted("cache.py", "")) == plan.draw(modules)
     later = planted("legacy.py", "import tsgu_func.ops.keys\n")

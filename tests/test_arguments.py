@@ -55,6 +55,7 @@ PROBLEMS = {
 }
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from(sorted(PROBLEMS)),
     st.sampled_from(LAYOUTS),

@@ -78,6 +78,7 @@ def test_every_rule(places, dtype):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_a_step_of_an_optimization_compiles(backend, dtype):
     row, col = CASES["with duplicates"]
@@ -163,6 +164,7 @@ MADE_INSIDE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MADE_INSIDE)
 def test_patterns_known_to_the_compiler_are_made_inside(name):
     function = MADE_INSIDE[name]
@@ -204,6 +206,7 @@ def test_the_compiler_notices_other_places():
         compiled(v, 0)
 
 
+@pytest.mark.slow
 def test_methods_for_the_compiler(dtype):
     A = SparseMatrix.from_dense(torch.tensor([[2.0, 1], [0, 3]], dtype=dtype))
     x, d = torch.ones(2, dtype=dtype), torch.tensor([2.0, 3.0], dtype=dtype)

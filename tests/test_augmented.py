@@ -100,6 +100,7 @@ def test_ill_conditioned_polynomials(columns, digits):
     assert 0.3 < float(info.condition) / float(s[0] / s[-1]) < 3
 
 
+@pytest.mark.slow
 def test_a_derivative_through_an_ill_conditioned_matrix():
     D = torch.from_numpy(np.vander(np.linspace(0, 1, 40), 8))
     A, b = SparseMatrix.from_dense(D), randn(40)

@@ -200,6 +200,7 @@ def test_autocast(name, given, device):
     assert all(g.dtype == given for g in gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "name", "others"),
     [
@@ -298,6 +299,7 @@ def test_second_derivative_at_a_leaf(name, dtype):
     assert_close(second.to_dense(), A.with_values(expected).to_dense())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPS)
 def test_memory_is_that_of_the_pattern(name):
     """A dense gradient of this matrix would take 400 GB."""

@@ -28,6 +28,7 @@ def bench(*arguments):
     assert main(["bench", *arguments, "--quick", "--threads", "1"]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subject", IN_THIS_PROCESS)
 def test_a_subject_measures_in_both_directions(subject, tmp_path, capsys):
     threads, path = torch.get_num_threads(), tmp_path / "found.json"
@@ -51,6 +52,7 @@ def test_a_subject_measures_in_both_directions(subject, tmp_path, capsys):
         assert row["measured"].keys() - {OURS} == row["ratios"].keys()
 
 
+@pytest.mark.slow
 @LINUX
 def test_the_processes_of_a_table(tmp_path, capsys):
     """The table runs other subjects, memory and scaling here, each in processes of its own."""

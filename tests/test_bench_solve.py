@@ -79,6 +79,7 @@ def test_a_solve_is_measured_in_this_process(name, problem):
         assert measured.bytes >= 0
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_ended(monkeypatch):
     monkeypatch.setattr(worker, "_GRACE", 0.0)
     slow = Worker(Solves, "scipy splu", "plane", 100)
@@ -90,6 +91,7 @@ def test_a_worker_that_hangs_is_ended(monkeypatch):
     assert not slow._process.is_alive()
 
 
+@pytest.mark.slow
 def test_a_failure_is_reported_in_one_line(monkeypatch):
     monkeypatch.setitem(contenders.OWN, "failing", Peer(failing))
     with pytest.raises(RuntimeError, match="no solution today"):
@@ -101,6 +103,7 @@ def test_a_failure_is_reported_in_one_line(monkeypatch):
     broken.close()
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path):
     figure = tmp_path / "figure.png"
     command = [
@@ -123,6 +126,7 @@ def alive(processes):
     return [process.is_alive() for process in processes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [None, ZeroDivisionError, KeyboardInterrupt])
 def test_competitors_are_ended_whatever_happens(error):
     with contextlib.suppress(*([error] if error else [])), busy.competitors(2) as processes:
@@ -146,6 +150,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are looked up in /proc")
 @pytest.mark.parametrize("end", ["killed", "interrupted"])
 def test_competitors_do_not_outlive_the_benchmark(end, tmp_path):
@@ -170,6 +175,7 @@ def test_competitors_do_not_outlive_the_benchmark(end, tmp_path):
     assert not Path(f"/proc/{competitor}").exists()
 
 
+@pytest.mark.slow
 def test_the_command_on_a_busy_machine():
     command = [
         *(sys.executable, "-m", "tsgu_func", "bench", "busy", "--no-peers"),

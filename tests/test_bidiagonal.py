@@ -95,6 +95,7 @@ def test_scaled_columns_have_norm_one(batch, transpose, dtype):
 
 
 # Of what is looked at before the iterations.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")
 def test_a_compiled_function_may_call_lsmr():
     D, b = randn(9, 4), randn(9)

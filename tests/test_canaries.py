@@ -255,12 +255,14 @@ COMPILED_BUGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.xfail(strict=True, reason="raises when compiled, for PyTorch's own ops")
 @pytest.mark.parametrize("expression", COMPILED_BUGS.values(), ids=COMPILED_BUGS)
 def test_compiled_transform(expression):
     assert compiles(expression)
 
 
+@pytest.mark.slow
 @pytest.mark.xfail(
     torch.__version__ < (2, 13), strict=True, reason="raises when compiled, for several arguments"
 )

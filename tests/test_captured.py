@@ -231,6 +231,7 @@ def of_preconditioner(b, t):
     return 1 / t * sparse_solve(A @ A.mT, A @ b, solver=CG(Custom(lambda R: t * R)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solve", [of_operator, of_function, of_lstsq])
 def test_made_in_place_in_a_compiled_function(solve):
     torch.compiler.reset()

@@ -52,6 +52,7 @@ def products(tmp_path_factory):
     return done, json.loads(files[0].read_text()), files[1].read_text()
 
 
+@pytest.mark.slow
 def test_prints_a_table_and_nothing_else(products):
     done, whole, _ = products
     assert done.stderr == ""
@@ -344,6 +345,7 @@ def test_refuses_in_one_line(arguments, words, capsys):
         assert word in err
 
 
+@pytest.mark.slow
 def test_refuses_an_unknown_op_from_a_shell():
     done = check("--op", "nonsense")
     assert done.returncode == 2

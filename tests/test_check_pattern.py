@@ -68,6 +68,7 @@ def mutations():
             yield A, torch.randn(m, **options), k, next(modes)
 
 
+@pytest.mark.slow
 def test_a_thousand_patterns_without_an_entry_are_caught():
     for A, x, k, mode in itertools.islice(mutations(), 1000):
         dense = A.to_dense()
@@ -87,6 +88,7 @@ def test_rows_and_columns_are_named():
         check_pattern(lambda x: dense @ x, wave(12), few)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("low", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_rounding_is_no_alarm(low):
     """Not that of sums, nor that of what cancels inside of a function."""

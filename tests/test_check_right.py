@@ -93,6 +93,7 @@ def test_where_rounding_decides_nothing_is_condemned():
 # ------------------------------------------------------------ what is not to be differentiated
 
 
+@pytest.mark.slow
 def test_results_that_are_declared_constant():
     def f(x, y):
         return {"square": x**2 * y, "cube": (x**3).detach()}

@@ -36,6 +36,7 @@ def named(name):
 # ---------------------------------------------------------------------------- right and wrong
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLANTS)
 def test_a_mistake_is_caught(name):
     plant = PLANTS[name]()
@@ -63,6 +64,7 @@ def test_a_mistake_of_the_second_order_is_blamed_on_nothing_else(name):
     assert report.holds, str(report)
 
 
+@pytest.mark.slow
 def test_what_only_the_compiler_gets_wrong():
     def f(x):
         return x * (2.0 if torch.compiler.is_compiling() else 3.0)
@@ -96,6 +98,7 @@ def test_what_depends_on_strides():
     assert [c.verdict for c in report.cells] == [Verdict.FAILS]
 
 
+@pytest.mark.slow
 def test_a_reference():
     report = check_rules(
         torch.sin, (X,), reference=torch.cos, transforms=("first", "vmap"), dtypes=[torch.float64]
@@ -224,6 +227,7 @@ class FunctionOfX(torch.autograd.Function):
         return 2 * tangent * x**2
 
 
+@pytest.mark.slow
 def test_the_program_reproduces_it():
     report = check_rules(tangents_are_wrong, (X,), transforms=("f",), dtypes=[torch.float64])
     program = report.failures[0].counterexample.program
@@ -290,6 +294,7 @@ def test_by_group(wrong_report):
 # ---------------------------------------------------------------------------------- arguments
 
 
+@pytest.mark.slow
 def test_pytrees():
     A = SparseMatrix.from_coo([0, 0, 1], [0, 1, 1], torch.tensor([1.0, 2.0, 3.0]), (2, 2))
 
@@ -340,6 +345,7 @@ def test_arguments_are_checked():
         check_rules(torch.sin, (X + 1j,), dtypes=[torch.float64])
 
 
+@pytest.mark.slow
 def test_forward_mode_alone():
     report = check_rules(tangents_are_wrong, (X,), modes=["forward"], dtypes=[torch.float64])
     assert "f" in {c.name for c in report.failures}

@@ -271,6 +271,7 @@ def test_dense_rows_and_columns_are_set_apart():
 # -------------------------------------------------------------------------------------- in time
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["forward", "reverse", "bidirectional", "symmetric"])
 def test_dense_rows_take_no_longer(mode):
     """A dense row is not gone through for each of its entries, 4e10 times in all."""

@@ -77,6 +77,7 @@ def test_a_transpose_has_its_values_by_columns(mode):
     assert coloring != again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
 def test_kernels_take_long_indices(dtype):
     A = kernels.Incidence.of(of_mask(frame(30, 50, 2)).structure, False)
@@ -281,6 +282,7 @@ def test_made_under_transforms():
     assert_close(vmap(f)(X[None]), f(X)[None])
 
 
+@pytest.mark.slow
 def test_compiled_functions_are_not_confused():
     """One code, closed over one colouring after the other: some equal, some not, one transposed."""
     mask = kkt(7, 2, 0)
@@ -389,6 +391,7 @@ def test_spy_names_the_extra(monkeypatch):
         color(ARROW).spy()
 
 
+@pytest.mark.slow
 def test_in_a_notebook():
     html = color(of_mask(frame(10, 20, 2)))._repr_html_()
     assert len(set(re.findall(r'fill="(#[0-9a-f]{6})"', html))) == 8

@@ -27,6 +27,7 @@ def compiled(function, **options):
     return torch.compile(function, fullgraph=True, **{"backend": "aot_eager"} | options)
 
 
+@pytest.mark.slow
 def test_dynamic_shapes_of_every_kind_of_op():
     S = solvable(torch.float64)
     index = torch.tensor([2, 0, 1])
@@ -62,6 +63,7 @@ def test_dynamic_shapes_compile_once():
     assert counter.frame_count == 1
 
 
+@pytest.mark.slow
 def test_dynamic_shapes_leave_no_mark_on_a_pattern():
     A, B = matrix(ROW, COL, SHAPE, torch.float64), randn(4, 3, dtype=torch.float64)
     f = torch.compile(sparse_mm, fullgraph=True, dynamic=True, backend="aot_eager")

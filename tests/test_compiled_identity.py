@@ -113,6 +113,7 @@ def test_compiled_solve_follows_what_the_parameters_of_an_operator_hold(b):
         assert_close(run(f), b / (k * p))
 
 
+@pytest.mark.slow
 def test_compiled_solve_follows_a_callback(A, b):
     seen = []
     run = compiled(lambda solver: sparse_solve(A, b, solver=solver))
@@ -146,6 +147,7 @@ def test_compiled_solve_follows_a_users_solver(A, D, b):
         assert_close(D @ run(Inverse(k * inverse)), k * b)
 
 
+@pytest.mark.slow
 def test_a_solver_that_is_made_inside_of_a_compiled_function_has_its_settings(A, b):
     seen = []
 

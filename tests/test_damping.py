@@ -41,6 +41,7 @@ def test_values(dtype, shape, solver):
     torch.testing.assert_close(x, expected[:, 0], **close(dtype))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", WIDE, ids=str)
 @pytest.mark.parametrize("shape", [(4, 2), (2, 4), (3, 3)])
 def test_derivatives_are_finite_differences(dtype, shape):
@@ -55,6 +56,7 @@ def test_derivatives_are_finite_differences(dtype, shape):
     assert gradgradcheck(f, args, fast_mode=True)
 
 
+@pytest.mark.slow
 def test_any_nesting_of_transforms():
     D, B = some((9, 5), torch.float64), randn(9, 2)
     A, damp = SparseMatrix.from_dense(D), torch.tensor(0.7).double()

@@ -100,6 +100,7 @@ def seconds(run):
     return min(times)
 
 
+@pytest.mark.slow
 def test_time_of_the_brusselator():
     n = 224
 
@@ -114,6 +115,7 @@ def test_time_of_the_brusselator():
     assert seconds(lambda: jacobian_pattern(f, y)) < 2
 
 
+@pytest.mark.slow
 def test_time_of_a_network():
     net = nn.Sequential(
         *(conv(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),

@@ -140,17 +140,20 @@ def programs(table):
 X = torch.zeros(8, dtype=torch.float64)
 
 
+@pytest.mark.slow
 @given(programs(EXACT))
 def test_exact(program):
     pattern = jacobian_pattern(program, X)
     check(pattern, true_pattern(program, X), exact=len(program.steps) == 1)
 
 
+@pytest.mark.slow
 @given(programs(SAFE))
 def test_never_too_small(program):
     check(jacobian_pattern(program, X), true_pattern(program, X), exact=False)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # of the oracle
 @given(programs(SAFE))
 def test_hessian_is_never_too_small(program):
@@ -158,6 +161,7 @@ def test_hessian_is_never_too_small(program):
     check(hessian_pattern(f, X), true_pattern(f, X, derivative=hessian, draws=2), exact=False)
 
 
+@pytest.mark.slow
 @given(programs(SAFE), st.integers(0, 99))
 def test_local_is_right_where_it_was_detected(program, seed):
     x = torch.randn(8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -296,6 +296,7 @@ def test_it_is_mapped_over_right_hand_sides_and_values():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["aot_eager"])
 def test_compiled_as_an_argument_as_a_closure_and_made_inside(backend):
     torch.compiler.reset()
@@ -343,6 +344,7 @@ def test_exported():
 # ----------------------------------------------------------------------------------- determinants
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float32, torch.complex64], ids=str)
 @pytest.mark.parametrize("solver", [SuperLU(), DenseLU(), Auto()], ids=repr)
 @pytest.mark.parametrize("n", [1, N, 90])

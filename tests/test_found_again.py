@@ -41,6 +41,7 @@ def kept():
 # ------------------------------------------------------------------------- complex wide matrices
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [None, Augmented()], ids=repr)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex64, torch.complex128], ids=str)
 @pytest.mark.parametrize("form", FORMS)
@@ -82,6 +83,7 @@ def test_a_matrix_and_its_adjoint_are_both_kept():
     assert cache_info()[:2] == (4, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [AutoLeastSquares(), LSMR()], ids=repr)
 def test_a_wide_matrix_that_is_changed_in_place_is_solved_anew(solver):
     D, b = randn(N, 30, dtype=torch.complex128), randn(N, dtype=torch.complex128)
@@ -101,6 +103,7 @@ def definite(dtype):
     return D @ D.mH + 4 * torch.eye(N, dtype=dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [CG(IC0()), BiCGStab(ILU0())], ids=repr)
 @pytest.mark.parametrize("form", ["matrix", "csr"])
 @pytest.mark.parametrize(

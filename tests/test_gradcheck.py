@@ -76,6 +76,7 @@ def test_every_option_passes_what_is_right():
     assert gradgradcheck(torch.tanh, point(), gen_non_contig_grad_outputs=True, **both)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fn", [lambda x: x.square() / 2 + x.square().detach() / 2, Two.apply])
 def test_what_is_wrong_raises_the_report(fn):
     assert gradcheck(fn, point(), raise_exception=False) is False
@@ -119,6 +120,7 @@ def test_an_old_function_without_a_second_derivative():
         gradgradcheck(Once.apply, point())
 
 
+@pytest.mark.slow
 def test_what_requires_no_gradient_is_held_constant():
     def fn(x, y, n, name):
         assert name == "name"
@@ -139,6 +141,7 @@ def test_complex_and_real_inputs_stay_what_they_are():
     assert gradcheck(product, (point(1 + 2j, 3j, dtype=torch.complex128), point(2.0, 3.0)))
 
 
+@pytest.mark.slow
 def test_a_second_derivative_that_is_wrong():
     half = lambda x: x**3 + (x - x.detach()) ** 2
     assert gradcheck(half, point())

@@ -167,6 +167,7 @@ def test_what_a_direct_solver_calls_solved_is_right(solver, data):
     check_promise(*data.draw(square_systems(solver)), solver, componentwise=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ITERATIVE, ids=repr)
 @FEWER
 @given(data=st.data())
@@ -186,6 +187,7 @@ def repeated(A, times):
     return SparseMatrix.from_coo(row, col, values, (times * n, times * n))
 
 
+@pytest.mark.slow
 @FEWER
 @given(system=square_systems(None))
 def test_what_the_default_calls_solved_is_right_for_large_matrices(system):
@@ -241,6 +243,7 @@ def powers(dtype):
     return scales(dtype).map(lambda x: int(np.log2(x)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [*DIRECT[:-1], *ITERATIVE], ids=repr)
 @FEWER
 @given(data=st.data())

@@ -26,6 +26,7 @@ from tsgu_func.solvers.traits import rounding, symmetric_pattern, traits_of, wid
 # ----------------------------------------------------------------------------------- iterations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("M", [DIC(), DIC(relaxation=0.9), DIC(shift=0.1)], ids=repr)
 def test_iterations_are_those_of_cg(dtype, M):

@@ -26,6 +26,7 @@ def two_threads(threads_of_torch, monkeypatch):
     monkeypatch.setattr(iccg, "_WORTH_A_THREAD", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
     "S", [poisson(30), sp.diags_array([2.1, -1, -1], offsets=[0, 1, -1], shape=(900, 900))]
@@ -185,6 +186,7 @@ assert torch.get_num_threads() == int(sys.argv[1])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="a process cannot send itself an interrupt")
 @pytest.mark.parametrize(("number", "columns"), [(1, 1), (2, 1), (2, 9)])
 def test_a_long_pass_ends_soon_after_an_interrupt(number, columns):

@@ -187,6 +187,7 @@ def test_a_function_of_this_library_is_described_in_full(function, options, vect
     assert handle_of(handle.adjoint().key).adjoints
 
 
+@pytest.mark.slow
 def test_what_is_not_of_this_library_has_a_name_that_nothing_else_gets():
     solvers = [CG(callback=print), Inverse(torch.eye(2)), CG(callback=print)]
     held = [handle_of_solver(s) for s in solvers]
@@ -229,6 +230,7 @@ def test_what_a_graph_names_is_held_by_whoever_holds_it(A, D, b):
 # -------------------------------------------------------------------------- what is kept, and ends
 
 
+@pytest.mark.slow
 def test_endless_use_levels_off(A, b, monkeypatch):
     """Objects are counted, not megabytes: values, tolerances, closures, operators, graphs."""
     clear_cache()

@@ -215,6 +215,7 @@ def by(M):
     return Custom(inverse, adjoint)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
 @pytest.mark.parametrize("cls", CLASSES)
 @pytest.mark.parametrize("kind", ["stored", "transposed", "operator", "batch"])

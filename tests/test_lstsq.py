@@ -31,6 +31,7 @@ def normal(D, B):
     return eliminate(conjugated(D).mT @ D, conjugated(D).mT @ B)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [SparseMatrix.to_coo, SparseMatrix.to_csr, lambda A: A])
 def test_kinds_of_matrix(A, make):
     for B in (randn(6, dtype=A.dtype), randn(6, 4, dtype=A.dtype), randn(6, 0, dtype=A.dtype)):
@@ -39,6 +40,7 @@ def test_kinds_of_matrix(A, make):
         assert_close(X, solution(A.to_dense(), B))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [torch.float32, torch.complex64])
 def test_single_precision(kind):
     A = matrix([0, 1, 1, 2, 3], [0, 0, 1, 1, 1], (4, 2), kind)
@@ -60,6 +62,7 @@ def test_gradient_keeps_layout_and_pattern(A, layout):
     assert_close(T.grad.to_dense(), full * (D != 0))
 
 
+@pytest.mark.slow
 def test_uncoalesced():
     indices = torch.tensor([[0, 1, 0, 2], [0, 1, 0, 1]])
     T = torch.sparse_coo_tensor(indices, torch.tensor([1.0, 2.0, 1.0, 1.0]), (3, 2))
@@ -93,6 +96,7 @@ def test_badly_scaled_columns(A, power):
     assert_close(pull(G * scale.unsqueeze(1))[0], expected_pull(G)[0])
 
 
+@pytest.mark.slow
 def test_square_and_empty(dtype):
     A = SparseMatrix.from_dense(torch.tensor([[2.0, 1.0], [0.0, 1.0]], dtype=dtype))
     B = randn(2, 2, dtype=dtype)
@@ -203,6 +207,7 @@ def test_solution_is_the_dense_one(e, data):
     assert_close(X, normal(e.dense(), B) if e.shape[1] else X.new_zeros(X.shape))
 
 
+@pytest.mark.slow
 @given(entries("tall"), st.data(), st.integers(0, 99))
 def test_derivatives(e, data, seed):
     B = data.draw(right_hand_sides(e, (1, 2), strides="contiguous"))

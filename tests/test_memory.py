@@ -87,6 +87,7 @@ def compared(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [SuperLU(), None, BiCGStab(ILU0())], ids=repr)
 def test_a_batch_is_one_entry_that_is_compared_once(compared, solver):
     A = scaled(ring(), 800)
@@ -241,6 +242,7 @@ def test_what_grows_while_it_is_used_is_measured_again():
     assert cache_info().kinds["factors"].entries == 0
 
 
+@pytest.mark.slow
 def test_warm_starts_work_vectors_and_patterns_count():
     A = SparseMatrix.from_dense(matrix_for(linear_cg, torch.float64, 80))
     b = randn(80, dtype=torch.float64)
@@ -255,6 +257,7 @@ def test_warm_starts_work_vectors_and_patterns_count():
     assert cache_info().bytes == 0
 
 
+@pytest.mark.slow
 def test_a_factor_that_is_seen_to_grow_is_not_counted_twice():
     A = SparseMatrix.from_dense(matrix_for(linear_cg, torch.float64, 80))
     sparse_solve(A, randn(80, dtype=torch.float64), solver=CG(IC0()))

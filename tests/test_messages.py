@@ -220,6 +220,7 @@ TYPES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("pyright") is None, reason="pyright is not installed")
 def test_a_type_checker_reads_the_public_surface(tmp_path):
     (tmp_path / "user.py").write_text(textwrap.dedent(USER))

@@ -173,6 +173,7 @@ def test_arguments_are_refused_by_their_names(name):
         solve(spoiled(D), B)
 
 
+@pytest.mark.slow
 def test_a_compiled_function():
     D, B = problem("generic")
     loss = torch.compile(

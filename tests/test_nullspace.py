@@ -93,6 +93,7 @@ def test_vectors_need_not_be_orthonormal():
     torch.testing.assert_close(sparse_solve(A, b, nullspace=Z), pinv(A) @ b, atol=1e-9, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 def test_derivatives_are_those_of_the_projected_system(dtype):
     """Finite differences move A off the matrices that map Z to zero."""

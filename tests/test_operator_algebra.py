@@ -179,6 +179,7 @@ def test_second_derivatives():
     assert_close(jacfwd(jacfwd(loss_of(solved), places), places)(*args), theirs)
 
 
+@pytest.mark.slow
 def test_complex_derivatives_are_finite_differences():
     args = (*arguments(torch.complex128), randn(N, dtype=torch.complex128, seed=5))
     leaves = tuple(x.clone().requires_grad_() for x in args)
@@ -256,6 +257,7 @@ def test_an_operator_is_pickled_and_copied():
 # ------------------------------------------------------------------------------------- compiled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", ["value", "grad", "jvp"])
 def test_compiled(transform):
     args = (*arguments(torch.float64), randn(N, seed=5))
@@ -277,6 +279,7 @@ def test_compiled(transform):
         assert_close(compiled(*args), loss_of(solved)(*args))
 
 
+@pytest.mark.slow
 def test_equal_composites_compile_once():
     p, v, s = arguments(torch.float64)
     b, make = randn(N, seed=5), functools.partial(sparse_solve, solver=SOLVER)
@@ -300,6 +303,7 @@ class Solve(torch.nn.Module):
         return sparse_solve(A, b, solver=SOLVER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strict", [False, True])
 def test_exported(strict):
     p, v, s = arguments(torch.float64)

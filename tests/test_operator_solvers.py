@@ -55,6 +55,7 @@ def test_least_squares(shape, solver, dtype):
     assert info.solver == repr(solver)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", EXACT, ids=str)
 @pytest.mark.parametrize("adjoint", [None, tall_adjoint])
 def test_derivatives_of_least_squares(adjoint, dtype):

@@ -21,6 +21,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["tsgu_func", "tsgu_func.__main__"])
 def test_import_is_light(module):
     program = (
@@ -50,6 +51,7 @@ for x in (A @ b, own @ torch.ones(3, 20), sparse_triangular_solve(own, b), spars
 """
 
 
+@pytest.mark.slow
 def test_no_call_imports_what_an_interrupt_would_break():
     """An import of SymPy that is interrupted half-way leaves PyTorch broken for good."""
     done = subprocess.run(
@@ -80,6 +82,7 @@ def test_batches_broadcast_as_pytorch_says(shapes):
         assert broadcast_shapes(*shapes) == expected
 
 
+@pytest.mark.slow
 def test_the_command_line_starts_where_the_system_is_not_posix():
     """On Windows there are no such modules, and nothing forks."""
     program = (
@@ -102,6 +105,7 @@ def test_type_checkers_read_the_annotations():
     assert files("tsgu_func").joinpath("py.typed").is_file()
 
 
+@pytest.mark.slow
 def test_help_and_version():
     done = run("--help")
     assert done.returncode == 0
@@ -111,6 +115,7 @@ def test_help_and_version():
     assert run("nonsense").returncode == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "package", "extra"),
     [("check", "rich", "testing"), ("demo", "rich", "demo"), ("demo", "matplotlib", "demo")],
@@ -130,6 +135,7 @@ def test_a_missing_package_is_one_line(command, package, extra):
     )
 
 
+@pytest.mark.slow
 def test_info():
     done = run("info")
     assert done.returncode == 0
@@ -139,6 +145,7 @@ def test_info():
     assert re.search(r"graph Laplacian, 256 columns +(SuperLU|Pardiso)\(\)", done.stdout)
 
 
+@pytest.mark.slow
 def test_demo_writes_its_figure(tmp_path):
     out = tmp_path / "figure.png"
     done = run("demo", "--quick", "--out", str(out))
@@ -148,6 +155,7 @@ def test_demo_writes_its_figure(tmp_path):
     assert "SSIM" in done.stdout
 
 
+@pytest.mark.slow
 def test_demo_refuses_a_header_that_claims_too_much(tmp_path):
     path = tmp_path / "huge.npy"
     with path.open("wb") as file:
@@ -158,6 +166,7 @@ def test_demo_refuses_a_header_that_claims_too_much(tmp_path):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -36,6 +36,7 @@ def test_a_mistake_is_told_and_its_right_twin_passes(name, base):
     assert right.holds, str(right)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BY_DESIGN)
 def test_what_nobody_can_tell_is_told_by_nobody(name):
     mistake = BY_DESIGN[name]

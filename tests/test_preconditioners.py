@@ -60,6 +60,7 @@ def test_protocol(M):
     assert getattr(state, "shift", 0.0) == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("M", ALL, ids=repr)
 def test_transposes_and_conjugates(M, dtype):
@@ -147,6 +148,7 @@ def test_settings_are_checked(make, error):
         make()
 
 
+@pytest.mark.slow
 def test_import_is_light():
     code = (
         "import sys, torch; before = set(sys.modules); import tsgu_func.solvers.preconditioners;"
@@ -211,6 +213,7 @@ def dense_ilu0(a, pattern, relaxation):
     return L, U
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("relaxation", [0.0, 0.5])
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -229,6 +232,7 @@ def stored_pattern(S):
     return pattern
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("relaxation", [0.0, 0.5])
 @pytest.mark.parametrize("dtype", DTYPES)

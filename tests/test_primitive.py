@@ -248,6 +248,7 @@ def run_cell(factor, notebook):
     return notebook["cell"]
 
 
+@pytest.mark.slow
 def test_a_cell_is_run_again(monkeypatch):
     module = types.ModuleType("notebook")
     monkeypatch.setitem(sys.modules, "notebook", module)

@@ -325,6 +325,7 @@ POWERS = {
 }
 
 
+@pytest.mark.slow
 @every_transform
 @pytest.mark.parametrize("how", POWERS)
 def test_defaults_and_keywords(power, how, transform):

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.processes import FUNCTIONS, OF_USERS
 
 ROOT = Path(__file__).parent.parent
@@ -25,6 +27,7 @@ def right(lines: list[str]) -> list[str]:
     return [line.removeprefix("right: ") for line in lines if line.startswith("right")]
 
 
+@pytest.mark.slow
 def test_exported(tmp_path):
     run("export", tmp_path)
     lines = run("load", tmp_path)
@@ -36,10 +39,12 @@ def test_exported(tmp_path):
         assert f"{called} of the process that made it" in error
 
 
+@pytest.mark.slow
 def test_pickled(tmp_path):
     run("save-pickles", tmp_path)
     assert right(run("load-pickles", tmp_path)) == [*FUNCTIONS, *OF_USERS]
 
 
+@pytest.mark.slow
 def test_compiled(tmp_path):
     assert right(run("compile", tmp_path)) == [*FUNCTIONS, *OF_USERS]

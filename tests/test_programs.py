@@ -103,6 +103,7 @@ def test_a_step_of_the_poses_is_differentiated_as_a_dense_one(step):
     assert_close(vjp(f, *primals)[1](cotangent), vjp(dense, *primals)[1](cotangent))
 
 
+@pytest.mark.slow
 def test_a_step_of_the_poses_is_compiled():
     graph = PoseGraph()
     graph.keep = graph.keep.tolist()

@@ -243,6 +243,7 @@ def test_random_field_has_likelihoods_for_many_hyperparameters_and_data():
             assert_close(actual, vmap(f(dense.log_likelihood), in_dims)(*arguments))
 
 
+@pytest.mark.slow
 def test_likelihood_of_a_random_field_has_a_compiled_gradient():
     field, dense = both_fields()
     compiled = torch.compile(grad(field.log_likelihood), fullgraph=True, backend="aot_eager")

@@ -135,6 +135,7 @@ def training(matrix, solve, grid, steps=20, compiled=False):
     return torch.stack(losses)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize(
     "way", [diffusion_by_assembly, diffusion_by_with_values, diffusion_by_products]
@@ -264,6 +265,7 @@ def test_graph_convolution_has_gradients_for_each_node():
     assert_close(gradients(network(A)), gradients(network(A, DenseGraphConvolution)))
 
 
+@pytest.mark.slow
 def test_graph_convolution_is_compiled():
     A, labels, features = random_graph()
     net = network(A)

@@ -139,6 +139,7 @@ def test_solve_undoes_the_product(A, data):
         assert_close(sparse_generic_solve(M, sparse_mm(M, X), solve=SUPERLU), X)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("upper", [True, False])
 @pytest.mark.parametrize("strictly", [True, False])
 @given(data=st.data())

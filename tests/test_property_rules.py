@@ -47,6 +47,7 @@ def test_every_rule_is_reached(primitive, data):
     assert varied == set(primitive._vjps) == set(primitive._jvps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("primitive", DIRECT, ids=lambda p: p.name.partition("::")[2])
 @given(data=st.data(), seed=SEEDS)
 def test_rules(primitive, data, seed):
@@ -54,6 +55,7 @@ def test_rules(primitive, data, seed):
     assert_derivatives(bent(call.whole), call.args, seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("primitive", ITERATIVE, ids=lambda p: p.name.partition("::")[2])
 @settings(max_examples=settings().max_examples // 5)  # each of them is hundreds of iterations
 @given(data=st.data(), seed=SEEDS)
@@ -63,6 +65,7 @@ def test_rules_of_what_iterates(primitive, data, seed):
 
 
 # The files of the other public functions have a test like this one.
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sparse_mm", "sparse_generic_solve"])
 @given(data=st.data(), seed=SEEDS)
 def test_public(name, data, seed):

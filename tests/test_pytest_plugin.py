@@ -77,6 +77,7 @@ def _beside_this(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
 
 
+@pytest.mark.slow
 def test_the_marker(pytester):
     pytester.makepyfile(TESTS)
     done = pytester.runpytest_subprocess(*PLUGIN, "--strict-markers", "-rA")

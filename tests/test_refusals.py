@@ -385,6 +385,7 @@ print("all refused")
 """
 
 
+@pytest.mark.slow
 def test_coo_indices_out_of_range_are_refused_before_pytorch_meets_them():
     """In a process of its own, because PyTorch writes out of bounds."""
     done = subprocess.run([sys.executable, "-c", COO], capture_output=True, text=True, check=False)

@@ -33,6 +33,7 @@ def test_ritz_values_are_eigenvalues(cls, name, scale, dtype):
     check_ritz_values(scale * D, expected, cls(M, history=40, rtol=1e-13))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_ritz_values_of_the_compiled_loop(dtype):
     D, eye = definite(dtype), torch.eye(N, dtype=dtype)

@@ -82,6 +82,7 @@ OF_DTYPE = {torch.float64: (*INSIDE, *BATCHED), torch.complex128: COMPLEX}
 FEW = {torch.float64: ("backward", "fr", "vmap(vjp)"), torch.complex128: ("fr",)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [record.name for record in RECORDS if record.compiles])
 def test_compiled(name, dtype):
     record = record_named(name, dtype)
@@ -96,6 +97,7 @@ def test_compiled(name, dtype):
     ).raise_if_failed()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sparse_mm matrix", "sparse_generic_solve SuperLU"])
 def test_inductor(name):
     record = record_named(name, torch.float64)

@@ -157,6 +157,7 @@ def test_transpose_solve_gets_the_matrix_itself(S):
     assert calls == ["solve", "transpose"]
 
 
+@pytest.mark.slow
 def test_function_outlives_its_name(S):
     v = S.values.clone().requires_grad_()
     x = sparse_generic_solve(

@@ -129,6 +129,7 @@ def test_what_is_detected_is_kept_and_shown():
     assert cache_info().kinds["detected colorings"].entries == 0
 
 
+@pytest.mark.slow
 def test_what_is_detected_is_bounded():
     jac = sparse_jacobian(chain)
     for n in range(2, 70):

@@ -179,6 +179,7 @@ REFUSED = {
 GROUPS = ("value", "first", "higher", "eager", "vmap")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_rules(kind):
     f, _ = pair(kind)
@@ -203,6 +204,7 @@ def compiled(f):
     return torch.compile(f, fullgraph=True, backend="aot_eager")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bidirectional", "forward-reverse"])
 def test_compiled(kind):
     f, expected = pair(kind)
@@ -213,6 +215,7 @@ def test_compiled(kind):
     assert_close(x.grad, grad(expected)(X), **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", [hessian, lambda f: vmap(grad(f))], ids=["hessian", "vmap"])
 def test_compiled_transforms(transform):
     # Compiled in forward mode, PyTorch fails on numbers inside of other transforms, in jacfwd too.
@@ -221,6 +224,7 @@ def test_compiled_transforms(transform):
     assert_close(compiled(transform(f))(x), transform(expected)(x), **CLOSE)
 
 
+@pytest.mark.slow
 def test_compiled_newton_step():
     """The matrix is made, and solved with, inside of one graph; so is the function itself."""
     coloring = JACOBIANS["forward"][1]
@@ -235,6 +239,7 @@ def test_compiled_newton_step():
     assert_close(compiled(grad(slope))(p), grad(slope)(p), **CLOSE)
 
 
+@pytest.mark.slow
 def test_compiled_by_inductor():
     f, expected = pair("forward")
     run = torch.compile(f, fullgraph=True)

@@ -128,6 +128,7 @@ def test_a_wide_matrix_has_the_solution_of_least_norm(dtype, stored, solver):
     assert float(info.residual.max()) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
 @pytest.mark.parametrize("shape", [(5, 9), (9, 5), (6, 6)])
 def test_derivatives_for_any_shape_are_finite_differences(dtype, shape):
@@ -189,6 +190,7 @@ def smoothing(n, penalty):
     return SparseMatrix.from_coo(row, col, values, (2 * n - 2, n))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", [1e3, 1e5, 1e7])
 def test_smoothing_with_a_strong_penalty_is_factored(penalty):
     n = 400
