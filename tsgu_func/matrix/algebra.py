@@ -38,6 +38,7 @@ class Algebra(Conversion):
     def __matmul__(self, B: Algebra) -> Self: ...
 
     def __matmul__(self, B: Any) -> Any:
+        """Return ``A @ B``, of a dense or a sparse B: see `matmul`."""
         if not isinstance(B, (Tensor, Algebra)):
             return arguments.unless_foreign(B)
         return self.matmul(B)
@@ -96,6 +97,7 @@ class Algebra(Conversion):
     mm = mv = matmul
 
     def __rmatmul__(self, B: Tensor) -> Tensor:
+        """Return ``B @ A``, of a dense B: a vector (n,), or ``(*batch, p, n)``."""
         if not isinstance(B, Tensor):
             return arguments.unless_foreign(B)
         return self.T @ B if B.ndim == 1 else (self.T @ B.mT).mT
@@ -107,11 +109,13 @@ class Algebra(Conversion):
     def __add__(self, other: Algebra | int) -> Self: ...
 
     def __add__(self, other: Any) -> Any:
+        """Return ``A + other``: see `add`."""
         return self.add(other) if _is_term(other) else arguments.unless_foreign(other)
 
     __radd__ = __add__
 
     def __neg__(self) -> Self:
+        """Return ``-A``, with the same pattern."""
         return self._of(self.pattern, -self.values)
 
     @overload
@@ -121,6 +125,7 @@ class Algebra(Conversion):
     def __sub__(self, other: Algebra | int) -> Self: ...
 
     def __sub__(self, other: Any) -> Any:
+        """Return ``A - other``: see `add`."""
         return self.add(-other) if _is_term(other) else arguments.unless_foreign(other)
 
     def __rsub__(self, other: Any) -> Any:
@@ -168,6 +173,7 @@ class Algebra(Conversion):
         return self._of(assemble.pattern, assemble(_side_by_side(self.values, other.values)))
 
     def __mul__(self, factor: Algebra | complex | Tensor) -> Self:
+        """Return ``A * factor``, entry by entry: see `mul`."""
         if not (isinstance(factor, Algebra) or is_factor(factor)):
             return arguments.unless_foreign(factor)
         return self.mul(factor)
@@ -175,6 +181,7 @@ class Algebra(Conversion):
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: complex | Tensor) -> Self:
+        """Return ``A / divisor``, entry by entry: see `div`."""
         if isinstance(divisor, Algebra):
             raise TypeError(
                 "a matrix is not divided by a sparse one, which is zero where it stores nothing: "
@@ -273,9 +280,11 @@ class Algebra(Conversion):
         return self._of(self.pattern, self.values.abs())
 
     def __abs__(self) -> Self:
+        """Return ``abs(A)``: see `abs`."""
         return self.abs()
 
     def __pow__(self, exponent: float) -> Self:
+        """Return ``A ** exponent``, of each entry, for a positive number."""
         if not isinstance(exponent, (int, float)):
             return NotImplemented
         if exponent <= 0:

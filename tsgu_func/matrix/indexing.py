@@ -104,6 +104,7 @@ class Indexing(MatrixBase):
         return zeros.index_add(-1, place, self.values.index_select(-1, order))
 
     def __len__(self) -> int:
+        """Return the number of members along the first axis of a batch."""
         if self.values.ndim == 1:
             raise TypeError(
                 "this matrix has no batch, so no length; A.shape[0] is the number of rows"
@@ -111,6 +112,7 @@ class Indexing(MatrixBase):
         return self.values.shape[0]
 
     def __iter__(self) -> Iterator[Self]:
+        """Iterate over the members along the first axis of a batch."""
         if self.values.ndim == 1:
             raise TypeError(
                 "this matrix has no batch to iterate over; A.values is the tensor of its entries, "

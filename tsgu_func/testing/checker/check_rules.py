@@ -147,8 +147,8 @@ def check_rules(
     -----
     For a function f, a direction u and a cotangent G, with J the Jacobian at the given point,
 
-    .. math:: \texttt{jvp} = J u, \qquad \mathrm{Re}\langle G, J u\rangle =
-        \mathrm{Re}\langle \texttt{vjp}(G), u\rangle,
+    .. math:: \mathtt{jvp} = J u, \qquad \mathrm{Re}\langle G, J u\rangle =
+        \mathrm{Re}\langle \mathtt{vjp}(G), u\rangle,
 
     the convention of PyTorch for complex numbers.  J u comes from central differences with
     extrapolation (Ridders, 1982), whose error is estimated; above the first order from differences
