@@ -34,10 +34,14 @@ suppress_warnings = ["ref.python"]
 
 _NAME = re.compile(r"[A-Z]\w*|.*[._].*|int|float|bool|str|complex|tuple|list|dict|None")
 
+_BAR = re.compile(r'<mover>(<mrow>(?:(?!<mover>).)*)<mo accent="true">&#x02015;</mo></mover>')
+
 
 def _draw(display):
     def visit(writer, node):
-        writer.body.append(convert(node.astext(), display=display))
+        drawn = convert(node.astext(), display=display)
+        # A bar over several signs as a border: few fonts have one that grows.
+        writer.body.append(_BAR.sub(r'<mrow class="overline">\1</mrow>', drawn))
         raise nodes.SkipNode
 
     return visit, None
@@ -53,7 +57,7 @@ def _trim(app, doctree):
         block.children = [nodes.Text(block.rawsource)]
     for link in list(doctree.findall(addnodes.pending_xref)):
         if link.get("refspecific") and not _NAME.fullmatch(link["reftarget"]):
-            link.replace_self(nodes.Text(link.astext()))
+            link.replace_self(link.children)
 
 
 def setup(app):
