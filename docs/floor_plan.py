@@ -39,6 +39,7 @@ ROOMS = {
     "derivatives": "of sparse functions",
     "pattern_detection": "of Jacobian, Hessian",
     "sparse_jacobian": "Jacobians, Hessians",
+    "sparse_root": "roots of sparse systems",
     PACKAGE: "the public names",
     "testing": "check_rules, strategies",
     "selfcheck": "a record for each op",
@@ -49,7 +50,7 @@ ROOMS = {
 _ENTERED = {  # by a user
     *("solvers", "legacy", "utils", "linear_operator", "indexed_matmul", "sparse_matmul"),
     *("sparse_solve", "sparse_lstsq", "factorization", "sparse_parameter", "coloring"),
-    *("pattern_detection", "sparse_jacobian", PACKAGE, "testing", "__main__"),
+    *("pattern_detection", "sparse_jacobian", "sparse_root", PACKAGE, "testing", "__main__"),
 }
 
 _FOR_TYPES = ("TYPE_CHECKING", "typing.TYPE_CHECKING")

@@ -18,6 +18,7 @@ from tsgu_func import (
     sparse_generic_lstsq,
     sparse_generic_solve,
     sparse_mm,
+    sparse_root,
     sparse_solve,
     sparse_triangular_solve,
 )
@@ -27,6 +28,7 @@ from tsgu_func.ops.least_squares import least_norm, least_squares
 from tsgu_func.ops.operator_least_squares import operator_least_norm, operator_least_squares
 from tsgu_func.ops.operators import operator_solve
 from tsgu_func.ops.products import sddmm, spmm
+from tsgu_func.ops.roots import root
 from tsgu_func.ops.segments import segment_outer, segment_product
 from tsgu_func.ops.solve import linear_solve
 from tsgu_func.ops.sparse_products import spgemm
@@ -39,6 +41,7 @@ from tsgu_func.selfcheck.records.operators import (
     TALL,
     TALL_COMPLEX,
 )
+from tsgu_func.selfcheck.records.roots import balance
 from tsgu_func.solvers import SuperLU
 from tsgu_func.testing.strategies import (
     DTYPES,
@@ -207,6 +210,11 @@ def callback_call(draw, of_x: Batch, _: Batch):
     return (lambda x: callback(x, NEIGHBOURS.key)), (x,), ()
 
 
+def root_call(draw, of_p: Batch, _: Batch):
+    p = dense(draw, 4, of_p, columns=1).squeeze(-1)
+    return (lambda p: sparse_root(balance, torch.zeros_like(p), p)), (p,), ()
+
+
 def rows_in_segments(draw):
     """Draw where segments start and end, and which row stands at each place of them."""
     number = draw(st.integers(0, 4))
@@ -242,6 +250,7 @@ PRIMITIVES = {
     operator_least_squares: operator_least_squares_call,
     operator_least_norm: operator_least_norm_call,
     callback: callback_call,
+    root: root_call,
     least_squares: least_squares_call,
     least_norm: least_norm_call,
     segment_product: segment_product_call,

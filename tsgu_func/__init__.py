@@ -18,6 +18,7 @@ from tsgu_func.sparse_jacobian import (
 from tsgu_func.sparse_lstsq import sparse_generic_lstsq, sparse_lstsq
 from tsgu_func.sparse_matmul import sparse_mm
 from tsgu_func.sparse_parameter import SparseParameter
+from tsgu_func.sparse_root import sparse_root
 from tsgu_func.sparse_solve import sparse_generic_solve, sparse_solve, sparse_triangular_solve
 
 __version__ = "0.1.0"
@@ -49,6 +50,7 @@ __all__ = [
     "sparse_jacobian",
     "sparse_lstsq",
     "sparse_mm",
+    "sparse_root",
     "sparse_solve",
     "sparse_triangular_solve",
     "stack",

@@ -26,6 +26,7 @@ from tsgu_func.utils.minres import minres
 __all__ = [
     "SparseGenericSolve",
     "SparseTriangularSolve",
+    "judged_handle",
     "sparse_generic_solve",
     "sparse_solve",
     "sparse_triangular_solve",
@@ -339,7 +340,7 @@ def sparse_solve(
         arguments.check_solve(A, B)
         arguments.check_dtypes(A, B)
         vectors = arguments.are_vectors(A, B)
-    key, _held = keys.key_of(_judged_handle, chosen, on_failure, vectors)
+    key, _held = keys.key_of(judged_handle, chosen, on_failure, vectors)
     if isinstance(A, LinearOperator):
         if nullspace is not None:
             raise TypeError("nullspace goes with a stored matrix; got a LinearOperator")
@@ -350,7 +351,8 @@ def sparse_solve(
     return (outputs[0], unpacked(outputs, vectors)) if return_info else outputs[0]
 
 
-def _judged_handle(solver: Any, on_failure: str, vectors: bool) -> Any:
+def judged_handle(solver: Any, on_failure: str, vectors: bool) -> Any:
+    """Return the handle of a solver, or of a function whose residual is judged."""
     if isinstance(solver, (type, Solver)) or not callable(solver):
         return handle_of_solver(solver, on_failure)
     function: Any = solver

@@ -36,7 +36,7 @@ from tsgu_func.registration.transforms import (
     seen_by_autograd,
 )
 
-__all__ = ["NOBODY", "Watch", "call_watched", "is_watched", "uses_captured", "watch"]
+__all__ = ["NOBODY", "Watch", "call_watched", "is_watched", "observed", "uses_captured", "watch"]
 
 CURE = (
     "uses a tensor that is being differentiated or mapped over, and that is neither A nor B, where "
@@ -121,8 +121,19 @@ def watch() -> Watch:
 
 def call_watched(watch: Watch, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """Call a function inside of a kernel; raise if it uses a tensor that is watched."""
+    X, uses = observed(watch, function, *args, **options)
+    if uses:
+        # No ValueError: what only traces a graph takes those for the fault of its placeholders.
+        raise RuntimeError(f"{keys.name_of(function)} {CURE}")
+    return X
+
+
+def observed(
+    watch: Watch, function: Callable[..., Any], *args: Any, **options: Any
+) -> tuple[Any, bool]:
+    """Call a function inside of a kernel, and say whether it uses a tensor that is watched."""
     if watch == NOBODY:
-        return function(*args, **options)
+        return function(*args, **options), False
     finder = _FinderInside(function)
     X: Any = None
     with seen_by_autograd(watch.recorded):
@@ -132,11 +143,9 @@ def call_watched(watch: Watch, function: Callable[..., Any], *args: Any, **optio
         except Exception:
             if not finder.wrapped:  # else what went wrong is told
                 raise
-        tracked = isinstance(X, Tensor) and (X.requires_grad or has_tangent(X))
-    if finder.wrapped or tracked:
-        # No ValueError: what only traces a graph takes those for the fault of its placeholders.
-        raise RuntimeError(f"{keys.name_of(function)} {CURE}")
-    return X
+        found = [x for x in pytree.tree_leaves(X) if isinstance(x, Tensor)]
+        tracked = any(x.requires_grad or has_tangent(x) for x in found)
+    return X, finder.wrapped or tracked
 
 
 class _FinderInside(_Finder):

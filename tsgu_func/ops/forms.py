@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from tsgu_func.kernels.matrix_free import MatrixFree
+from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.ops import keys
 from tsgu_func.ops.callback import Callback, callback
 from tsgu_func.registration.transforms import is_batched, pytree, unwrapped
@@ -27,11 +28,11 @@ from tsgu_func.registration.transforms import is_batched, pytree, unwrapped
 __all__ = [
     "CURE",
     "Form",
+    "Packed",
     "adjoint_product",
     "applied",
     "columns",
     "form_of",
-    "matrix_of",
     "pulled",
     "pushed",
     "varies",
@@ -76,11 +77,16 @@ class _Leaf(NamedTuple):
     dtype: torch.dtype
 
 
-class _Layout(NamedTuple):
+class Packed(NamedTuple):
     """How a vector holds the parameters of an operator: their tree, and what each leaf is."""
 
     tree: Any
     leaves: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, tree: Any, kinds: Sequence[Any]) -> Packed:
+        """Return how what `form_of` describes is held."""
+        return cls(tree, tuple(_Leaf(*kind) if len(kind) == 2 else kind[0] for kind in kinds))
 
     @property
     def sizes(self) -> list[int]:
@@ -118,7 +124,7 @@ def _constant(x: Any) -> Any:
         return x
     if is_batched(x):
         raise ValueError(
-            f"a parameter of A is {x.dtype}, so a constant, and cannot be mapped over: make it "
+            f"a parameter is {x.dtype}, so a constant, and cannot be mapped over: make it "
             f"floating-point, or solve with one after the other"
         )
     return unwrapped(x)
@@ -144,11 +150,11 @@ class Products(NamedTuple):
     adjoint: Callable[[Any, Tensor], Tensor] | None = None
     shape: tuple[int, int] | None = None
 
-    def forward(self, layout: _Layout, flat: Tensor, X: Tensor) -> Tensor:
+    def forward(self, layout: Packed, flat: Tensor, X: Tensor) -> Tensor:
         """Return A X for the columns of X."""
         return columns(self.function, layout.parameters(flat), X)
 
-    def backward(self, layout: _Layout, flat: Tensor, Y: Tensor) -> Tensor:
+    def backward(self, layout: Packed, flat: Tensor, Y: Tensor) -> Tensor:
         """Return Aᴴ Y for the columns of Y."""
         if self.adjoint is not None:
             return columns(self.adjoint, layout.parameters(flat), Y)
@@ -175,8 +181,8 @@ class Form:
 
     def __init__(self, products: Products, recorded: bool, tree: Any, kinds: Sequence[Any]) -> None:
         self.key = keys.new_name(keys.name_of(products.function))
-        leaves = tuple(_Leaf(*kind) if len(kind) == 2 else kind[0] for kind in kinds)
-        self.products, self.recorded, self.layout = products, recorded, _Layout(tree, leaves)
+        self.products, self.recorded = products, recorded
+        self.layout = Packed.of(tree, kinds)
         self._callbacks: dict[Any, Callback] = {}
         keys.register(self)
 
@@ -211,9 +217,21 @@ class Form:
             self._callbacks[adjoint, n, p] = Callback(of_both, k + n * p, returned)
         return self._callbacks[adjoint, n, p]
 
+    def matrix(self, parameters: Tensor, B: Tensor) -> StoredMatrix | MatrixFree:
+        """Return what a solver is handed, for B with its rows; call it outside transforms.
+
+        An adjoint that was given is tried on a pair of vectors.
+        """
+        shape = self.products.shape or (B.shape[-2], B.shape[-2])
+        forward, adjoint = (self.product(which, parameters.ndim == 2) for which in (False, True))
+        A = MatrixFree(self, parameters, forward, adjoint, shape, B.dtype)
+        if self.products.adjoint is not None:
+            _check_adjoint(A)
+        return A
+
 
 def _derived(
-    products: Products, layout: _Layout, batched: bool
+    products: Products, layout: Packed, batched: bool
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Return ``(flat, Y) -> Aᴴ Y``, which multiplies with A once, for all that follow."""
     last: list[Any] = [None, None, None]
@@ -232,22 +250,6 @@ def _derived(
             return last[2](Y)[0].detach()
 
     return product
-
-
-# -------------------------------------------------------------------------------- for the kernels
-
-
-def matrix_of(form: Form, parameters: Tensor, B: Tensor) -> MatrixFree:
-    """Return the matrix that a solver is handed, for B with its rows; call it outside transforms.
-
-    An adjoint that was given is tried on a pair of vectors.
-    """
-    shape = form.products.shape or (B.shape[-2], B.shape[-2])
-    forward, adjoint = (form.product(which, parameters.ndim == 2) for which in (False, True))
-    A = MatrixFree(form, parameters, forward, adjoint, shape, B.dtype)
-    if form.products.adjoint is not None:
-        _check_adjoint(A)
-    return A
 
 
 def _check_adjoint(A: MatrixFree) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 
 from tsgu_func.ops import keys
-from tsgu_func.ops.forms import applied, matrix_of, pulled, pushed
+from tsgu_func.ops.forms import applied, pulled, pushed
 from tsgu_func.ops.handles import root_of
 from tsgu_func.ops.reporting import OUTPUTS, beside, empty, solve_by
 from tsgu_func.registration.primitive import Primitive
@@ -40,7 +40,7 @@ operator_least_squares = Primitive(
 def _(parameters, B, by, argument):
     function, solver = by
     with outside_transforms():
-        return solve_by(solver, matrix_of(keys.named(function), parameters, B), B, argument)
+        return solve_by(solver, keys.named(function).matrix(parameters, B), B, argument)
 
 
 @operator_least_squares.fake
@@ -96,7 +96,7 @@ operator_least_norm = Primitive(
 def _(parameters, G, by, argument):
     function, solver = by
     with outside_transforms():
-        A = matrix_of(keys.named(function), parameters, G)
+        A = keys.named(function).matrix(parameters, G)
         return solve_by(solver, A.mH, G, argument)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 
 from tsgu_func.ops import keys
-from tsgu_func.ops.forms import matrix_of, pulled, pushed
+from tsgu_func.ops.forms import pulled, pushed
 from tsgu_func.ops.handles import root_of
 from tsgu_func.ops.reporting import OUTPUTS, beside, empty, solve_by
 from tsgu_func.registration.primitive import Primitive
@@ -33,7 +33,7 @@ operator_solve = Primitive(
 def _(parameters, B, by, adjoint, argument):
     function, solver = by
     with outside_transforms():
-        A = matrix_of(keys.named(function), parameters, B)
+        A = keys.named(function).matrix(parameters, B)
         return solve_by(solver, A.mH if adjoint else A, B, argument)
 
 

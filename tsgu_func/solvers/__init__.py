@@ -17,6 +17,7 @@ from tsgu_func.solvers.lstsq.augmented import Augmented
 from tsgu_func.solvers.lstsq.auto import AutoLeastSquares
 from tsgu_func.solvers.lstsq.lsmr import LSMR
 from tsgu_func.solvers.lstsq.lsqr import LSQR
+from tsgu_func.solvers.newton import NewtonInfo
 from tsgu_func.solvers.preconditioners import (
     AMG,
     DIC,
@@ -66,6 +67,7 @@ __all__ = [
     "IllConditionedWarning",
     "Info",
     "Jacobi",
+    "NewtonInfo",
     "Pardiso",
     "Plan",
     "Preconditioner",

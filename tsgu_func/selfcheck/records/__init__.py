@@ -13,6 +13,7 @@ from tsgu_func.selfcheck.records.indexed import indexed_primitive_records, index
 from tsgu_func.selfcheck.records.least_squares import lstsq_records
 from tsgu_func.selfcheck.records.operators import operator_records
 from tsgu_func.selfcheck.records.products import product_records
+from tsgu_func.selfcheck.records.roots import root_records
 from tsgu_func.selfcheck.records.systems import solve_records
 from tsgu_func.selfcheck.records.triangular import triangular_records
 
@@ -24,6 +25,7 @@ _KINDS = (
     triangular_records,
     solve_records,
     operator_records,
+    root_records,
     lstsq_records,
     indexed_primitive_records,
     indexed_public_records,
