@@ -210,9 +210,11 @@ def callback_call(draw, of_x: Batch, _: Batch):
     return (lambda x: callback(x, NEIGHBOURS.key)), (x,), ()
 
 
-def root_call(draw, of_p: Batch, _: Batch):
-    p = dense(draw, 4, of_p, columns=1).squeeze(-1)
-    return (lambda p: sparse_root(balance, torch.zeros_like(p), p)), (p,), ()
+def root_call(draw, of_p: Batch, of_x0: Batch):
+    p = dense(draw, 4, of_p, columns=1)
+    x0 = dense(draw, 4, of_x0, p.dtype, 1)
+    # From nearby: of complex numbers there are three roots.
+    return (lambda p, x0: sparse_root(balance, x0 / 16, p)), (p.squeeze(-1), x0.squeeze(-1)), ()
 
 
 def rows_in_segments(draw):

@@ -44,6 +44,8 @@ NAMES = [
     "torch._C._functorch.maybe_get_level",
     "torch._C._get_dispatch_mode",
     "torch._C._set_grad_enabled",
+    "torch._C._vmapmode_decrement_nesting",
+    "torch._C._vmapmode_increment_nesting",
     "torch._C.parse_schema",
     "torch._functorch.autograd_function.enable_single_level_autograd_function",
     "torch._functorch.pyfunctorch.temporarily_clear_interpreter_stack",

@@ -20,7 +20,7 @@ from tsgu_func.matrix.arguments import describe
 from tsgu_func.matrix.pattern import SparsityPattern
 from tsgu_func.pattern_detection import hessian_pattern, jacobian_pattern
 
-__all__ = ["check_pattern", "ravel_pytree", "sparse_hessian", "sparse_jacobian"]
+__all__ = ["Mode", "check_pattern", "ravel_pytree", "sparse_hessian", "sparse_jacobian"]
 
 Mode = Literal["auto", "forward", "reverse", "bidirectional"]
 HessianMode = Literal["forward-reverse", "reverse-forward", "reverse-reverse", "forward-forward"]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tsgu_func.cache import Store
 from tsgu_func.coloring import Coloring, color
+from tsgu_func.derivatives.evaluation import SparseJacobian
 from tsgu_func.derivatives.flat import Layout
 from tsgu_func.derivatives.missing import check_entries
 from tsgu_func.derivatives.verification import precision
@@ -22,10 +23,10 @@ from tsgu_func.ops.captured import watch
 from tsgu_func.ops.forms import Packed, form_of, varies
 from tsgu_func.ops.roots import Equation, Residual, root
 from tsgu_func.pattern_detection import jacobian_pattern
-from tsgu_func.registration.transforms import pytree
+from tsgu_func.registration.transforms import has_tangent, pytree
 from tsgu_func.solvers import Auto, Solver
 from tsgu_func.solvers.newton import Newton, NewtonInfo
-from tsgu_func.sparse_jacobian import sparse_jacobian
+from tsgu_func.sparse_jacobian import Mode, sparse_jacobian
 from tsgu_func.sparse_solve import judged_handle
 
 __all__ = ["sparse_root"]
@@ -145,7 +146,7 @@ def sparse_root(
         \bar\theta = -\left(\frac{\partial F}{\partial \theta}\right)^H J^{-H} G,
 
     by the implicit function theorem, to any order, in forward and reverse mode and under ``vmap``:
-    the steps are not differentiated.  There is no derivative with respect to x0.  See Blondel et
+    the steps are not differentiated.  The derivative with respect to x0 is zero.  See Blondel et
     al., *Efficient and Modular Implicit Differentiation*, NeurIPS 2022.
 
     A step is halved until it reduces the residual (Armijo): Dennis and Schnabel, *Numerical Methods
@@ -180,7 +181,7 @@ def sparse_root(
     if not callable(F):
         raise TypeError(f"F is a function of x, or of x and parameters; got {describe(F)}")
     unknown = Layout.of(x0, "x0")
-    x = unknown.ravel(x0).detach()
+    x = unknown.ravel(x0)
     theta = _flat(parameters, x)
     _check_pattern(pattern, unknown)
     settings = rtol, atol, max_iterations
@@ -250,11 +251,14 @@ def _equation(
 
 
 class _Jacobian:
-    """The Jacobian of a residual, by the colouring that is given or known, or detected at first."""
+    """The Jacobian of a residual, by the colouring that is given or known, or detected at first.
+
+    PyTorch cannot nest its two kinds of forward mode, so inside of the eager one it is by reverse.
+    """
 
     def __init__(self, residual: Residual, pattern: Any, forms: tuple[Any, ...]) -> None:
         self.residual, self.pattern, self.forms = residual, pattern, forms
-        self._evaluate: Any = None
+        self._by_mode: dict[Mode, SparseJacobian] = {}
 
     def __call__(self, theta: Tensor, x: Tensor) -> StoredMatrix:
         """Return J at a point."""
@@ -265,28 +269,29 @@ class _Jacobian:
         """Raise if the pattern lacks entries."""
         check_entries(self._colored(theta, x), (theta, x), 0)
 
-    def _colored(self, theta: Tensor, x: Tensor) -> Any:
-        if self._evaluate is None:
-            coloring = self._coloring(theta, x)
-            self._evaluate = sparse_jacobian(self.residual, coloring, argnums=1)
-        return self._evaluate
+    def _colored(self, theta: Tensor, x: Tensor) -> SparseJacobian:
+        mode = "reverse" if has_tangent(None) else "auto"
+        if mode not in self._by_mode:
+            coloring = self._coloring(theta, x, mode)
+            made = sparse_jacobian(self.residual, coloring, argnums=1, mode=mode)
+            self._by_mode[mode] = made
+        return self._by_mode[mode]
 
-    def _coloring(self, theta: Tensor, x: Tensor) -> Coloring:
-        if isinstance(self.pattern, Coloring):
-            return self.pattern
+    def _coloring(self, theta: Tensor, x: Tensor, mode: Mode) -> Coloring:
+        given = self.pattern
+        if isinstance(given, Coloring):
+            return color(given.pattern, mode) if mode == "reverse" else given
         F = self.residual.F
-        key, owners = _described((id(F), self.pattern, x.device, self.forms), F)
+        key, owners = _described((id(F), given, mode, x.device, self.forms), F)
         found = None if key is None else _colorings.get(key)
         if found is None:
-            found = _Kept(self._made(theta, x))
+            pattern = (
+                jacobian_pattern(self.residual, theta, x, argnums=1) if given is None else given
+            )
+            found = _Kept(color(pattern, mode))
             if key is not None:
                 _colorings.keep(key, found, *owners)
         return found.coloring
-
-    def _made(self, theta: Tensor, x: Tensor) -> Coloring:
-        if self.pattern is not None:
-            return color(self.pattern, "auto")
-        return color(jacobian_pattern(self.residual, theta, x, argnums=1), "auto")
 
 
 class _Kept(NamedTuple):

@@ -11,6 +11,7 @@ derivatives, and call them as ops too: `applied`, `pushed` and `pulled`.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -92,6 +93,12 @@ class Packed(NamedTuple):
     def sizes(self) -> list[int]:
         """Entries of each tensor."""
         return [math.prod(leaf.shape) for leaf in self.leaves if isinstance(leaf, _Leaf)]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """To which the tensors are promoted."""
+        dtypes = [leaf.dtype for leaf in self.leaves if isinstance(leaf, _Leaf)]
+        return functools.reduce(torch.promote_types, dtypes)
 
     def parameters(self, flat: Tensor) -> Any:
         """Return the parameters that a vector holds."""

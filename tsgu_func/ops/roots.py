@@ -13,7 +13,8 @@ which is what the vjp of F with respect to θ makes of -W.
 J is a matrix that depends on the point (θ, x).  So it is solved with as any matrix with parameters
 is, by `operator_solve`, which has the rules for that; what solves gets its entries (`Jacobian`).
 The root at which all this is evaluated is the output of the op itself, so the rules differentiate
-it in their turn, and derivatives of every order come out.  How it was found never enters.
+it in their turn, and derivatives of every order come out.  How it was found never enters, and where
+from does not either: the derivative with respect to x0 is zero.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from tsgu_func.ops.handles import root_of
 from tsgu_func.ops.operators import operator_solve
 from tsgu_func.ops.reporting import beside, solve_by
 from tsgu_func.registration.primitive import Primitive
-from tsgu_func.registration.transforms import outside_transforms, pytree
+from tsgu_func.registration.transforms import outside_old_vmap, outside_transforms, pytree
 from tsgu_func.solvers.members import named
 from tsgu_func.solvers.newton import Newton, NewtonInfo, System, newton
 from tsgu_func.solvers.protocol import SolveError
@@ -126,7 +127,7 @@ class Jacobian(Form):
     def __init__(
         self, residual: Residual, stored: Callable[[Tensor, Tensor], StoredMatrix]
     ) -> None:
-        point = torch.empty(sum(residual.sizes), device="meta", dtype=torch.float64)
+        point = torch.empty(sum(residual.sizes), device="meta", dtype=residual.unknown.dtype)
         super().__init__(Products(residual.pushed, residual.pulled), False, *form_of(point))
         self.stored, self.sizes = stored, residual.sizes
 
@@ -141,7 +142,8 @@ class Jacobian(Form):
 
     def _evaluated(self, points: Tensor) -> StoredMatrix:
         if points.ndim == 1:
-            return self.stored(*points.split(self.sizes))
+            with outside_old_vmap():
+                return self.stored(*points.split(self.sizes))
         members = [self._evaluated(point) for point in points]
         values = torch.stack([A.values for A in members])
         first = members[0]
@@ -249,21 +251,26 @@ def _(x0, by):
     return torch.empty_like(x0, memory_format=torch.contiguous_format), report
 
 
-@root.vjp("parameters")
-def _(ct, outs, parameters, by):
+@root.vjp("parameters", "x0")
+def _(needs, ct, outs, parameters, by):
     if ct is None:
-        return None
+        return None, None
+    nothing = torch.zeros_like(ct)
+    if not needs[0]:
+        return None, nothing
     point, equation = torch.cat([parameters, outs[0]], -1), keys.named(by[0])
     W = _solved(equation, by, point, ct, adjoint=True)
     pulled = callback(torch.cat([point, W], -1), equation.callback.vjp.key)
-    return -pulled[..., : parameters.shape[-1]]
+    return -pulled[..., : parameters.shape[-1]], nothing
 
 
-@root.jvp("parameters")
-def _(tangent, outs, parameters, by):
-    x, report = outs
+@root.jvp("parameters", "x0")
+def _(tangents, outs, parameters, by):
+    moved, (x, report) = tangents[0], outs
+    if moved is None:
+        return beside(torch.zeros_like(x), report)
     point, equation = torch.cat([parameters, x], -1), keys.named(by[0])
-    moved = torch.cat([point, tangent, torch.zeros_like(x)], -1)
+    moved = torch.cat([point, moved, torch.zeros_like(x)], -1)
     dF = callback(moved, equation.callback.jvp.key)
     return beside(-_solved(equation, by, point, dF, adjoint=False), report)
 

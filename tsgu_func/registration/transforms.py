@@ -41,6 +41,7 @@ __all__ = [
     "never_traced",
     "only_traced",
     "outer_levels_recording",
+    "outside_old_vmap",
     "outside_transforms",
     "parse_schema",
     "placeholders",
@@ -89,6 +90,8 @@ _C = _private(
     "_dispatch_tls_set_dispatch_key_excluded",
     "_get_dispatch_mode",
     "_set_grad_enabled",
+    "_vmapmode_decrement_nesting",
+    "_vmapmode_increment_nesting",
     "parse_schema",
     *(f"DispatchKey.{name}" for name in (*_NAMES, *_AUTOGRAD)),
 )
@@ -307,6 +310,19 @@ def outside_transforms() -> contextlib.AbstractContextManager[Any]:
     if _C._are_functorch_transforms_active():
         stack.enter_context(_interpreters.temporarily_clear_interpreter_stack())
     return stack
+
+
+@contextlib.contextmanager
+def outside_old_vmap() -> Iterator[None]:
+    """Run a block as if there were no ``is_grads_batched``, in which nothing is drawn at random."""
+    count = _C._vmapmode_increment_nesting() - 1
+    for _ in range(count + 1):
+        _C._vmapmode_decrement_nesting()
+    try:
+        yield
+    finally:
+        for _ in range(count):
+            _C._vmapmode_increment_nesting()
 
 
 def untraced() -> contextlib.AbstractContextManager[Any]:
