@@ -36,7 +36,7 @@ def test_a_jump_over_zero_is_no_root():
 
 
 def test_an_asymptote_is_no_root():
-    with pytest.raises(ConvergenceError, match="no iterations were left"):
+    with pytest.raises(ConvergenceError, match="no root nearby|no iterations were left"):
         sparse_root(lambda x: 1 + 1 / x**2, start(1.0))
 
 

@@ -40,7 +40,7 @@ _DECREASE = 1e-4  # of what a step promises, that it must achieve
 _FALLS = 0.3  # the residual by more, at simple and double roots alike; at poles by 1/e, or less
 _SHORTEST = 2.0**-60  # fraction of a step
 _UNITS = 64  # of rounding, that a residual may be of what is added up in it
-_FURTHER, _VISIBLE = 16, 2**10  # how far F is looked at: in steps, and in units of rounding of x
+_FURTHER, _VISIBLE = 16, 2**9  # how far F is looked at: in steps, and in units of rounding
 _SLOW, _IN_A_ROW = 0.3, 3  # how steps shrink at a singular root, and how often until it is seen
 
 
@@ -112,12 +112,11 @@ class System(NamedTuple):
 
 
 class _Point(NamedTuple):
-    """An iterate, and whether a whole step led to it."""
+    """An iterate."""
 
     x: Tensor
     value: Tensor
     norm: float
-    whole: bool = True
 
 
 class _Counted:
@@ -167,11 +166,16 @@ def newton(system: System, x0: Tensor, settings: Newton, eps: float) -> tuple[Te
         if len(steps) == settings.max_iterations:
             raise _failed("no iterations were left: allow more (max_iterations)", at, steps)
         J, d = _step(system, at, len(steps))
-        new = _search(F, at, d)
         steps.append(_norm(d) / max(_norm(at.x), _norm(at.x + d), math.ulp(0.0)))
-        short, falls = steps[-1] <= rtol, new is not None and new.norm <= _FALLS * at.norm
-        rounded = not falls and at.norm <= _UNITS * eps * _magnitude(J, at.x)
-        if not falls and (short or rounded) and _is_linear(F, at, d, eps):
+        short = steps[-1] <= rtol
+        new = _search(F, at, d, 1.0 if short else _SHORTEST)
+        if new is not None and new.norm <= _FALLS * at.norm:
+            at = new
+            if short:
+                break
+            continue
+        rounding = eps * _magnitude(J, at.x)
+        if (short or at.norm <= _UNITS * rounding) and _is_linear(F, at, d, eps, rounding):
             at = at if new is None else new
             if steps[-1] > small(x0.dtype):
                 _warn(_ROUNDED.format(steps[-1]))
@@ -179,8 +183,6 @@ def newton(system: System, x0: Tensor, settings: Newton, eps: float) -> tuple[Te
         if new is None:
             raise _failed(_STUCK, at, steps)
         at = new
-        if short and falls and at.whole:
-            break
     if _is_slow(steps):
         _warn(f"{_SINGULAR}; derivatives of the root are inaccurate")
     return at.x, [len(steps), F.count, first, at.norm, steps[-1] if steps else 0.0]
@@ -208,27 +210,32 @@ def _step(system: System, at: _Point, number: int) -> tuple[StoredMatrix, Tensor
         raise
 
 
-def _search(F: _Counted, at: _Point, d: Tensor) -> _Point | None:
+def _search(F: _Counted, at: _Point, d: Tensor, shortest: float) -> _Point | None:
     """Return the first point on the way back from x + d that is enough of a decrease."""
     t = 1.0
-    while t >= _SHORTEST:
+    while t >= shortest:
         x = at.x + t * d
         if torch.equal(x, at.x):
             return None
         new = F(x)
         if new.norm <= (1 - _DECREASE * t) * at.norm:
-            return new._replace(whole=t == 1)
+            return new
         t /= 2
     return None
 
 
-def _is_linear(F: _Counted, at: _Point, d: Tensor, eps: float) -> bool:
-    """Say whether F grows on the way back as its Jacobian says: near a pole, it shrinks."""
+def _is_linear(F: _Counted, at: _Point, d: Tensor, eps: float, rounding: float) -> bool:
+    """Say whether F grows on the way back as its Jacobian says: near a pole, it shrinks.
+
+    So far that this exceeds what it is rounded by; and further, since that is a guess.
+    """
     length = _norm(d)
     if not length:
         return False
-    far = max(_FURTHER, _VISIBLE * eps * _norm(at.x) / length)
-    return 0.5 <= F(at.x - far * d).norm / (far * at.norm) <= 2
+    near = max(_FURTHER, _VISIBLE * rounding / at.norm, _VISIBLE * eps * _norm(at.x) / length)
+    return any(
+        0.5 <= F(at.x - far * d).norm / (far * at.norm) <= 2 for far in (near, _FURTHER**2 * near)
+    )
 
 
 # -------------------------------------------------------------------------------------- verdicts
