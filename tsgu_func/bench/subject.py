@@ -9,7 +9,21 @@ from typing import Any, NamedTuple
 
 from tsgu_func.bench.results import Comparison
 
-__all__ = ["Subject"]
+__all__ = ["Subject", "markdown", "page_of_table"]
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a table in Markdown, whose first row is its head."""
+    head, *others = rows
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *others)]
+
+
+def page_of_table(
+    command: str, head: Sequence[str], printed: Sequence[str], summary: Sequence[str]
+) -> list[str]:
+    """Return the block of a page: a table, without what was printed on the way."""
+    del printed
+    return ["```bash", command, "```", "", *(f"{line}  " for line in head), "", *summary]
 
 
 def _line(comparison: Comparison) -> list[str]:

@@ -11,6 +11,7 @@ import torch
 from tsgu_func.bench import (
     busy,
     indexed,
+    jacobian,
     least_squares,
     memory,
     overhead,
@@ -30,6 +31,7 @@ SUBJECTS: Mapping[str, Subject] = {
     "triangular": triangular.SUBJECT,
     "indexed": indexed.SUBJECT,
     "lstsq": least_squares.SUBJECT,
+    "jacobian": jacobian.SUBJECT,
     "solve": solve.SUBJECT,
     "busy": busy.SUBJECT,
     "overhead": overhead.SUBJECT,

@@ -15,7 +15,7 @@ from tsgu_func.bench.peers import missing
 from tsgu_func.bench.peers.bound import BOUNDS
 from tsgu_func.bench.progress import counted
 from tsgu_func.bench.results import Comparison
-from tsgu_func.bench.subject import Subject
+from tsgu_func.bench.subject import Subject, markdown, page_of_table
 from tsgu_func.bench.subjects import SUBJECTS, parsed
 
 __all__ = ["AIMS", "SUBJECT", "Aim"]
@@ -214,13 +214,7 @@ def _summarize(comparisons: Sequence[Comparison]) -> list[str]:
     there = {c.command for c in comparisons}
     heads = ["work", "result", "aim", "command"]
     rows = [aim.row(comparisons) for aim in AIMS if aim.command in there]
-    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
-
-
-def _page(command: str, head: Sequence[str], printed: Sequence[str], summary: Sequence[str]):
-    """Return the block of a page: the table, without what was printed on the way."""
-    del printed
-    return ["```bash", command, "```", "", *(f"{line}  " for line in head), "", *summary]
+    return markdown([heads, *rows])
 
 
 SUBJECT = Subject(
@@ -233,5 +227,5 @@ SUBJECT = Subject(
     lines=_lines,
     summarize=_summarize,
     draw=None,
-    page=_page,
+    page=page_of_table,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tsgu_func.bench.peers import arrays, bound, solves, tensors
+from tsgu_func.bench.peers import arrays, bound, derivatives, solves, tensors
 from tsgu_func.bench.peers.peer import Peer
 
 __all__ = ["PEERS", "missing", "packages", "prepared"]
@@ -18,6 +18,7 @@ PEERS: Mapping[str, Mapping[str, Peer]] = {
     "gather_mm": tensors.GATHER_MM,
     "segment_mm": tensors.SEGMENT_MM,
     "lstsq": {**arrays.LSTSQ, **tensors.LSTSQ},
+    "jacobian": derivatives.DERIVATIVE,
     "solve": solves.SOLVE,
 }
 
@@ -41,7 +42,6 @@ def missing(works: Iterable[str]) -> dict[str, str]:
 
 def packages(works: Iterable[str]) -> list[str]:
     """Return what all peers are distributed as, whose versions matter."""
-    peers = (peer for work in works for peer in PEERS[work].values())
-    return list(
-        dict.fromkeys(peer.distribution.partition("[")[0] for peer in peers if peer.package)
-    )
+    peers = [peer for work in works for peer in PEERS[work].values() if peer.package]
+    names = (name for peer in peers for name in (peer.distribution.partition("[")[0], peer.beside))
+    return [name for name in dict.fromkeys(names) if name]

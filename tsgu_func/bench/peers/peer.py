@@ -25,6 +25,8 @@ class Peer(NamedTuple):
         Whether it is for symmetric systems only.
     group : str
         What it counts as in a summary.
+    beside : str
+        What it runs on, whose version matters as well.
     """
 
     prepare: Callable[..., Any]
@@ -32,6 +34,7 @@ class Peer(NamedTuple):
     install: str = ""
     symmetric: bool = False
     group: str = ""
+    beside: str = ""
 
     @property
     def distribution(self) -> str:
