@@ -372,16 +372,19 @@ def _shown(value: Any) -> str:
 class Solver(Protocol):
     """A way to solve ``A X = B``: an immutable object, so that it can be part of a compiled graph.
 
-    Its `repr` names it with all its settings, and is the key under which graphs refer to it.  One
-    with an attribute ``takes_batches = True`` is handed a batch of matrices whole; what one with
-    ``stateless = True`` prepares is not kept, because it costs nothing; one with
-    ``takes_operators = True`` asks for products alone, and may be handed a `MatrixFree`; one with
-    ``square_only = True`` is refused for least squares.  A method
-    ``condition(state)`` estimates the condition number, ``logabsdet(state)`` tells log|det A|, and
-    ``ready(state)`` prepares what ``init`` left to the first solve.
+    Its `repr` names it with all its settings, and is the key under which graphs refer to it.
 
-    Not to converge is no exception here but a `code`: whoever asked for the solve decides what
-    follows.  What leaves no solution at all (a singular matrix) raises `SolveError`.
+    Attributes of the class are optional.  With ``takes_batches = True`` it gets a batch of matrices
+    in one call, and not member by member.  With ``stateless = True``, what it prepares is not kept,
+    because it costs nothing.  With ``takes_operators = True`` it needs products alone, and may get
+    a `MatrixFree`.  With ``square_only = True`` it is refused for least squares.
+
+    Further methods are optional as well: ``condition(state)`` estimates the condition number,
+    ``logabsdet(state)`` tells log|det A|, and ``ready(state)`` prepares what ``init`` left to the
+    first solve.
+
+    A solve that does not converge is no exception here but a `code`, so that the caller decides
+    what follows.  If there is no solution at all (a singular matrix), `SolveError` is raised.
 
     The length of `Solution.history` has to be known beforehand: it is the attribute ``history``.
     """
