@@ -244,7 +244,7 @@ EYE = torch.eye(5, dtype=torch.float64).to_sparse()
 def test_an_op_that_may_return_a_view_or_a_copy():
     """Below autograd such ops are met whole: ``reshape`` says that it returns a view."""
     memory = Memory(6)
-    with torch.inference_mode(), Recorder(memory, "error", forward=False):
+    with torch.inference_mode(), Recorder(memory, "error"):
         x = memory.seeded(torch.empty(2, 3), 0)
         out = [
             x.T.reshape(-1),

@@ -120,8 +120,6 @@ def color(
         if mode == "symmetric":
             _check_symmetric(pattern, A)
             return Coloring(pattern, mode, kernels.symmetric(A, order, seed))
-        if mode == "auto" and pattern.reverse_only:
-            mode = "reverse"
         if mode == "auto":
             mode, (column, row) = kernels.cheapest(A, order, seed)
         elif mode == "bidirectional":

@@ -70,8 +70,8 @@ def jacobian_pattern(
 
     What is followed is a product of the Jacobian with a vector (forward mode), where each element
     of the vector is an input of its own; or, for functions with no rule for that, a product from
-    the left.  Then the ``repr`` of the pattern says so, `color` takes reverse mode by itself, and
-    `sparse_jacobian` takes no other.
+    the left.  `sparse_jacobian` that detects a pattern takes what was found to be there; where it
+    is given one, pass ``mode="reverse"`` for such functions.
 
     Ops that only move elements are run on positions; a result that is indexed by something computed
     of the inputs depends on all that the index may choose; ops of linear algebra depend on whole
@@ -88,7 +88,7 @@ def jacobian_pattern(
     >>> pattern.row, pattern.col
     (tensor([0, 0, 1, 1, 2, 2], dtype=torch.int32), tensor([0, 1, 1, 2, 2, 3], dtype=torch.int32))
     """
-    return _pattern(False, f, args, argnums, has_aux, detect, unknown)
+    return detected(False, f, args, argnums, has_aux, detect, unknown)[0]
 
 
 def hessian_pattern(
@@ -129,18 +129,19 @@ def hessian_pattern(
     >>> pattern.row, pattern.col
     (tensor([0, 1, 1, 2], dtype=torch.int32), tensor([1, 0, 2, 1], dtype=torch.int32))
     """
-    return _pattern(True, f, args, argnums, has_aux, detect, unknown)
+    return detected(True, f, args, argnums, has_aux, detect, unknown)[0]
 
 
-def _pattern(
+def detected(
     hessian: bool,
     f: Callable[..., Any],
     args: Sequence[Any],
     argnums: int | tuple[int, ...],
     has_aux: bool,
-    detect: str,
-    unknown: str,
-) -> SparsityPattern:
+    detect: str = "global",
+    unknown: str = "error",
+) -> tuple[SparsityPattern, bool]:
+    """Return a pattern, and whether it was detected in reverse mode for want of a forward rule."""
     from tsgu_func.derivatives.detection import tracing
     from tsgu_func.derivatives.detection.calls import Call
 
@@ -158,8 +159,7 @@ def _pattern(
     with outside_transforms():
         pattern = (found.symmetric() if hessian else found).pattern().to(call.device)
     pattern.detected = "" if detect == "global" else "locally"
-    pattern.reverse_only = found.reverse
-    return pattern
+    return pattern, found.reverse
 
 
 def _check_choice(name: str, given: str, choices: tuple[str, ...]) -> None:

@@ -18,7 +18,7 @@ from tsgu_func.derivatives.flat import Argnums, Layout
 from tsgu_func.derivatives.missing import check_entries
 from tsgu_func.matrix.arguments import describe
 from tsgu_func.matrix.pattern import SparsityPattern
-from tsgu_func.pattern_detection import hessian_pattern, jacobian_pattern
+from tsgu_func.pattern_detection import detected
 
 __all__ = ["Mode", "check_pattern", "ravel_pytree", "sparse_hessian", "sparse_jacobian"]
 
@@ -73,6 +73,10 @@ def sparse_jacobian(
         not fit, or if f is not complex differentiable where it should be.
     TypeError
         If what is differentiated is not floating point or complex.
+    NotImplementedError
+        When called, if f has no derivative in that mode.  That of a ``torch.library.custom_op``,
+        and of all ops that are registered without a rule for forward mode, PyTorch takes for zero
+        there, as in ``jacfwd``: here such an op is an error that names it.
 
     Notes
     -----
@@ -84,11 +88,9 @@ def sparse_jacobian(
     **Entries.** The values have the dtype of the result, to which several are promoted, as those of
     ``torch.func.jacfwd``.  An entry that the pattern stores and that is zero stays: patterns do not
     depend on numbers.  An entry that is not zero and that the pattern lacks makes others *wrong*:
-    `jacobian_pattern` lacks none, and `check_pattern` finds out about one made by hand.  PyTorch
-    takes the derivative of a ``torch.library.custom_op`` for zero in forward mode, as ``jacfwd``
-    does: a pattern that was detected knows, and with one made by hand pass ``mode="reverse"``.
-    Where a derivative is not finite, others in its row (in reverse mode, its column) may be NaN, as
-    those of ``jacfwd`` are, where zero times infinity was added up.
+    `jacobian_pattern` lacks none, and `check_pattern` finds out about one made by hand.  Where a
+    derivative is not finite, others in its row (in reverse mode, its column) may be NaN, as those
+    of ``jacfwd`` are, where zero times infinity was added up.
 
     **Complex numbers.** Of a holomorphic function, these are the complex derivatives.  One that is
     not complex differentiable at the point is refused where numbers can be looked at, which is
@@ -226,9 +228,10 @@ def check_pattern(
 ) -> None:
     """Check that a pattern lacks no entry of the Jacobian of f, at a point.
 
-    The Jacobian that is evaluated by the pattern is multiplied with a random vector, and the
-    product compared with one ``jvp``.  A missing entry changes it, wherever the entry went: it is
-    lost, or added to another one.  Differences that rounding explains are none.
+    The Jacobian that is evaluated by the pattern is multiplied with a random vector from either
+    side, and the products compared with one ``jvp`` and one ``vjp``.  A missing entry changes them,
+    wherever it went: it is lost, or added to another one.  Differences that rounding explains are
+    none.
 
     Parameters
     ----------
@@ -242,16 +245,20 @@ def check_pattern(
     argnums, has_aux
         As for `sparse_jacobian`.
     mode : {"auto", "forward", "reverse", "bidirectional"}
-        As for `sparse_jacobian`.  With ``"reverse"`` no forward mode is used at all: the product is
-        a ``vjp`` of the ``vjp``.
+        As for `sparse_jacobian`.  With ``"forward"`` there is no ``vjp``; with ``"reverse"`` no
+        forward mode is used at all: the product is a ``vjp`` of the ``vjp``.  Pass one of these for
+        a function that has no derivative in the other mode.
     seed : int
         Of the random vector; the generators of PyTorch are not used.
 
     Raises
     ------
     ValueError
-        If entries are missing, with their rows and, of some, their columns; if the shape does not
-        fit; or if derivatives at this point are not finite, so that nothing can be said.
+        If entries are missing, with their rows and, of some, their columns; if the derivatives of
+        f in forward and in reverse mode differ; if the shape does not fit; or if derivatives at
+        this point are not finite, so that nothing can be said.
+    NotImplementedError
+        If f has no derivative in one of the modes.
 
     Notes
     -----
@@ -344,10 +351,10 @@ def _colored(given: Any, mode: str) -> Coloring | None:
 
 
 def _detect_jacobian(f: Callable[..., Any], args: tuple[Any, ...], options: Options) -> Coloring:
-    found = jacobian_pattern(f, *args, argnums=options.argnums, has_aux=options.has_aux)
-    return color(found, options.mode)
+    found, reverse = detected(False, f, args, options.argnums, options.has_aux)
+    return color(found, "reverse" if reverse and options.mode == "auto" else options.mode)
 
 
 def _detect_hessian(f: Callable[..., Any], args: tuple[Any, ...], options: Options) -> Coloring:
-    found = hessian_pattern(f, *args, argnums=options.argnums, has_aux=options.has_aux)
+    found, _ = detected(True, f, args, options.argnums, options.has_aux)
     return color(found, "symmetric")

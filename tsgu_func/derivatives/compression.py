@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
 from tsgu_func.derivatives.flat import Layout, layout_of_result
+from tsgu_func.derivatives.forward import NoTangentLost
 from tsgu_func.registration.transforms import pytree
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ __all__ = [
     "Function",
     "Products",
     "decompressed",
+    "directional",
     "evaluated",
     "mapped",
     "parted",
@@ -136,7 +138,12 @@ def evaluated(function: Function, chosen: Any, check: Callable[[Layout], None]) 
 
 def directional(function: Function, at: Any, along: Any) -> tuple[Any, Any, Any]:
     """Return the result of a function, its derivative along a tree of tangents, and its aux."""
-    done: Any = jvp(function, (at,), (along,), has_aux=True)
+
+    def watched(at: Any) -> tuple[Any, Any]:
+        with NoTangentLost():
+            return function(at)
+
+    done: Any = jvp(watched, (at,), (along,), has_aux=True)
     return done
 
 

@@ -48,10 +48,6 @@ HESSIAN_MODES = ("forward-reverse", "reverse-forward", "reverse-reverse", "forwa
 # What was detected for functions that were given no pattern, by their owner and its arguments.
 _found = Store("detected colorings", most=64)
 _tokens = itertools.count()
-_REVERSE_ONLY = (
-    "the pattern was detected in reverse mode, because the function has no derivative in forward "
-    "mode, or one that PyTorch takes for zero: pass mode={!r}"
-)
 _MANY = 2**22  # elements of the seeds of forward over forward mode that exist at once
 
 
@@ -245,9 +241,6 @@ class SparseJacobian(SparseDerivative):
     def _evaluate(
         self, function: Function, chosen: Any, columns: Layout, coloring: Coloring
     ) -> tuple[Tensor, Any]:
-        if coloring.pattern.reverse_only and coloring.forward_colors:
-            raise ValueError(_REVERSE_ONLY.format("reverse"))
-
         def check(rows: Layout) -> None:
             _check_rows(coloring, rows)
             check_kinds(columns, rows, coloring.mode)
@@ -291,8 +284,6 @@ class SparseHessian(SparseDerivative):
                 f"a Hessian is that of a real function of real arguments; got {columns}: "
                 f"differentiate with respect to torch.view_as_real of what is complex"
             )
-        if coloring.pattern.reverse_only and self.options.mode != "reverse-reverse":
-            raise ValueError(_REVERSE_ONLY.format("reverse-reverse"))
         of_tensors, seen = parted(_of_scalar(function))
         if self.options.mode == "forward-forward":
             values, tensors = _forward_forward(of_tensors, chosen, columns, coloring, self.options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -36,6 +37,12 @@ class _Point(NamedTuple):
     columns: Layout
     rows: Layout
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether real and complex numbers meet, where reverse mode tells only a part."""
+        kinds = (self.columns, self.rows)
+        return any(k.is_complex for k in kinds) and any(k.is_real for k in kinds)
+
     def pushed(self, v: Tensor) -> Tensor:
         """Multiply the Jacobian with a vector, in forward mode."""
         return self.rows.ravel(directional(self.function, self.chosen, self.columns.unravel(v))[1])
@@ -52,7 +59,7 @@ class _Point(NamedTuple):
 
 
 def check_entries(jac: SparseJacobian, args: tuple[Any, ...], seed: int) -> None:
-    """Compare the product of a Jacobian with a random vector with that of its function.
+    """Compare products of a Jacobian with random vectors with those of its function.
 
     Raises
     ------
@@ -71,24 +78,42 @@ def check_entries(jac: SparseJacobian, args: tuple[Any, ...], seed: int) -> None
         A = jac(*args)[0] if options.has_aux else jac(*args)
         point = _point(jac, args)
         generator = torch.Generator("cpu").manual_seed(seed)
-        v = direction(point.columns, generator)
-        backwards = options.mode == "reverse" or A.pattern.reverse_only
-        product = point.pulled_twice if backwards else point.pushed
-        found = differences(
-            lambda w: _as_double(product(w)),
-            v,
-            expected=_multiplied(A, A.values, v),
-            scale=_multiplied(A, A.values.abs(), v.abs()),
-            unit=precision(point.columns, point.rows),
-            generator=generator,
+        product = point.pulled_twice if options.mode == "reverse" else point.pushed
+        wrong = _wrong("row", product, point, A, point.columns, generator)
+        if len(wrong):
+            raise ValueError(_lacking(point, A.pattern, wrong))
+        if options.mode in ("forward", "reverse") or point.is_mixed:
+            return
+        adjoint = A.with_values(A.values.conj()).T
+        wrong = _wrong("column", point.pulled, point, adjoint, point.rows, generator)
+        if len(wrong):
+            raise ValueError(_differ("column", wrong))
+
+
+def _wrong(
+    name: str,
+    product: Callable[[Tensor], Tensor],
+    point: _Point,
+    A: SparseMatrix,
+    along: Layout,
+    generator: torch.Generator,
+) -> Tensor:
+    """Return in which rows a matrix does not do what a product does, to a random vector."""
+    v = direction(along, generator)
+    found = differences(
+        lambda w: _as_double(product(w)),
+        v,
+        expected=_multiplied(A, A.values, v),
+        scale=_multiplied(A, A.values.abs(), v.abs()),
+        unit=precision(point.columns, point.rows),
+        generator=generator,
+    )
+    if len(found.unknown):
+        raise ValueError(
+            f"nothing can be said of {_listed(name, found.unknown)}, where derivatives are "
+            f"not finite at this point: check at another one"
         )
-        if len(found.unknown):
-            raise ValueError(
-                f"nothing can be said of {_listed('row', found.unknown)}, where derivatives are "
-                f"not finite at this point: check at another one"
-            )
-        if len(found.wrong):
-            raise ValueError(_lacking(point, A.pattern, found.wrong))
+    return found.wrong
 
 
 def _point(jac: SparseJacobian, args: tuple[Any, ...]) -> _Point:
@@ -125,16 +150,20 @@ def _lacking(point: _Point, pattern: SparsityPattern, wrong: Tensor) -> str:
         reason = str(error).partition("\n")[0]
         named = [f"{_listed('row', wrong)} (of which columns is not known: {reason})"]
     if not named:
-        return (
-            f"the Jacobian that was evaluated is wrong in {_listed('row', wrong)}, though no entry "
-            f"is missing there: the rules of f for forward and for reverse mode differ, or it is "
-            f"not complex differentiable"
-        )
+        return _differ("row", wrong)
     more = len(wrong) - 2 * _NAMED
     others = f"; and {more} more rows are wrong" if more > 0 else ""
     return (
         f"the pattern lacks entries of the Jacobian, which makes others wrong: {'; '.join(named)}"
         f"{others}.  jacobian_pattern(f, x) finds a pattern that lacks none"
+    )
+
+
+def _differ(name: str, wrong: Tensor) -> str:
+    return (
+        f"the Jacobian that was evaluated is wrong in {_listed(name, wrong)}, though no entry is "
+        f"missing there: the rules of f for forward and for reverse mode differ, or it is not "
+        f"complex differentiable"
     )
 
 

@@ -69,7 +69,6 @@ class SparsityPattern:
     structure: Structure
     transposed: bool
     detected: str = ""  # how it was, where it need not hold for other inputs
-    reverse_only: bool = False  # of a derivative that was found to have no forward mode
 
     def __init__(self, crow: Tensor, col: Tensor, shape: tuple[int, int]) -> None:
         for name, index in (("crow", crow), ("col", col)):
@@ -227,7 +226,7 @@ class SparsityPattern:
         return transpose._detected_as(self)
 
     def _detected_as(self, other: SparsityPattern) -> SparsityPattern:
-        self.detected, self.reverse_only = other.detected, other.reverse_only
+        self.detected = other.detected
         return self
 
     # ------------------------------------------------------------------------------ comparison
@@ -255,8 +254,7 @@ class SparsityPattern:
 
     def __repr__(self) -> str:
         by = ", by columns" if self.transposed else ""
-        ways = " ".join(filter(None, [self.detected, "in reverse mode" * self.reverse_only]))
-        how = f", detected {ways}" if ways else ""
+        how = f", detected {self.detected}" if self.detected else ""
         known = f"shape={self.shape}, nnz={self.nnz}, id={self.structure.label}"
         return f"SparsityPattern({known}{by}{how})"
 
@@ -316,17 +314,11 @@ class SparsityPattern:
 
     def __reduce__(self) -> tuple[Any, ...]:
         s = self.structure
-        how = self.detected, self.reverse_only
-        return _unpickle, (s.crow, s.col, s.cols, self.transposed, *how)
+        return _unpickle, (s.crow, s.col, s.cols, self.transposed, self.detected)
 
 
 def _unpickle(
-    crow: Tensor,
-    col: Tensor,
-    cols: int,
-    transposed: bool,
-    detected: str = "",
-    reverse_only: bool = False,
+    crow: Tensor, col: Tensor, cols: int, transposed: bool, detected: str = ""
 ) -> SparsityPattern:
     """Make a pattern of what a file says, which anybody may have written."""
     structure = Structure(crow, col, cols)
@@ -335,7 +327,7 @@ def _unpickle(
         if first_disorder(structure) is not None:
             raise ValueError("the file holds no sparsity pattern: columns do not increase in a row")
     pattern = SparsityPattern.of_structure(structure, transposed)
-    pattern.detected, pattern.reverse_only = str(detected), bool(reverse_only)
+    pattern.detected = str(detected)
     return pattern
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "OPS",
     "DispatchMode",
     "SingleLevelFunction",
     "all_members",
@@ -30,6 +31,7 @@ __all__ = [
     "destroy",
     "first_member",
     "has_tangent",
+    "has_tangent_at",
     "is_batched",
     "is_in_graph",
     "is_outside",
@@ -43,6 +45,7 @@ __all__ = [
     "outer_levels_recording",
     "outside_old_vmap",
     "outside_transforms",
+    "overloads",
     "parse_schema",
     "placeholders",
     "pytree",
@@ -111,14 +114,20 @@ _functorch = _private(
     "maybe_get_level",
 )
 _functions = _private("torch._functorch.autograd_function", "enable_single_level_autograd_function")
-_interpreters = _private("torch._functorch.pyfunctorch", "temporarily_clear_interpreter_stack")
+_interpreters = _private(
+    "torch._functorch.pyfunctorch",
+    "temporarily_clear_interpreter_stack",
+    "temporarily_pop_interpreter_stack",
+)
 _forward = _private("torch.autograd.forward_ad", "_current_level", "_set_fwd_grad_enabled")
 pytree = _private("torch.utils._pytree", "register_pytree_node")
 _function = _private("torch.autograd.function", "_SingleLevelFunction")
 _dispatch = _private("torch.utils._python_dispatch", "TorchDispatchMode", "_disable_current_modes")
 _private("torch.library", "Library._destroy")
+_ops = _private("torch._ops", "OpOverload", "OpOverloadPacket")
 _private("torch", "UntypedStorage._cdata")
 
+OPS = (_ops.OpOverload, _ops.OpOverloadPacket)
 SingleLevelFunction: Any = _function._SingleLevelFunction
 DispatchMode: Any = _dispatch.TorchDispatchMode
 parse_schema = _C.parse_schema
@@ -280,6 +289,13 @@ def asks_for_numbers(error: Exception) -> bool:
     names = ("DataDependentOutputException", "DynamicOutputShapeException")
     module = _private("torch._subclasses.fake_tensor", *names)
     return isinstance(error, tuple(getattr(module, name) for name in names))
+
+
+def overloads(function: Any) -> list[Any]:
+    """Return the ops that a function of ``torch.ops``, one of `OPS`, may call."""
+    if isinstance(function, _ops.OpOverload):
+        return [function]
+    return [getattr(function, name) for name in function.overloads()]
 
 
 def decomposition(op: Any) -> Callable[..., Any] | None:
@@ -449,3 +465,13 @@ def has_tangent(x: Tensor | None) -> bool:
     if _forward._current_level < 0 or x is None:
         return _forward._current_level >= 0
     return _forward.unpack_dual(x, level=0).tangent is not None
+
+
+def has_tangent_at(x: Tensor, level: int) -> bool:
+    """Whether the ``jvp`` of a level, which is active, moves x."""
+    with contextlib.ExitStack() as stack:
+        while depth() > level:
+            stack.enter_context(_interpreters.temporarily_pop_interpreter_stack())
+        while _functorch.maybe_get_level(x) > level:
+            x = _functorch.get_unwrapped(x)
+        return _forward.unpack_dual(x, level=0).tangent is not None

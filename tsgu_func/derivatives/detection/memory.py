@@ -43,7 +43,6 @@ class Memory:
         self._regions: dict[int, Region] = {}
         self._choices: dict[int, Any] = {}
         self._replaced: dict[int, Tensor] = {}  # known ones that were written to
-        self._varied: set[int] = set()  # known storages of what is computed of an input
         self._kept: list[Tensor] = []  # no storage may be taken for one that was there before
 
     # ------------------------------------------------------------------------ tensors
@@ -61,16 +60,6 @@ class Memory:
         count = x.numel()
         self.write(x, self.node(lambda: [singles(count, first, self.inputs)], []), 0)
         return x
-
-    def vary(self, x: Tensor) -> None:
-        """Say that a tensor depends on the inputs."""
-        if not transforms.is_placeholder(x):
-            self._varied.add(_storage(x))
-            self._kept.append(x)
-
-    def varies(self, x: Tensor) -> bool:
-        """Whether a tensor depends on the inputs, as far as is known."""
-        return self.is_numberless(x) or _storage(x) in self._varied
 
     def is_numberless(self, x: Tensor) -> bool:
         """Whether the numbers in a tensor are unknown."""

@@ -19,16 +19,9 @@ from tsgu_func.derivatives.detection.memory import Memory
 from tsgu_func.derivatives.detection.nodes import Operand
 from tsgu_func.derivatives.detection.sets import Sets, nothing
 from tsgu_func.registration import transforms
-from tsgu_func.registration.primitive import primitive_of
 from tsgu_func.registration.transforms import pytree
 
-__all__ = ["NoForwardRuleError", "Recorder"]
-
-_OF_PYTORCH = ("aten", "prims", "prim")
-
-
-class NoForwardRuleError(RuntimeError):
-    """Forward mode would take a derivative for zero that is not."""
+__all__ = ["Recorder"]
 
 
 class Recorder(transforms.DispatchMode):
@@ -40,13 +33,11 @@ class Recorder(transforms.DispatchMode):
         What storages hold; some are seeded.
     unknown : {"error", "dense"}
         What becomes of an op without a rule.
-    forward : bool
-        Whether derivatives are taken in forward mode.
     """
 
-    def __init__(self, memory: Memory, unknown: str, forward: bool) -> None:
+    def __init__(self, memory: Memory, unknown: str) -> None:
         super().__init__()
-        self.memory, self.unknown, self.forward = memory, unknown, forward
+        self.memory, self.unknown = memory, unknown
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -54,10 +45,8 @@ class Recorder(transforms.DispatchMode):
         if torch.Tag.inplace_view in func.tags:
             return func(*args, **kwargs)
         seeded = any(self.memory.read(x) is not None for x in given)
-        if self.forward and not seeded:
-            self._check_forward(func, given)
         if not any(map(self.memory.is_numberless, given)) and not _is_random(func):
-            return self._run(func, args, kwargs, given)
+            return _run(func, args, kwargs, given)
         _check_layouts(func, given)
         seeded = seeded and not rules.is_independent(func)
         simpler = rules.with_positions(func, args, kwargs, self.memory.is_numberless)
@@ -69,23 +58,6 @@ class Recorder(transforms.DispatchMode):
             if done is not NotImplemented:
                 return done
         return self._shaped(func, args, kwargs, seeded)
-
-    def _check_forward(self, func: Any, given: list[Tensor]) -> None:
-        """Refuse an op that forward mode passes by: ``custom_op`` has no tangent there."""
-        if func.namespace in _OF_PYTORCH or primitive_of(func) is not None:
-            return
-        if any(self.memory.varies(x) and _is_differentiable(x) for x in given):
-            raise NoForwardRuleError(f"{func._schema.name} may have no derivative in forward mode")
-
-    def _run(self, func: Any, args: Any, kwargs: Any, given: list[Tensor]) -> Any:
-        """Run an op whose arguments are known."""
-        lazy = any(x.is_conj() or x.is_neg() for x in given)
-        with transforms.as_outside() if lazy else contextlib.nullcontext():
-            out = func(*args, **kwargs)
-        if any(self.memory.varies(x) for x in given):
-            for x in (*_tensors(out), *_written_to(func, args, kwargs)):
-                self.memory.vary(x)
-        return out
 
     def _shaped(self, func: Any, args: Any, kwargs: Any, seeded: bool) -> Any:
         """Run an op for the shape of what it returns; record it, if that depends on the seeds."""
@@ -149,6 +121,13 @@ class Recorder(transforms.DispatchMode):
         return named | {"operands": operands}
 
 
+def _run(func: Any, args: Any, kwargs: Any, given: list[Tensor]) -> Any:
+    """Run an op whose arguments are known."""
+    lazy = any(x.is_conj() or x.is_neg() for x in given)
+    with transforms.as_outside() if lazy else contextlib.nullcontext():
+        return func(*args, **kwargs)
+
+
 def _named(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
     """Return the arguments of an op by name, with defaults."""
     schema = func._schema.arguments
@@ -167,10 +146,6 @@ def _check_layouts(func: Any, given: list[Tensor]) -> None:
 
 def _tensors(tree: Any) -> list[Tensor]:
     return [x for x in pytree.tree_leaves(tree) if isinstance(x, Tensor)]
-
-
-def _is_differentiable(x: Tensor) -> bool:
-    return x.is_floating_point() or x.is_complex()
 
 
 def _is_random(func: Any) -> bool:

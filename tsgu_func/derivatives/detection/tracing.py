@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tsgu_func.derivatives.compression import directional
 from tsgu_func.derivatives.detection.memory import Memory
 from tsgu_func.derivatives.detection.nodes import Read, evaluate
 from tsgu_func.derivatives.detection.recorder import Recorder
@@ -160,10 +161,10 @@ def _forward(problem: Problem) -> _Recorded:
     f, inputs, others, local, unknown = problem
     firsts = [0, *itertools.accumulate(x.numel() for x in inputs)]
     memory = Memory(firsts[-1])
-    with Recorder(memory, unknown, forward=True), _taken_apart():
+    with Recorder(memory, unknown), _taken_apart():
         v = tuple(memory.seeded(x, first) for x, first in zip(inputs, firsts, strict=False))
         x, y = ([_point(memory, t, local) for t in given] for given in (inputs, others))
-        out = torch.func.jvp(lambda *x: tuple(f(*x, *y)), tuple(x), v)[1]
+        _, out, _ = directional(lambda x: (tuple(f(*x, *y)), []), tuple(x), v)
         return _recorded(out, out, memory)
 
 
@@ -173,7 +174,7 @@ def _reverse(problem: Problem) -> _Recorded:
     memory = Memory(0)
     with (
         outside_transforms(),
-        Recorder(memory, unknown, forward=False),
+        Recorder(memory, unknown),
         _taken_apart(),
         torch.enable_grad(),
     ):
@@ -200,9 +201,7 @@ def _point(memory: Memory, x: Tensor, local: bool) -> Tensor:
         raise ValueError(
             'detect="local" traces at one input, and vmap maps over this: detect outside of it'
         )
-    x = unwrapped(x).detach()
-    memory.vary(x)
-    return x
+    return unwrapped(x).detach()
 
 
 def _sets(program: _Recorded) -> Sets:
