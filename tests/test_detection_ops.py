@@ -1,5 +1,7 @@
 """Patterns of this library's ops, of a user's, and of autograd functions."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.func import hessian, jacrev
@@ -14,6 +16,7 @@ from tsgu_func import (
     jacobian_pattern,
     segment_mm,
     sparse_generic_solve,
+    sparse_lstsq,
     sparse_solve,
     sparse_triangular_solve,
 )
@@ -26,6 +29,7 @@ def matrix(n, m, density=0.4):
 
 torch.manual_seed(1)
 A, R = matrix(5, 5), matrix(6, 5)
+TALL = SparseMatrix.from_dense(R.to_dense() + 3 * torch.eye(6, 5, dtype=torch.float64))
 B = torch.ones(5, 2, dtype=torch.float64)
 LENGTHS, ROWS = torch.tensor([2, 3]), torch.tensor([1, 0, 1, 1, 0])
 BANK = torch.randn(2, 3, 4, dtype=torch.float64)
@@ -88,6 +92,51 @@ def test_own_op_twice(name):
     f, size = HESSIANS[name]
     x = torch.zeros(size, dtype=torch.float64)
     check(hessian_pattern(f, x), true_pattern(f, x, derivative=hessian))
+
+
+# Of the first argument; PyTorch knows no forward mode, and detection goes by reverse mode.
+DISTANCES = {
+    "cdist": lambda x: torch.cdist(x.reshape(4, 3), POINTS),
+    "cdist of points with themselves": lambda x: torch.cdist(x.reshape(4, 3), x.reshape(4, 3)),
+    "cdist, sum of powers": lambda x: torch.cdist(x.reshape(2, 2, 3), POINTS, p=3.0),
+    "cdist, both vary": lambda x: torch.cdist(x[:6].reshape(2, 3), x[6:].reshape(2, 3), p=1.0),
+    "cdist, some of them": lambda x: torch.cdist(x.reshape(4, 3), POINTS)[::2, 1:].square(),
+    "pdist": lambda x: torch.nn.functional.pdist(x.reshape(4, 3)),
+    "pairwise_distance": lambda x: torch.nn.functional.pairwise_distance(
+        x.reshape(2, 2, 3), x.reshape(2, 2, 3).flip(0)
+    ),
+}
+POINTS = torch.randn(5, 3, dtype=torch.float64)
+one_by_one = partial(jacrev, chunk_size=1)  # under vmap PyTorch's derivative of cdist is wrong
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_distances(name):
+    f, x = DISTANCES[name], torch.zeros(12, dtype=torch.float64)
+    true = true_pattern(f, x, derivative=one_by_one)
+    assert true.any()
+    check(jacobian_pattern(f, x), true, exact="both" not in name and "themselves" not in name)
+
+
+LEAST_SQUARES = {
+    "right-hand side": lambda x: sparse_lstsq(TALL, x),
+    "right-hand sides": lambda x: sparse_lstsq(TALL, x.reshape(6, 2)),
+    "least norm": lambda x: sparse_lstsq(TALL.T, x[:10].reshape(5, 2)),
+}
+
+
+@pytest.mark.parametrize("name", LEAST_SQUARES)
+def test_least_squares(name):
+    f, x = LEAST_SQUARES[name], torch.ones(6 if name == "right-hand side" else 12).double()
+    pattern, true = jacobian_pattern(f, x), true_pattern(f, x, draws=2)
+    check(pattern, true, exact=False)
+    assert name == "right-hand side" or not dense(pattern).all()  # columns are told apart
+
+
+def test_least_squares_by_values():
+    f = lambda v: sparse_lstsq(TALL.with_values(v), torch.eye(6, 2, dtype=torch.float64))
+    true = sum((jacrev(f)(k * TALL.values).flatten(0, 1) != 0).int() for k in (1.0, 1.1))
+    check(jacobian_pattern(f, TALL.values), true > 0, exact=False)
 
 
 def test_systems_of_functions_are_dense():

@@ -58,8 +58,8 @@ def ops():
         lambda ctx, ct: 3 * ct * ctx.saved_tensors[0] ** 2, setup_context=save
     )
     library = torch.library.Library("lost", "FRAGMENT")
-    for name, returns in (("bare", ""), ("hand", ""), ("composed", ""), ("signs", "")):
-        library.define(f"{name}(Tensor x) -> Tensor{returns}")
+    for name in ("bare", "hand", "composed", "signs"):
+        library.define(f"{name}(Tensor x) -> Tensor")
     library.define("write(Tensor(a!) x) -> ()")
     library.impl("bare", lambda x: x**3, "CompositeExplicitAutograd")
     library.impl("hand", lambda x: x**3, "CompositeExplicitAutograd")
