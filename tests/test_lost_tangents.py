@@ -174,3 +174,27 @@ def test_what_loses_nothing_passes():
 def test_patterns_are_detected_in_reverse_mode():
     for name in ("documented", "multiplied", "by hand"):
         assert jacobian_pattern(FUNCTIONS[name], X) == DIAGONAL
+
+
+INDEX = torch.tensor([0, 1, 2, 0])
+CHUNKED = torch.nn.LinearCrossEntropyOptions()
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: torch.ones(3).double().scatter_reduce(0, INDEX, x, "prod"),
+        lambda x: torch.scatter_reduce(torch.ones(3).double(), 0, INDEX, x, "prod"),
+        lambda x: torch.ones(3).double().scatter_reduce_(0, INDEX, x, "prod"),
+        lambda x: torch.ones(3).double().scatter_reduce_(0, INDEX, x, reduce="prod").square(),
+        lambda x: torch.nn.functional.linear_cross_entropy(
+            x[None], torch.eye(4).double(), INDEX[:1], options=CHUNKED
+        ),
+    ],
+)
+def test_ops_of_pytorch_that_do_the_same(f):
+    row = INDEX if f(X).ndim else [0] * 4
+    pattern = SparsityPattern.from_coo(row, range(4), (f(X).numel(), 4))[0]
+    with pytest.raises(NotImplementedError, match="has no derivative in forward mode"):
+        sparse_jacobian(f, color(pattern, "forward"))(X)
+    assert jacobian_pattern(f, X) == pattern

@@ -8,6 +8,7 @@ op without a kernel for autograd has none at all.  PyTorch raises for its own op
 from __future__ import annotations
 
 import contextlib
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -47,13 +48,14 @@ class NoTangentLost(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        foreign = _foreign(func) if isinstance(func, OPS) else None
-        if foreign is None:
-            return func(*args, **kwargs)
-        watched = foreign.is_composed and self.level is not None
-        with _NoForeignOp() if watched else contextlib.nullcontext():
+        foreign = _foreign(func) if isinstance(func, OPS) else _SILENT.get(func)
+        # What runs inside of a function of PyTorch that is written in Python is not met here.
+        composed = isinstance(func, FunctionType) if foreign is None else foreign.is_composed
+        with _NoForeignOp() if composed and self.level is not None else contextlib.nullcontext():
             out = func(*args, **kwargs)
-        if self._moves((args, kwargs)) and (foreign.writes or self._is_constant(out)):
+        if foreign is None or not self._moves((args, kwargs)):
+            return out
+        if foreign.writes or self._is_constant(out):
             raise _lost(foreign.name)
         return out
 
@@ -84,6 +86,13 @@ class _Foreign(NamedTuple):
     name: str
     writes: bool
     is_composed: bool
+
+
+# Ops of PyTorch that behave alike: a product that is scattered has no tangent, and says nothing.
+_SILENT = dict.fromkeys(
+    (torch.scatter_reduce, Tensor.scatter_reduce, Tensor.scatter_reduce_),
+    _Foreign("aten::scatter_reduce", writes=False, is_composed=False),
+)
 
 
 @constant_when_traced

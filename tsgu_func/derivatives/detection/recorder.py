@@ -42,7 +42,8 @@ class Recorder(transforms.DispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         given = _tensors((args, kwargs))
-        if torch.Tag.inplace_view in func.tags:
+        # What asks for a device or a layout is called where PyTorch cannot raise an error.
+        if torch.Tag.inplace_view in func.tags or func.namespace == "prim":
             return func(*args, **kwargs)
         seeded = any(self.memory.read(x) is not None for x in given)
         if not any(map(self.memory.is_numberless, given)) and not _is_random(func):
@@ -73,6 +74,7 @@ class Recorder(transforms.DispatchMode):
             if transforms.asks_for_numbers(error):
                 raise _branches(func, seeded) from None
             raise
+        _check_layouts(func, _tensors(out))
         if not seeded:
             choices = rules.choices_of(func, _named(func, plain, named), out)
             memory.note_choices(choices, out)
@@ -139,8 +141,9 @@ def _check_layouts(func: Any, given: list[Tensor]) -> None:
     for x in given:
         if x.layout is not torch.strided:
             raise ValueError(  # of a TypeError, operators of Python tell nothing
-                f"f hands over a tensor of layout {x.layout} to {func._schema.name}, which has no "
-                f"derivative under transforms: let it use SparseMatrix.from_torch of that tensor"
+                f"f hands over a tensor of layout {x.layout} to {func._schema.name}, or takes it "
+                f"from there, which has no derivative under transforms: let it use "
+                f"SparseMatrix.from_torch of that tensor"
             )
 
 
