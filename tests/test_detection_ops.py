@@ -346,5 +346,5 @@ def test_a_dependence_is_of_one_tensor(shift):
 def test_a_sparse_layout_is_refused():
     """An error that is raised where PyTorch asks for a device ended the process."""
     for f in (lambda x: x.to_sparse(), lambda x: x.to_sparse().to_dense()):
-        with pytest.raises(ValueError, match="layout torch.sparse_coo"):
+        with pytest.raises(ValueError, match=r"layout torch\.sparse_coo"):
             jacobian_pattern(f, X[None])

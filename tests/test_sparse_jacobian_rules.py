@@ -1,0 +1,74 @@
+"""All rules of functions that return sparse derivatives, as `check_rules` checks those of any."""
+
+import re
+
+import pytest
+import torch
+
+from tests.functions import wave
+from tsgu_func import Coloring, SparsityPattern, color, sparse_hessian, sparse_jacobian
+from tsgu_func.testing import check_rules
+
+GROUPS = ("value", "first", "higher", "eager", "jacobian", "vmap")
+
+# A jvp of torch.func inside of eager forward mode, and a transform of torch.func inside of
+# checkpointing, are what PyTorch refuses; each of these cells has to raise, and no other may.
+VECTORIZED = "functional.jacobian, vectorized"  # of complex numbers, by an assertion of PyTorch
+NESTED = {"forward_ad", "backward through forward_ad", "linearize", VECTORIZED}
+HOOKS = {"checkpoint"}
+REFUSED = {
+    "forward": NESTED,
+    "reverse": HOOKS,
+    "bidirectional": NESTED | HOOKS,
+    "forward-reverse": NESTED | HOOKS,
+    "reverse-reverse": HOOKS,
+}
+TOLD = "Nested forward mode AD|saved tensor hooks|INTERNAL ASSERT"
+
+
+def function(x):
+    return x[1:] * x[1:] * x[:-1]
+
+
+def jacobian(x):
+    """Return what element i of the function has for elements i and i + 1, for each i."""
+    return torch.stack([x[1:] * x[1:], 2 * x[1:] * x[:-1]], 1).reshape(-1)
+
+
+def hessian(x):
+    own, other = torch.cat([0 * x[:1], 2 * x[:-1]]), 2 * x[1:]
+    return (own.diag() + other.diag(1) + other.diag(-1))[SQUARE.row.long(), SQUARE.col.long()]
+
+
+BAND = SparsityPattern.from_coo([0, 0, 1, 1, 2, 2], [0, 1, 1, 2, 2, 3], (3, 4))[0]
+SQUARE = SparsityPattern.from_coo(
+    [0, 0, 1, 1, 1, 2, 2, 2, 3, 3], [0, 1, 0, 1, 2, 1, 2, 3, 2, 3], (4, 4)
+)[0]
+
+BOTH = Coloring(BAND, "bidirectional", [-1, 0, 1, 0], [0, -1, -1])
+
+
+def failing(fn, reference, dtype):
+    report = check_rules(
+        fn, (wave(4).to(dtype),), reference=reference, dtypes=[dtype], transforms=GROUPS
+    )
+    assert len(report.cells) > 20
+    assert not report.undecided
+    told = {cell.name: str(cell) for cell in report.failures}
+    assert all("RAISES" in text and re.search(TOLD, text) for text in told.values()), told
+    return told
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("mode", ["forward", "reverse", "bidirectional"])
+def test_jacobian(mode, dtype):
+    jac = sparse_jacobian(function, BOTH if mode == "bidirectional" else color(BAND, mode))
+    told = failing(lambda x: jac(x).values, jacobian, dtype)
+    assert set(told) == REFUSED[mode] | ({VECTORIZED} if dtype.is_complex else set()), told
+
+
+@pytest.mark.parametrize("mode", ["forward-reverse", "reverse-reverse"])
+def test_hessian(mode):
+    hess = sparse_hessian(lambda x: function(x).sum(), SQUARE, mode=mode)
+    told = failing(lambda x: hess(x).values, hessian, torch.float64)
+    assert set(told) == REFUSED[mode], told
