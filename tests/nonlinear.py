@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch.func import jacrev
+from torch.func import jacrev, jvp, vmap
 from torch.nn.functional import pad
 
 DOUBLE = {"dtype": torch.float64}
@@ -69,9 +69,17 @@ def dense_root(F, x0, given, steps=9):
 
     Each step beyond convergence makes derivatives of twice the order right.
     """
-    x = x0
+
+    def flat(x):
+        return F(x, given).reshape(-1)
+
+    x, unit = x0, torch.eye(x0.numel(), dtype=x0.dtype)
     for _ in range(steps):
-        J = jacrev(lambda x: F(x, given).reshape(-1))(x).reshape(x0.numel(), x0.numel())
+        if x0.is_complex():
+            units = unit.reshape(-1, *x0.shape)
+            J = vmap(lambda v, x=x: jvp(flat, (x,), (v,))[1], out_dims=1)(units)
+        else:
+            J = jacrev(flat)(x).reshape(unit.shape)
         # Not by torch.linalg.solve, of which some second derivatives are wrong (2.13).
-        x = x - (torch.linalg.inv(J) @ F(x, given).reshape(-1)).reshape(x0.shape)
+        x = x - (torch.linalg.inv(J) @ flat(x)).reshape(x0.shape)
     return x

@@ -161,12 +161,13 @@ def newton(system: System, x0: Tensor, settings: Newton, eps: float) -> tuple[Te
     rtol = eps ** (2 / 3) if settings.rtol is None else settings.rtol
     at = F(x0)
     check_finite("F(x0)", at.value)
-    first, steps = at.norm, []  # steps are relative to x
+    first, lengths, steps = at.norm, [], []  # steps are relative to x
     while at.norm > settings.atol:
         if len(steps) == settings.max_iterations:
-            raise _failed("no iterations were left: allow more (max_iterations)", at, steps)
+            raise _failed(_NONE_LEFT, at, lengths, steps)
         J, d = _step(system, at, len(steps))
-        steps.append(_norm(d) / max(_norm(at.x), _norm(at.x + d), math.ulp(0.0)))
+        lengths.append(_norm(d))
+        steps.append(lengths[-1] / max(_norm(at.x), _norm(at.x + d), math.ulp(0.0)))
         short = steps[-1] <= rtol
         new = _search(F, at, d, 1.0 if short else _SHORTEST)
         if new is not None and new.norm <= _FALLS * at.norm:
@@ -181,9 +182,9 @@ def newton(system: System, x0: Tensor, settings: Newton, eps: float) -> tuple[Te
                 _warn(_ROUNDED.format(steps[-1]))
             break
         if new is None:
-            raise _failed(_STUCK, at, steps)
+            raise _failed(_STUCK, at, lengths, steps)
         at = new
-    if _is_slow(steps):
+    if _is_slow(lengths):
         _warn(f"{_SINGULAR}; derivatives of the root are inaccurate")
     return at.x, [len(steps), F.count, first, at.norm, steps[-1] if steps else 0.0]
 
@@ -206,7 +207,10 @@ def _step(system: System, at: _Point, number: int) -> tuple[StoredMatrix, Tensor
         return J, system.solve(J, -at.value)
     except SolveError as error:
         message, *more = error.args
-        error.args = (f"{where}, with the Jacobian for A: {message}", *more)
+        error.args = (
+            f"{where}, with the Jacobian for A: {message}.  It may not be so from another x0",
+            *more,
+        )
         raise
 
 
@@ -240,6 +244,7 @@ def _is_linear(F: _Counted, at: _Point, d: Tensor, eps: float, rounding: float) 
 
 # -------------------------------------------------------------------------------------- verdicts
 
+_NONE_LEFT = "no iterations were left: allow more (max_iterations), or start from another x0"
 _STUCK = (
     "no step reduces the residual.  There may be no root nearby: start from another x0.  If F is "
     "as small as its rounding errors allow, give that as atol.  Or its derivatives are wrong"
@@ -252,8 +257,8 @@ _ROUNDED = (
 )
 
 
-def _failed(message: str, at: _Point, steps: list[float]) -> ConvergenceError:
-    slow = f"; {_SINGULAR}" if _is_slow(steps) else ""
+def _failed(message: str, at: _Point, lengths: list[float], steps: list[float]) -> ConvergenceError:
+    slow = f"; {_SINGULAR}" if _is_slow(lengths) else ""
     return ConvergenceError(
         f"Newton's method: |F(x)| = {at.norm:.1e} after {len(steps)} iterations, the last step "
         f"{steps[-1] if steps else 0.0:.1e} of |x|; {message}{slow}",
@@ -262,8 +267,8 @@ def _failed(message: str, at: _Point, steps: list[float]) -> ConvergenceError:
     )
 
 
-def _is_slow(steps: list[float]) -> bool:
-    last = steps[-_IN_A_ROW - 1 :]
+def _is_slow(lengths: list[float]) -> bool:
+    last = lengths[-_IN_A_ROW - 1 :]
     pairs = zip(last[1:], last, strict=False)
     return len(last) > _IN_A_ROW and all(_SLOW * b <= a <= b for a, b in pairs)
 
