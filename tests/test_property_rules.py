@@ -15,9 +15,13 @@ from tsgu_func import Primitive
 from tsgu_func.ops.least_squares import least_norm, least_squares
 from tsgu_func.ops.operator_least_squares import operator_least_norm, operator_least_squares
 from tsgu_func.ops.operators import operator_solve
+from tsgu_func.ops.roots import root
 
 SEEDS = st.integers(0, 999)
-ITERATIVE = least_squares, least_norm, operator_solve, operator_least_squares, operator_least_norm
+ITERATIVE = (
+    *(least_squares, least_norm, operator_solve, operator_least_squares, operator_least_norm),
+    root,
+)
 DIRECT = [primitive for primitive in PRIMITIVES if primitive not in ITERATIVE]
 
 
