@@ -146,8 +146,9 @@ def sparse_root(
         \bar\theta = -\left(\frac{\partial F}{\partial \theta}\right)^H J^{-H} G,
 
     by the implicit function theorem, to any order, in forward and reverse mode and under ``vmap``:
-    the steps are not differentiated.  The derivative with respect to x0 is zero.  See Blondel et
-    al., *Efficient and Modular Implicit Differentiation*, NeurIPS 2022.
+    the steps are not differentiated.  A derivative is as accurate as x and the solver are.  That
+    with respect to x0 is zero.  See Blondel et al., *Efficient and Modular Implicit
+    Differentiation*, NeurIPS 2022.
 
     A step is halved until it reduces the residual (Armijo): Dennis and Schnabel, *Numerical Methods
     for Unconstrained Optimization and Nonlinear Equations* (1983), chapter 6.  The value at x is
