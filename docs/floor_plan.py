@@ -42,6 +42,7 @@ ROOMS = {
     "sparse_root": "roots of sparse systems",
     PACKAGE: "the public names",
     "testing": "check_rules, strategies",
+    "console": "what commands share",
     "selfcheck": "a record for each op",
     "demo": "denoising",
     "bench": "against peers",

@@ -1,8 +1,10 @@
 """The benchmark command: every subject runs, names who is missing, and writes what it measured."""
 
+import errno
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from tsgu_func.__main__ import main
 from tsgu_func.bench import peers, table, timing
 from tsgu_func.bench.footprint import FUNCTIONS, Footprint
 from tsgu_func.bench.peers.peer import Peer
+from tsgu_func.bench.problems import PROBLEMS, side
 from tsgu_func.bench.products import random_matrix
 from tsgu_func.bench.report import replaced
 from tsgu_func.bench.results import OURS, Comparison, amount
@@ -82,15 +85,60 @@ def test_figures_are_drawn(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["mm", "--json", "nowhere/found.json"], "there is no folder nowhere"),
-        (["mm", "--markdown", "nowhere.md"], "there is no such page"),
+        (["mm", "--rows", "-5"], "--rows: takes a whole number from 1 to 2147483647, got '-5'"),
+        (["mm", "--rows", "0"], "from 1"),
+        (["mm", "--repeats", "0"], "from 1"),
+        (["mm", "--columns", "4", "0"], "from 1"),
+        (["mm", "--threads", "9999999999"], "got '9999999999'"),
+        (["mm", "--matrices", "nothing"], "'random', 'plane'"),
+        (["lstsq", "--rows", "3", "--unknowns", "7"], "at least as many rows as unknowns"),
+        (["solve", "--sizes", "-3"], "got '-3'"),
+        (["solve", "--limit", "nan"], "a number of seconds"),
+        (["solve", "--peers", "nobody"], "no name begins with 'nobody': "),
+        (["mm", "--json", "nowhere/found.json"], "there is no directory nowhere"),
+        (["mm", "--plot", "nowhere/a.png"], "there is no directory nowhere"),
+        (["mm", "--plot", "a.txt"], "is written as .png, .pdf, .svg"),
+        (["mm", "--markdown", "nowhere.md"], "nowhere.md: cannot be read: "),
+        (["mm", "--markdown", "README.md"], "README.md: there are no lines <!-- bench mm --> and "),
     ],
 )
-def test_files_are_refused_before_anything_is_measured(arguments, message, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(["bench", *arguments])
-    assert ended.value.code == 2
-    assert message in capsys.readouterr().err
+def test_is_refused_in_one_line_before_anything_is_measured(arguments, message, capsys):
+    try:
+        code = main(["bench", *arguments])
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert message in err
+
+
+@pytest.mark.parametrize("subject", [*SUBJECTS, "table"])
+def test_help_fits_a_terminal(subject, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    with pytest.raises(SystemExit):
+        main(["bench", subject, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 5
+    assert max(map(len, lines)) <= 60
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_the_smallest_systems(name):
+    A = PROBLEMS[name].build(side(name, 1))
+    assert A.shape == (1, 1)
+    assert A.toarray() > 0
+
+
+def test_a_full_disk_is_one_line(monkeypatch, tmp_path, capsys):
+    def full(self, *_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert main(["bench", "overhead", "--quick", "--json", str(tmp_path / "found.json")]) == 2
+    told = f"{tmp_path / 'found.json'}: cannot be written: No space left on device\n"
+    assert capsys.readouterr().err == f"tsgu_func bench: error: {told}"
 
 
 def test_nothing_optional_is_needed_but_for_figures(monkeypatch, tmp_path, capsys):

@@ -55,8 +55,11 @@ def products(tmp_path_factory):
 @pytest.mark.slow
 def test_prints_a_table_and_nothing_else(products):
     done, whole, _ = products
-    assert done.stderr == ""
-    assert "\x1b" not in done.stdout
+    told = done.stderr.splitlines()  # a line for each record, where nobody watches
+    count = len(OF_PRODUCTS)
+    for number, (line, name) in enumerate(zip(told, OF_PRODUCTS, strict=True), 1):
+        assert re.fullmatch(rf"{number}/{count} cpu: {re.escape(name)}: \d+ cells, 0 failed", line)
+    assert "\x1b" not in done.stdout + done.stderr
     lines = done.stdout.splitlines()
     heads = ["value", "first", "higher", "eager", "jacobian", "vmap", "opcheck", "precision"]
     assert lines[2].split() == ["record", *heads]
@@ -200,6 +203,22 @@ def test_what_cannot_be_told_is_no_success(monkeypatch, capsys):
     assert re.search(r"^noisy\s+can't tell\s*$", text, re.M)
     assert "0 cells hold, 0 fail, 1 cannot be told, 0 were not run" in text
     assert len(reproductions(text)) == 1
+
+
+def test_an_interrupted_check_shows_what_it_has_checked(monkeypatch, capsys):
+    def interrupts(x):
+        raise KeyboardInterrupt
+
+    patch(monkeypatch, good=cube, wrong=WrongCube.apply, interrupts=interrupts, never=cube)
+    threads = torch.get_num_threads()
+    assert main(["check", "--cell", "first", *ALONE]) == 130
+    out, err = capsys.readouterr()
+    assert re.search(r"^good\s+yes\s*$", out, re.M)
+    assert "wrong: r (float64): WRONG; " in out
+    assert "interrupts" not in out
+    assert "never" not in out
+    assert err.splitlines()[-1] == "interrupted"
+    assert torch.get_num_threads() == threads
 
 
 def test_says_what_was_not_run(monkeypatch, capsys):

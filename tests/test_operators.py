@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from tsgu_func.__main__ import main
+from tsgu_func.console.ending import CommandError
 from tsgu_func.selfcheck import operators
-from tsgu_func.selfcheck.asked import Asked, OptionError, spelled
+from tsgu_func.selfcheck.asked import Asked, spelled
 from tsgu_func.selfcheck.found import Found
 from tsgu_func.selfcheck.known import KNOWN, PREAMBLE, known_of
 from tsgu_func.selfcheck.operator_output import as_json, as_page, defects
@@ -105,11 +106,11 @@ def test_a_file_of_another_run_is_refused(run, tmp_path):
     right = Found("right", (cell("holds"),))
     assert run(Asked(resume=path), right=right) == 0
     assert run(Asked(resume=path), right=None) == 0
-    with pytest.raises(OptionError, match="another run"):
+    with pytest.raises(CommandError, match="another run"):
         run(Asked(resume=path, seed=1), right=right)
     for text in ("text\n", "text", '{"a": 1}', "{}\n{}\n{"):
         path.write_text(text)
-        with pytest.raises(OptionError, match="was not written by"):
+        with pytest.raises(CommandError, match="was not written by"):
             run(Asked(resume=path), right=right)
         assert path.read_text() == text  # whosever it is
     path.write_text('{"tsgu_func": "')  # killed at once
@@ -118,7 +119,7 @@ def test_a_file_of_another_run_is_refused(run, tmp_path):
 
 
 def test_an_unknown_operator_is_refused(run):
-    with pytest.raises(OptionError, match="no 'wro' with a gradient; it has wrong"):
+    with pytest.raises(CommandError, match="no 'wro' with a gradient; it has wrong"):
         run(Asked(ops=("wro",)), wrong=None)
 
 

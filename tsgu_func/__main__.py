@@ -15,6 +15,7 @@ import tsgu_func
 from tsgu_func import SparseMatrix, bench
 from tsgu_func.bench.machine import version_or_none
 from tsgu_func.bench.problems import PROBLEMS
+from tsgu_func.console.ending import CommandError, ended, refused
 from tsgu_func.demo import options as demo
 from tsgu_func.kernels import compiled
 from tsgu_func.selfcheck import options as check
@@ -50,22 +51,24 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code.
 
-    0; 1 if a check fails; 2 if what is asked for cannot be done.
+    0; 1 if a check fails; what else there is, `tsgu_func.console.ending` says.
     """
+    return ended(lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
-    command = _COMMANDS[options.command]
+    command, name = _COMMANDS[options.command], f"tsgu_func {options.command}"
     try:
         return command.run(options)
+    except CommandError as error:
+        return refused(name, error)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in _OPTIONAL or not command.extra:
             raise
-        print(
-            f"tsgu_func {options.command}: error: {package} is not installed: "
-            f'pip install "tsgu_func[{command.extra}]"',
-            file=sys.stderr,
-        )
-        return 2
+        needed = f'pip install "tsgu_func[{command.extra}]"'
+        return refused(name, f"{package} is not installed: {needed}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,10 +8,18 @@ import warnings
 from collections.abc import Mapping
 
 from tsgu_func.bench import table
-from tsgu_func.bench.report import as_json, header, introduction, spelled, written
+from tsgu_func.bench.report import (
+    as_json,
+    check_marks,
+    header,
+    introduction,
+    spelled,
+    written,
+)
 from tsgu_func.bench.subject import Subject
 from tsgu_func.bench.subjects import SUBJECTS, declare, settle
 from tsgu_func.bench.timing import in_threads
+from tsgu_func.console.ending import writing
 
 __all__ = ["add_arguments", "run"]
 
@@ -31,14 +39,17 @@ def run(options: argparse.Namespace) -> int:
     subject, plot = _SUBJECTS[options.subject], getattr(options, "plot", None)
     if plot is not None:
         importlib.import_module("matplotlib")  # before anything is measured
+    if options.markdown is not None:
+        check_marks(options.markdown, options.subject)
     with in_threads(options.threads), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a peer has to say is not about its speed
         command = spelled(options)
         head = header(command, settle(options, subject), subject)
         first = introduction(head)
+        comparisons = subject.compare(options)
         print(*first, "", sep="\n", flush=True)
         compared, printed = [], []
-        for comparison in subject.compare(options):
+        for comparison in comparisons:
             lines = subject.lines(comparison)
             print(*lines, sep="\n", flush=True)
             compared.append(comparison)
@@ -47,11 +58,13 @@ def run(options: argparse.Namespace) -> int:
     if summary:
         print("", *summary, sep="\n")
     if options.json is not None:
-        options.json.write_text(as_json(head, compared, summary), encoding="utf-8")
+        with writing(options.json):
+            options.json.write_text(as_json(head, compared, summary), encoding="utf-8")
     if options.markdown is not None:
         page = subject.page(command, first, printed, summary)
         written(options.markdown, options.subject, page)
     if plot is not None and subject.draw is not None:
-        subject.draw(compared, plot)
+        with writing(plot):
+            subject.draw(compared, plot)
         print(f"drawn: {plot}")
     return 0

@@ -23,6 +23,7 @@ from tsgu_func.bench.solve import QUICK, add_arguments, fitting, systems, turns
 from tsgu_func.bench.subject import Subject
 from tsgu_func.bench.timing import in_turn
 from tsgu_func.bench.worker import Worker
+from tsgu_func.console.processes import start
 
 __all__ = ["SUBJECT", "competitors"]
 
@@ -37,7 +38,7 @@ def competitors(number: int) -> Iterator[list[Any]]:
     try:
         for _ in range(number):
             processes.append(context.Process(target=_count, args=(os.getpid(),), daemon=True))
-            processes[-1].start()
+            start(processes[-1])
         time.sleep(_SETTLE if number else 0.0)
         yield processes
     finally:

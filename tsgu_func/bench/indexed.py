@@ -13,10 +13,11 @@ import torch
 
 from tsgu_func import gather_mm, segment_mm
 from tsgu_func.bench.peers import prepared
-from tsgu_func.bench.progress import counted
 from tsgu_func.bench.results import DIRECTIONS, Comparison
 from tsgu_func.bench.subject import Subject
 from tsgu_func.bench.timing import call, compare
+from tsgu_func.console.arguments import add_count
+from tsgu_func.console.counting import counted
 
 __all__ = ["SUBJECT"]
 
@@ -24,9 +25,9 @@ _FUNCTIONS = {"gather_mm": gather_mm, "segment_mm": segment_mm}
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rows", type=int, default=100_000, help="N (%(default)s)")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[64], help="D1 and D2 (64)")
-    parser.add_argument("--matrices", type=int, nargs="+", default=[8, 100, 1000], help="R")
+    add_count(parser, "--rows", 100_000, "N, the rows")
+    add_count(parser, "--sizes", [64], "D1 and D2, the rows and columns of a matrix")
+    add_count(parser, "--matrices", [8, 100, 1000], "R, the matrices of the bank")
 
 
 def _compare(options: argparse.Namespace) -> Iterator[Comparison]:

@@ -17,24 +17,34 @@ from torch import Tensor
 from tsgu_func import SparseMatrix, sparse_generic_lstsq
 from tsgu_func.bench.peers import prepared
 from tsgu_func.bench.products import random_matrix
-from tsgu_func.bench.progress import counted
 from tsgu_func.bench.results import DIRECTIONS, OURS, Comparison
 from tsgu_func.bench.subject import Subject
 from tsgu_func.bench.timing import call, compare
+from tsgu_func.console.arguments import add_count
+from tsgu_func.console.counting import counted
+from tsgu_func.console.ending import CommandError
 from tsgu_func.solvers import LSMR
 
 __all__ = ["SUBJECT"]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rows", type=int, default=20_000, help="of A (%(default)s)")
-    parser.add_argument("--unknowns", type=int, default=5_000, help="columns of A (%(default)s)")
-    parser.add_argument("--per-row", type=int, default=5, help="entries a row (%(default)s)")
-    parser.add_argument("--columns", type=int, nargs="+", default=[1, 8], help="of B")
+    add_count(parser, "--rows", 20_000, "rows of A")
+    add_count(parser, "--unknowns", 5_000, "columns of A")
+    add_count(parser, "--per-row", 5, "entries in a row of A")
+    add_count(parser, "--columns", [1, 8], "columns of B")
 
 
 def _compare(options: argparse.Namespace) -> Iterator[Comparison]:
     """Compare at both packages' defaults, and at the tolerance of the peers."""
+    if options.unknowns > options.rows:
+        raise CommandError(
+            f"A has at least as many rows as unknowns, got {options.rows} and {options.unknowns}"
+        )
+    return _compared(options)
+
+
+def _compared(options: argparse.Namespace) -> Iterator[Comparison]:
     A = random_matrix(options.rows, options.unknowns, options.per_row, dtype=torch.float64)
     given = A.to_csr()
     cases: list[tuple[int, str]] = list(product(options.columns, DIRECTIONS))

@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from itertools import product
 
 from tsgu_func.bench.footprint import FUNCTIONS, Footprint
-from tsgu_func.bench.progress import counted
 from tsgu_func.bench.results import DIRECTIONS, OURS, Comparison
 from tsgu_func.bench.subject import Subject
 from tsgu_func.bench.worker import Measured, Ready, Worker
+from tsgu_func.console.arguments import add_choice, add_count
+from tsgu_func.console.counting import counted
 
 __all__ = ["BOUND", "SUBJECT", "against_bound", "beside_bound"]
 
@@ -24,9 +25,9 @@ BOUND = "bound"
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--functions", nargs="+", choices=FUNCTIONS, default=list(FUNCTIONS))
-    parser.add_argument("--entries", type=int, default=4_000_000, help="of A (%(default)s)")
-    parser.add_argument("--columns", type=int, default=16, help="of B (%(default)s)")
+    add_choice(parser, "--functions", list(FUNCTIONS))
+    add_count(parser, "--entries", 4_000_000, "entries of A")
+    add_count(parser, "--columns", 16, "columns of B")
 
 
 def _compare(options: argparse.Namespace) -> Iterator[Comparison]:

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.func import grad
 
 from tsgu_func import SparseMatrix, sparse_mm, sparse_solve
-from tsgu_func.bench.progress import counted
 from tsgu_func.bench.results import Comparison
 from tsgu_func.bench.subject import Subject
 from tsgu_func.bench.timing import Contender, call, compare
+from tsgu_func.console.arguments import add_count
+from tsgu_func.console.counting import counted
 
 __all__ = ["SUBJECT"]
 
@@ -21,9 +22,9 @@ Both = tuple[Contender, dict[str, Contender]]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rows", type=int, default=200, help="of products (%(default)s)")
-    parser.add_argument("--columns", type=int, default=16, help="of B (%(default)s)")
-    parser.add_argument("--unknowns", type=int, default=50, help="of systems (%(default)s)")
+    add_count(parser, "--rows", 200, "rows of A in products")
+    add_count(parser, "--columns", 16, "columns of B")
+    add_count(parser, "--unknowns", 50, "unknowns of systems")
 
 
 def _compare(options: argparse.Namespace) -> Iterator[Comparison]:

@@ -47,6 +47,8 @@ def _line(n: int, drift: float = 0.0) -> Any:
 
     central = drift / (2 * (n + 1))
     diags: Any = sparse.diags_array
+    if n == 1:
+        return diags([2.0], offsets=[0], shape=(1, 1))
     return diags([-1.0 - central, 2.0, -1.0 + central], offsets=[-1, 0, 1], shape=(n, n))
 
 
@@ -83,9 +85,10 @@ def _graph(n: int) -> Any:
 
     generator = np.random.default_rng(0)
     points = generator.random((n, 2))
-    near = np.asarray(KDTree(points).query(points, k=7)[1])[:, 1:]
+    many = min(6, n - 1)
+    near = np.asarray(KDTree(points).query(points, k=many + 1)[1]).reshape(n, many + 1)[:, 1:]
     weights = generator.lognormal(0.0, 1.0, near.size)
-    W = coo_array((weights, (np.repeat(np.arange(n), 6), near.ravel())), shape=(n, n)).tocsr()
+    W = coo_array((weights, (np.repeat(np.arange(n), many), near.ravel())), shape=(n, n)).tocsr()
     W = W + W.T
     return (diags_array(W.sum(axis=1) + 1e-3) - W).tocsr()
 
@@ -103,4 +106,4 @@ PROBLEMS = {
 
 def side(name: str, rows: int) -> int:
     """Return the size of a problem that has about so many rows."""
-    return round(rows ** (1 / PROBLEMS[name].axes))
+    return max(1, round(rows ** (1 / PROBLEMS[name].axes)))

@@ -15,21 +15,22 @@ from tsgu_func import SparseMatrix, sparse_mm
 from tsgu_func.bench.peers import prepared
 from tsgu_func.bench.peers.tensors import batched_csr
 from tsgu_func.bench.problems import PROBLEMS, side
-from tsgu_func.bench.progress import counted
 from tsgu_func.bench.results import DIRECTIONS, Comparison
 from tsgu_func.bench.subject import Subject
 from tsgu_func.bench.timing import call, compare
+from tsgu_func.console.arguments import add_choice, add_count
+from tsgu_func.console.counting import counted
 
 __all__ = ["SUBJECT", "random_matrix"]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     matrices = ["random", *PROBLEMS]
-    parser.add_argument("--matrices", nargs="+", choices=matrices, default=["random", "plane"])
-    parser.add_argument("--rows", type=int, default=100_000, help="and columns (%(default)s)")
-    parser.add_argument("--per-row", type=int, default=10, help="entries a row (%(default)s)")
-    parser.add_argument("--columns", type=int, nargs="+", default=[1, 16, 64], help="of B")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1], help="matrices at once (1)")
+    add_choice(parser, "--matrices", matrices, ["random", "plane"])
+    add_count(parser, "--rows", 100_000, "rows and columns of A")
+    add_count(parser, "--per-row", 10, "entries in a row of the random A")
+    add_count(parser, "--columns", [1, 16, 64], "columns of B")
+    add_count(parser, "--batches", [1], "matrices at once")
 
 
 def _compare(options: argparse.Namespace) -> Iterator[Comparison]:

@@ -16,8 +16,9 @@ from tsgu_func.bench.machine import describe
 from tsgu_func.bench.peers import missing, packages
 from tsgu_func.bench.results import Comparison
 from tsgu_func.bench.subject import Subject
+from tsgu_func.console.ending import CommandError, writing
 
-__all__ = ["as_json", "header", "introduction", "replaced", "spelled", "written"]
+__all__ = ["as_json", "check_marks", "header", "introduction", "replaced", "spelled", "written"]
 
 _NOT_SPELLED = ("command", "subject", "parser", "json", "plot", "markdown")
 
@@ -102,11 +103,27 @@ def replaced(page: str, subject: str, lines: Sequence[str]) -> str:
     old, ended, after = rest.partition(last)
     del old
     if not (found and ended):
-        raise ValueError(f"there are no lines {first} and {last}, between which to write")
+        raise CommandError(f"there are no lines {first} and {last}, between which to write")
     return before + "\n".join([first, "", *lines, "", last]) + after
 
 
 def written(path: Path, subject: str, lines: Sequence[str]) -> None:
     """Replace a block of a file."""
-    page = path.read_text(encoding="utf-8")
-    path.write_text(replaced(page, subject, lines), encoding="utf-8")
+    page = replaced(_read(path), subject, lines)
+    with writing(path):
+        path.write_text(page, encoding="utf-8")
+
+
+def check_marks(path: Path, subject: str) -> None:
+    """Raise an error where a page has no block for a subject."""
+    try:
+        replaced(_read(path), subject, [])
+    except CommandError as error:
+        raise CommandError(f"{path}: {error}") from None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"{path}: cannot be read: {error}") from error

@@ -16,10 +16,11 @@ import numpy as np
 
 from tsgu_func.bench.footprint import Footprint
 from tsgu_func.bench.memory import against_bound, beside_bound
-from tsgu_func.bench.progress import counted
 from tsgu_func.bench.results import OURS, Comparison
 from tsgu_func.bench.subject import Subject
 from tsgu_func.bench.worker import Worker
+from tsgu_func.console.arguments import add_count
+from tsgu_func.console.counting import counted
 
 __all__ = ["SUBJECT"]
 
@@ -27,9 +28,8 @@ _LEAST = {"time": 0.0, "memory": 8e6}
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    sizes = [10**k for k in range(4, 8)]
-    parser.add_argument("--entries", type=int, nargs="+", default=sizes, help="of A")
-    parser.add_argument("--columns", type=int, nargs="+", default=[1, 4, 16, 64], help="of B")
+    add_count(parser, "--entries", [10**k for k in range(4, 8)], "entries of A")
+    add_count(parser, "--columns", [1, 4, 16, 64], "columns of B")
 
 
 def _compare(options: argparse.Namespace) -> Iterator[Comparison]:

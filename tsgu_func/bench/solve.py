@@ -19,11 +19,12 @@ from typing import Any
 from tsgu_func.bench.contenders import OWN, Solves, contender
 from tsgu_func.bench.peers import PEERS
 from tsgu_func.bench.problems import PROBLEMS
-from tsgu_func.bench.progress import counted
 from tsgu_func.bench.results import DIRECTIONS, OURS, Comparison
 from tsgu_func.bench.subject import Subject
 from tsgu_func.bench.timing import in_turn
 from tsgu_func.bench.worker import Measured, Worker
+from tsgu_func.console.arguments import add_choice, seconds, whole
+from tsgu_func.console.counting import counted
 
 __all__ = ["GOAL", "QUICK", "SUBJECT", "add_arguments", "fitting", "judged", "systems", "turns"]
 
@@ -36,12 +37,39 @@ _GROUPS = ("torchsparsegradutils", "torch-sla", "factorization", "splineax", "sp
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
-    parser.add_argument("--sizes", type=int, nargs="+", help="in the place of each problem's own")
-    parser.add_argument("--solvers", nargs="+", choices=OWN, default=[], help="ours, by name")
-    parser.add_argument("--peers", nargs="+", default=[""], help="those whose names begin so (all)")
-    parser.add_argument("--no-peers", action="store_true", help="leave other packages out")
-    parser.add_argument("--limit", type=float, default=60.0, help="seconds a solve (%(default)s)")
+    add_choice(parser, "--problems", list(PROBLEMS))
+    add = parser.add_argument
+    add(
+        "--sizes",
+        type=whole(),
+        nargs="+",
+        metavar="N",
+        help="unknowns along an axis, or of the graph (default: each problem's own)",
+    )
+    add_choice(parser, "--solvers", list(OWN), [])
+    add(
+        "--peers",
+        type=_peers,
+        nargs="+",
+        default=[""],
+        metavar="NAME",
+        help="those whose names begin so (default: all)",
+    )
+    add("--no-peers", action="store_true", help="leave other packages out")
+    add(
+        "--limit",
+        type=seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="for a solve (default: %(default)g)",
+    )
+
+
+def _peers(start: str) -> str:
+    names = list(PEERS["solve"])
+    if not any(name.startswith(start) for name in names):
+        raise argparse.ArgumentTypeError(f"no name begins with {start!r}: {', '.join(names)}")
+    return start
 
 
 def systems(options: argparse.Namespace) -> Iterator[tuple[str, int]]:

@@ -16,17 +16,18 @@ from tsgu_func import SparseMatrix
 from tsgu_func.bench.peers import prepared
 from tsgu_func.bench.problems import PROBLEMS, side
 from tsgu_func.bench.products import random_matrix
-from tsgu_func.bench.progress import counted
 from tsgu_func.bench.results import DIRECTIONS, Comparison
 from tsgu_func.bench.subject import Subject
 from tsgu_func.bench.timing import call, compare
+from tsgu_func.console.arguments import add_count
+from tsgu_func.console.counting import counted
 from tsgu_func.solvers import clear_cache
 
 __all__ = ["SUBJECT"]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rows", type=int, default=90_000, help="of the matrices, about")
+    add_count(parser, "--rows", 90_000, "rows of the matrices, about")
 
 
 def _compare(options: argparse.Namespace) -> Iterator[Comparison]:

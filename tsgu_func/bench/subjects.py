@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 
@@ -22,6 +21,7 @@ from tsgu_func.bench import (
     triangular,
 )
 from tsgu_func.bench.subject import Subject
+from tsgu_func.console.arguments import FIGURES, output, whole
 
 __all__ = ["SUBJECTS", "declare", "parsed", "settle"]
 
@@ -44,30 +44,27 @@ def declare(parser: argparse.ArgumentParser, subject: Subject) -> None:
     """Declare the options of a subject."""
     subject.add_arguments(parser)
     repeats, threads = subject.repeats, subject.threads or torch.get_num_threads()
-    parser.add_argument("--repeats", type=int, default=repeats, help="measurements (%(default)s)")
-    parser.add_argument("--threads", type=int, default=threads, help="(%(default)s)")
-    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
-    parser.add_argument("--json", type=_file, metavar="FILE", help="where to write all figures")
-    parser.add_argument(
-        "--markdown", type=_page, metavar="FILE", help="a page with marks, to write between them"
+    add = parser.add_argument
+    add(
+        "--repeats",
+        type=whole(),
+        default=repeats,
+        metavar="N",
+        help="measurements of each contender (%(default)s)",
+    )
+    add("--threads", type=whole(), default=threads, metavar="N", help="of each (%(default)s)")
+    add("--quick", action="store_true", help="small sizes, to see that it runs")
+    add("--json", type=output(), metavar="FILE", help="where to write all figures")
+    add(
+        "--markdown",
+        type=output(),
+        metavar="FILE",
+        help="a page with marks, to write between them",
     )
     if subject.draw is not None:
-        parser.add_argument("--plot", type=_file, metavar="FILE", help="where to draw")
+        kinds = ", ".join(FIGURES)
+        add("--plot", type=output(*FIGURES), metavar="FILE", help=f"where to draw: {kinds}")
     parser.set_defaults(parser=parser)
-
-
-def _file(text: str) -> Path:
-    path = Path(text)
-    if not path.absolute().parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{path}: there is no folder {path.parent}")
-    return path
-
-
-def _page(text: str) -> Path:
-    path = Path(text)
-    if not path.is_file():
-        raise argparse.ArgumentTypeError(f"{path}: there is no such page")
-    return path
 
 
 def settle(options: argparse.Namespace, subject: Subject) -> argparse.Namespace:

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 from tsgu_func.bench.memory import BOUND
 from tsgu_func.bench.peers import missing
 from tsgu_func.bench.peers.bound import BOUNDS
-from tsgu_func.bench.progress import counted
 from tsgu_func.bench.results import Comparison
 from tsgu_func.bench.subject import Subject, markdown, page_of_table
 from tsgu_func.bench.subjects import SUBJECTS, parsed
+from tsgu_func.console.arguments import add_choice
+from tsgu_func.console.counting import counted
 
 __all__ = ["AIMS", "SUBJECT", "Aim"]
 
@@ -185,7 +186,7 @@ AIMS = (
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--only", nargs="+", choices=SUBJECTS, help="rows of some subjects")
+    add_choice(parser, "--only", list(SUBJECTS))
 
 
 def _compare(options: argparse.Namespace) -> Iterator[Comparison]:

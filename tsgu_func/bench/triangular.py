@@ -15,17 +15,18 @@ import torch
 from tsgu_func import SparseMatrix, sparse_triangular_solve
 from tsgu_func.bench.peers import prepared
 from tsgu_func.bench.problems import PROBLEMS, side
-from tsgu_func.bench.progress import counted
 from tsgu_func.bench.results import DIRECTIONS, Comparison
 from tsgu_func.bench.subject import Subject
 from tsgu_func.bench.timing import call, compare
+from tsgu_func.console.arguments import add_count
+from tsgu_func.console.counting import counted
 
 __all__ = ["SUBJECT"]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rows", type=int, default=100_000, help="of L, about (%(default)s)")
-    parser.add_argument("--columns", type=int, nargs="+", default=[1, 16], help="of B")
+    add_count(parser, "--rows", 100_000, "rows of L, about")
+    add_count(parser, "--columns", [1, 16], "columns of B")
 
 
 def _compare(options: argparse.Namespace) -> Iterator[Comparison]:

@@ -7,10 +7,13 @@ The parent builds no matrix, because a child inherits its parent's peak.
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
+
+from tsgu_func.console.processes import start
 
 __all__ = ["Measured", "Ready", "Worker"]
 
@@ -67,7 +70,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
-        self._process.start()
+        start(self._process)
         theirs.close()
         said = self._receive(patience)
         self.ready = said if isinstance(said, Ready) else Ready(failure=said.failure)
@@ -98,6 +101,7 @@ class Worker:
 
 
 def _serve(pipe: Connection, make: Callable[..., Any], arguments: tuple[object, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, too, and ends this
     warnings.simplefilter("ignore")  # what a peer has to say is not about its speed
     try:
         serve = make(*arguments)

@@ -9,13 +9,14 @@ from contextlib import contextmanager
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TimeElapsedColumn
 from torch import Tensor
 
+from tsgu_func.console.ending import writing
+from tsgu_func.console.progress import Description
 from tsgu_func.demo import figure, report
 from tsgu_func.demo.denoise import Grid, edge_weights, make_grid, solve, start, system
 from tsgu_func.demo.images import (
-    InputError,
     add_noise,
     psnr,
     read_image,
@@ -68,8 +69,8 @@ def run_demo(settings: Settings) -> None:
     report.introduce(console, settings, height, width, _PROBES)
     with Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
+        Description(),
+        BarColumn(min(40, console.width // 4)),
         TimeElapsedColumn(),
         console=console,
         transient=True,
@@ -158,7 +159,5 @@ def _deviation(
 
 
 def _save(panels: figure.Panels, settings: Settings) -> None:
-    try:
+    with writing(settings.out):
         figure.save(figure.draw(panels), settings.out)
-    except OSError as error:
-        raise InputError(f"{settings.out}: cannot be written: {error.strerror}") from error

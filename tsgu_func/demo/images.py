@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tsgu_func.console.ending import CommandError
+
 __all__ = [
     "SMALLEST",
-    "InputError",
     "add_noise",
     "checked",
     "psnr",
@@ -41,10 +42,6 @@ _DAMAGED = (
 )
 
 
-class InputError(ValueError):
-    """What the user gave cannot be used; the message is one line and says why."""
-
-
 # ------------------------------------------------------------------------------------- sources
 
 
@@ -65,21 +62,21 @@ def read_image(path: Path) -> Tensor:
 
     Raises
     ------
-    InputError
+    CommandError
         If there is no such file, it is of another kind, or what it holds is no usable image.
     """
     readers = {".png": _read_png, ".npy": _read_numpy, ".npz": _read_numpy}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise InputError(f"{path}: takes a .png, .npy or .npz file")
+        raise CommandError(f"{path}: takes a .png, .npy or .npz file")
     try:
         return checked(reader(path), str(path))
     except OSError as error:
         # Pillow's own errors carry no strerror; those of the system do.
         reason = error.strerror or "is damaged, or no image"
-        raise InputError(f"{path}: {reason[0].lower()}{reason[1:]}") from error
+        raise CommandError(f"{path}: {reason[0].lower()}{reason[1:]}") from error
     except MemoryError as error:  # a header may claim any shape
-        raise InputError(f"{path}: claims an image that does not fit into memory") from error
+        raise CommandError(f"{path}: claims an image that does not fit into memory") from error
 
 
 def _read_png(path: Path) -> np.ndarray:
@@ -88,7 +85,7 @@ def _read_png(path: Path) -> np.ndarray:
     try:
         image = imread(path, format="png")
     except (SyntaxError, ValueError) as error:  # Pillow calls a file that is no PNG bad syntax
-        raise InputError(f"{path}: is damaged, or no PNG image") from error
+        raise CommandError(f"{path}: is damaged, or no PNG image") from error
     return image[..., :3] @ np.array(_LUMA) if image.ndim == 3 else image
 
 
@@ -101,29 +98,29 @@ def _read_numpy(path: Path) -> np.ndarray:
             if len(found.files) == 1:
                 return found[found.files[0]]
     except _DAMAGED as error:  # NumPy's messages run over lines, and offer to unpickle
-        raise InputError(f"{path}: holds no array of numbers (pickles are not read)") from error
+        raise CommandError(f"{path}: holds no array of numbers (pickles are not read)") from error
     names = ", ".join(found.files) or "none"
-    raise InputError(f"{path}: takes an archive of one array; found {names}")
+    raise CommandError(f"{path}: takes an archive of one array; found {names}")
 
 
 def checked(array: np.ndarray, name: str) -> Tensor:
     """Scale a 2-D array of real numbers to [0, 1], or say why that cannot be done."""
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "buif":
-        raise InputError(f"{name}: holds no real numbers")
+        raise CommandError(f"{name}: holds no real numbers")
     if array.ndim != 2:
-        raise InputError(f"{name}: an image has two axes; got shape {array.shape}")
+        raise CommandError(f"{name}: an image has two axes; got shape {array.shape}")
     if min(array.shape) < SMALLEST:
-        raise InputError(
+        raise CommandError(
             f"{name}: {array.shape[1]} x {array.shape[0]} pixels are too few, "
             f"each side takes {SMALLEST}"
         )
     image = array.astype(np.float64)
     if not np.isfinite(image).all():
-        raise InputError(f"{name}: holds values that are not finite")
+        raise CommandError(f"{name}: holds values that are not finite")
     image /= np.abs(image).max() or 1.0  # first, so that the range below cannot overflow
     low, high = image.min(), image.max()
     if low == high:
-        raise InputError(f"{name}: is constant, there is nothing to see")
+        raise CommandError(f"{name}: is constant, there is nothing to see")
     return torch.from_numpy((image - low) / (high - low))
 
 
@@ -132,13 +129,13 @@ def resample(image: Tensor, longer: int) -> Tensor:
 
     Raises
     ------
-    InputError
+    CommandError
         If the shorter side becomes too short.
     """
     scale = longer / max(image.shape)
     height, width = (round(scale * n) for n in image.shape)
     if min(height, width) < SMALLEST:
-        raise InputError(
+        raise CommandError(
             f"the image would be resampled to {width} x {height} pixels, each side takes {SMALLEST}"
         )
     return torch.nn.functional.interpolate(

@@ -5,16 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DEVICES", "DTYPES", "LIMIT", "ORDER", "SEED", "Asked", "OptionError", "spelled"]
+__all__ = ["DEVICES", "DTYPES", "LIMIT", "ORDER", "SEED", "Asked", "spelled"]
 
 DTYPES = ("float64", "complex128", "float32", "float16", "bfloat16")
 DEVICES = ("cpu", "cuda")
 ORDER, SEED = 2, 0
 LIMIT = 120.0  # seconds for an operator of PyTorch
-
-
-class OptionError(ValueError):
-    """What was asked for cannot be done."""
 
 
 @dataclass(frozen=True)

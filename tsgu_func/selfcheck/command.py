@@ -6,21 +6,22 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from tsgu_func.selfcheck.asked import Asked, OptionError
+from tsgu_func.console.ending import writing
+from tsgu_func.console.progress import bar, instead
+from tsgu_func.selfcheck.asked import Asked
 from tsgu_func.selfcheck.jobs import Job, created_on, devices_of, jobs_on
 from tsgu_func.selfcheck.output import Outcome, as_json, as_markdown, show
-from tsgu_func.selfcheck.progress import bar
 from tsgu_func.testing.checker.comparison import Verdict
 from tsgu_func.testing.checker.report import Cell, Report
 
 __all__ = ["run_check"]
 
+_WRONG = (Verdict.FAILS, Verdict.RAISES)
 _WIDTH = 120  # of what is written to a file or a pipe: no table is folded
 
 # What PyTorch says of itself, whatever is run.
@@ -49,21 +50,31 @@ def run_check(asked: Asked) -> int:
 
     Raises
     ------
-    OptionError
+    CommandError
         If there is nothing like what was asked for, or a file cannot be written.
     """
     began, found = time.perf_counter(), dict[str, list[Report]]()
-    with _without_noise(), _one_thread(), bar("cells, {task.fields[wrong]} failed") as progress:
-        for device in devices_of(asked):
-            with created_on(device):
-                found[device] = _run(jobs_on(device, asked), progress)
+    try:
+        with _without_noise(), _one_thread(), bar("cells, {task.fields[wrong]} failed") as progress:
+            for device in devices_of(asked):
+                with created_on(device):
+                    _run(jobs_on(device, asked), progress, found.setdefault(device, []))
+    except KeyboardInterrupt:
+        there = {device: reports for device, reports in found.items() if reports}
+        _show(Outcome(asked, there, time.perf_counter() - began))
+        raise
     outcome = Outcome(asked, found, time.perf_counter() - began)
-    console = Console()
-    show(console if console.is_terminal else Console(width=_WIDTH), outcome)
+    _show(outcome)
     for path, text in ((asked.json_file, as_json), (asked.markdown_file, as_markdown)):
         if path is not None:
-            _write(path, text(outcome))
+            with writing(path):
+                path.write_text(text(outcome), encoding="utf-8")
     return 0 if outcome.holds else 1
+
+
+def _show(outcome: Outcome) -> None:
+    console = Console()
+    show(console if console.is_terminal else Console(width=_WIDTH), outcome)
 
 
 @contextmanager
@@ -86,14 +97,15 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _run(jobs: list[Job], progress: Progress) -> list[Report]:
-    wrong, done, reports = 0, 0, list[Report]()
+def _run(jobs: list[Job], progress: Progress, reports: list[Report]) -> None:
+    """Run the jobs, and add their reports, each when it is complete."""
+    wrong, done = 0, 0
     task = progress.add_task("", total=sum(job.size for job in jobs), wrong=wrong)
-    for job in jobs:
+    for number, job in enumerate(jobs, 1):
         cells = list[Cell]()
         for cell in job.cells():
             cells.append(cell)
-            wrong += cell.verdict in (Verdict.FAILS, Verdict.RAISES)
+            wrong += cell.verdict in _WRONG
             progress.update(
                 task,
                 description=f"{job.device}: {job.name}",
@@ -103,12 +115,7 @@ def _run(jobs: list[Job], progress: Progress) -> list[Report]:
         # Of a dtype that is not taken there is one cell, in place of those expected.
         done += job.size
         reports.append(Report(job.name, tuple(cells)))
+        failed = sum(cell.verdict in _WRONG for cell in cells)
+        line = f"{number}/{len(jobs)} {job.device}: {job.name}: {len(cells)} cells, {failed} failed"
+        instead(progress, line)
     progress.remove_task(task)
-    return reports
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OptionError(f"{path}: cannot be written: {error.strerror}") from error

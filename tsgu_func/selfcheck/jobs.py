@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import torch
 
-from tsgu_func.selfcheck.asked import DEVICES, DTYPES, Asked, OptionError, spelled
+from tsgu_func.console.ending import CommandError
+from tsgu_func.selfcheck.asked import DEVICES, DTYPES, Asked, spelled
 from tsgu_func.selfcheck.records import Record, all_records
 from tsgu_func.testing.checker.check_rules import GROUPS, Settings, iterate_cells, plan
 from tsgu_func.testing.checker.checks import CHECKS, Check
@@ -128,7 +129,7 @@ def jobs_on(device: str, asked: Asked) -> list[Job]:
 
     Raises
     ------
-    OptionError
+    CommandError
         If no record has the name, or there is no cell to be run.
 
     Examples
@@ -151,7 +152,7 @@ def jobs_on(device: str, asked: Asked) -> list[Job]:
         jobs.append(Job(made["float64"][i].name, device, asked, tuple(parts)))
     jobs = [job for job in jobs if job.size]
     if not jobs:
-        raise OptionError(
+        raise CommandError(
             "there is no cell to be run; below double precision there are those of the column "
             "'precision' alone, and a record of torch.sparse tensors is not compiled"
         )
@@ -161,7 +162,7 @@ def jobs_on(device: str, asked: Asked) -> list[Job]:
 def _refuse_order(asked: Asked) -> None:
     for name in asked.cells:
         if name in CHECKS and CHECKS[name].order > asked.order:
-            raise OptionError(
+            raise CommandError(
                 f"the cell {name!r} takes --order {CHECKS[name].order}, got {asked.order}"
             )
 
@@ -176,7 +177,9 @@ def _chosen(records: Sequence[Record], asked: Asked) -> list[int]:
         # A whole name is that record alone: it may be how others start.
         found = [names.index(op)] if op in names else _starting(names, op)
         if not found:
-            raise OptionError(f"no record is, or starts with, {op!r}; there are {', '.join(names)}")
+            raise CommandError(
+                f"no record is, or starts with, {op!r}; there are {', '.join(names)}"
+            )
         chosen.update(found)
     return sorted(chosen)
 

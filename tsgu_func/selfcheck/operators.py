@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,10 +18,12 @@ import torch
 from rich.console import Console
 
 import tsgu_func
-from tsgu_func.selfcheck.asked import Asked, OptionError
+from tsgu_func.console.ending import CommandError, writing
+from tsgu_func.console.processes import start
+from tsgu_func.console.progress import bar
+from tsgu_func.selfcheck.asked import Asked
 from tsgu_func.selfcheck.found import Found
 from tsgu_func.selfcheck.operator_output import as_json, as_page, show
-from tsgu_func.selfcheck.progress import bar
 from tsgu_func.testing.checker.check_rules import check_rules
 from tsgu_func.testing.checker.comparison import Verdict
 from tsgu_func.testing.checker.report import Report
@@ -47,23 +50,29 @@ def run_operators(asked: Asked) -> int:
 
     Raises
     ------
-    OptionError
+    CommandError
         If there is no such operator, or a file does not belong to such a run.
     """
     began = time.perf_counter()
     names = _chosen(_names(_dtype(asked)), asked.ops)
     with _kept(asked) as (before, file):
         found = dict(before)
-        for name in _with_progress([name for name in names if name not in before], found):
-            found[name] = _examined(name, asked)
-            if file is not None:
-                file.write(json.dumps(asdict(found[name]), allow_nan=False) + "\n")
-                file.flush()
+        try:
+            for name in _with_progress([name for name in names if name not in before], found):
+                found[name] = _examined(name, asked)
+                if file is not None:
+                    file.write(json.dumps(asdict(found[name]), allow_nan=False) + "\n")
+                    file.flush()
+        except KeyboardInterrupt:
+            there = [found[name] for name in names if name in found]
+            show(Console(), asked, there, time.perf_counter() - began)
+            raise
     outcome = [found[name] for name in names]
     show(Console(), asked, outcome, time.perf_counter() - began)
     for path, text in ((asked.json_file, as_json), (asked.markdown_file, as_page)):
         if path is not None:
-            path.write_text(text(asked, outcome), encoding="utf-8")
+            with writing(path):
+                path.write_text(text(asked, outcome), encoding="utf-8")
     return int(any(f.stopped or f.count(Verdict.FAILS) for f in outcome))
 
 
@@ -71,7 +80,7 @@ def _chosen(names: list[str], asked: tuple[str, ...]) -> list[str]:
     unknown = [op for op in asked if op not in names]
     if unknown:
         near = [name for name in names if unknown[0] in name] or names
-        raise OptionError(
+        raise CommandError(
             f"the operator database has no {unknown[0]!r} with a gradient; it has {', '.join(near)}"
         )
     return [name for name in names if not asked or name in asked]
@@ -118,9 +127,9 @@ def _read(path: Path, head: dict[str, Any]) -> dict[str, Found]:
         first, *rest = [json.loads(line) for line in lines] or [head]
         found = {line["op"]: Found(**line) for line in rest}
     except (ValueError, TypeError, KeyError) as error:
-        raise OptionError(f"{path}: was not written by --torch --resume: {error}") from error
+        raise CommandError(f"{path}: was not written by --torch --resume: {error}") from error
     if first != head:
-        raise OptionError(f"{path}: is of another run, {first}; this one is {head}")
+        raise CommandError(f"{path}: is of another run, {first}; this one is {head}")
     if torn:
         path.write_text(text.removesuffix(torn), encoding="utf-8")
     return found
@@ -133,12 +142,12 @@ def _names(dtype: str) -> list[str]:
     """Return the names in the database, which takes seconds to import, by another process."""
     answer, stopped = _by_process(_load, (dtype,), _LOADING)
     if stopped:
-        raise OptionError(f"the operator database cannot be loaded: {stopped}")
+        raise CommandError(f"the operator database cannot be loaded: {stopped}")
     missing = answer.get("missing")
     if missing is None:
         return answer["names"]
     if missing.partition(".")[0] == "torch":
-        raise OptionError(
+        raise CommandError(
             f"PyTorch {torch.__version__} has no operator database, or another one: "
             f"{answer['error']}; --torch was written for PyTorch 2.13"
         )
@@ -170,7 +179,7 @@ def _by_process(
     context = _context()
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_serve, args=(theirs, work, arguments), daemon=True)
-    process.start()
+    start(process)
     theirs.close()
     try:
         if ours.poll(limit):
@@ -197,6 +206,7 @@ def _context() -> Any:
 
 
 def _serve(pipe: Connection, work: Callable[..., dict[str, Any]], arguments: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, too, and ends this
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     pipe.send(json.dumps(work(*arguments), allow_nan=False))

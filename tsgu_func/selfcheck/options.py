@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
-from tsgu_func.selfcheck.asked import DEVICES, DTYPES, LIMIT, ORDER, SEED, Asked, OptionError
+from tsgu_func.console.arguments import output, seconds, whole
+from tsgu_func.console.ending import CommandError
+from tsgu_func.selfcheck.asked import DEVICES, DTYPES, LIMIT, ORDER, SEED, Asked
 
 __all__ = ["add_arguments", "run"]
 
@@ -80,7 +79,7 @@ def _add_extent(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--seed",
-        type=_seed,
+        type=whole(0),
         default=SEED,
         metavar="N",
         help="of directions and batches (default: %(default)s)",
@@ -95,7 +94,7 @@ def _add_extent(parser: argparse.ArgumentParser) -> None:
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
     for name, what in (("--json", "all cells as JSON"), ("--markdown", "the table as Markdown")):
-        parser.add_argument(name, type=_file, metavar="FILE", help=f"write {what}, too")
+        parser.add_argument(name, type=output(), metavar="FILE", help=f"write {what}, too")
 
 
 def _add_torch(parser: argparse.ArgumentParser) -> None:
@@ -112,14 +111,14 @@ def _add_torch(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--limit",
-        type=_seconds,
+        type=seconds,
         default=LIMIT,
         metavar="S",
         help="seconds for an operator (default: %(default)g)",
     )
     group.add_argument(
         "--resume",
-        type=_file,
+        type=output(),
         metavar="FILE",
         help="write each operator to FILE when it is done, and leave out those that are there",
     )
@@ -144,11 +143,7 @@ def run(options: argparse.Namespace) -> int:
         limit=options.limit,
         resume=options.resume,
     )
-    try:
-        return _runner(asked)(asked)
-    except OptionError as error:
-        print(f"tsgu_func check: error: {error}", file=sys.stderr)
-        return 2
+    return _runner(asked)(asked)
 
 
 def _run_planted(options: argparse.Namespace) -> int:
@@ -159,45 +154,25 @@ def _run_planted(options: argparse.Namespace) -> int:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     given = [name for name in sorted(others) if getattr(options, name) != parser.get_default(name)]
-    try:
-        if given:
-            raise OptionError(f"--planted takes --markdown alone beside it, got --{given[0]}")
-        return run_planted(options.markdown)
-    except OptionError as error:
-        print(f"tsgu_func check: error: {error}", file=sys.stderr)
-        return 2
+    if given:
+        raise CommandError(f"--planted takes --markdown alone beside it, got --{given[0]}")
+    return run_planted(options.markdown)
 
 
 def _runner(asked: Asked) -> Callable[[Asked], int]:
     if not asked.torch:
         if asked.resume is not None or asked.limit != LIMIT:
-            raise OptionError("--resume and --limit go with --torch")
+            raise CommandError("--resume and --limit go with --torch")
         from tsgu_func.selfcheck.command import run_check
 
         return run_check
     if asked.devices or asked.quick or not asked.compiled:
-        raise OptionError("--device, --quick and --no-compile do not go with --torch")
+        raise CommandError("--device, --quick and --no-compile do not go with --torch")
     if len(asked.dtypes) > 1 or set(asked.dtypes) - {"float64", "complex128"}:
-        raise OptionError("--torch takes one --dtype, float64 or complex128")
+        raise CommandError("--torch takes one --dtype, float64 or complex128")
     from tsgu_func.selfcheck.operators import run_operators
 
     return run_operators
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"takes a number of seconds, got {text!r}")
-    return seconds
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"takes a whole number that is not negative, got {text!r}")
-    return int(text)
 
 
 def _cell(text: str) -> str:
@@ -208,15 +183,3 @@ def _cell(text: str) -> str:
     if text not in known:
         raise argparse.ArgumentTypeError(f"is one of {', '.join(map(repr, known))}; got {text!r}")
     return text
-
-
-def _file(text: str) -> Path:
-    """Check what need not wait for the end of a long run."""
-    path = Path(text)
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{path}: there is no directory {path.parent}")
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{path}: is a directory")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{path}: is not writable")
-    return path

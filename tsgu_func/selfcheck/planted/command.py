@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from tsgu_func.selfcheck.asked import OptionError
+from tsgu_func.console.ending import writing
 from tsgu_func.selfcheck.planted.kinds import KINDS
 from tsgu_func.selfcheck.planted.table import HEAD, Row, as_page, entries, rows
 from tsgu_func.testing.checker.report import columns
@@ -31,7 +31,7 @@ def run_planted(file: Path | None) -> int:
 
     Raises
     ------
-    OptionError
+    CommandError
         If the file cannot be written.
     """
     threads = torch.get_num_threads()
@@ -41,10 +41,8 @@ def run_planted(file: Path | None) -> int:
     finally:
         torch.set_num_threads(threads)
     if file is not None:
-        try:
+        with writing(file):
             file.write_text(as_page(found, f"{_COMMAND} --markdown {file.as_posix()}"), "utf-8")
-        except OSError as error:
-            raise OptionError(f"{file}: cannot be written: {error.strerror}") from error
     return 0 if all(row.as_it_must for row in found) else 1
 
 

@@ -17,7 +17,7 @@ def counted(cases: Sequence[Case], unit: str = "comparisons") -> Iterator[Case]:
     if not (sys.stderr.isatty() and _has_rich()):
         yield from cases
         return
-    from tsgu_func.selfcheck.progress import bar
+    from tsgu_func.console.progress import bar
 
     with bar(unit) as progress:
         task = progress.add_task("", total=len(cases))

@@ -1,0 +1,162 @@
+"""How commands end, whatever ends them, and what shows how far they are."""
+
+import argparse
+import io
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from tsgu_func.__main__ import main
+from tsgu_func.console import progress
+from tsgu_func.console.arguments import output, seconds, whole
+from tsgu_func.console.ending import CommandError, ended, writing
+
+POSIX = pytest.mark.skipif(os.name != "posix", reason="signals and devices of POSIX systems")
+
+
+def info(stdout, ready=False):
+    """Start `info`; when it is ready, it waits for an interrupt in the place of its first line."""
+    wait = (
+        "from tsgu_func import __main__ as command\n"
+        "import sys, time\n"
+        "def versions():\n"
+        "    print('ready', file=sys.stderr, flush=True)\n"
+        "    exec('time.sleep(600)')\n"
+        "command._versions = versions\n"
+        "sys.exit(command.main(['info']))\n"
+    )
+    program = ["-c", wait] if ready else ["-m", "tsgu_func", "info"]
+    return subprocess.Popen([sys.executable, *program], stdout=stdout, stderr=subprocess.PIPE)
+
+
+@POSIX
+def test_an_interrupt_is_one_line():
+    process = info(subprocess.DEVNULL, ready=True)
+    assert process.stderr.readline() == b"ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate()[1] == b"interrupted\n"
+    assert process.returncode == 130
+
+
+@POSIX
+def test_a_reader_that_has_gone_is_told_nothing():
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = info(writer)
+    os.close(writer)
+    assert process.communicate()[1] == b""
+    assert process.returncode == 141
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is full")
+def test_a_full_disk_is_one_line():
+    with open("/dev/full", "wb") as full:
+        process = info(full)
+        told = process.communicate()[1].decode()
+    assert told == "tsgu_func: error: the output cannot be written: No space left on device\n"
+    assert process.returncode == 2
+
+
+class Broken(io.StringIO):
+    """A stream whose reader is gone after a while."""
+
+    encoding = "utf-8"
+
+    def write(self, text):
+        if self.tell() + len(text) > 400:
+            raise BrokenPipeError
+        return super().write(text)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["info"],
+        ["check", "--op", "spmm", "--dtype", "float64", "--device", "cpu", "--no-compile"],
+        ["bench", "overhead", "--quick", "--threads", "1"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_every_command_ends_quietly_with_its_reader(arguments, monkeypatch, capsys):
+    stream = Broken()
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert main(arguments) == 141
+    assert sys.stdout is stream
+    assert "Error" not in capsys.readouterr().err
+
+
+def test_errors_of_others_are_raised():
+    def opens():
+        return len(os.listdir("/nonexistent/folder"))
+
+    with pytest.raises(FileNotFoundError):
+        ended(opens)
+    with pytest.raises(ZeroDivisionError):
+        ended(lambda: 1 // 0)
+
+
+def test_a_file_that_cannot_be_written(tmp_path):
+    with (
+        pytest.raises(CommandError, match=r": cannot be written: Is a directory"),
+        writing(tmp_path),
+    ):
+        raise OSError(21, "Is a directory")
+
+
+# -------------------------------------------------------------------------------------- options
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "x", "1.5", "", "8"])
+def test_a_whole_number_is_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="a whole number from 1 to 7"):
+        whole(1, 7)(text)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "x", "nan", "inf"])
+def test_a_time_is_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="a number of seconds"):
+        seconds(text)
+
+
+def test_what_is_taken(tmp_path):
+    assert whole(1, 7)("7") == 7
+    assert seconds("0.5") == 0.5
+    assert output(".png")(str(tmp_path / "a.PNG")) == tmp_path / "a.PNG"
+    with pytest.raises(argparse.ArgumentTypeError, match="is a directory"):
+        output()(str(tmp_path))
+
+
+# ------------------------------------------------------------------------------------- progress
+
+
+def shown(width, monkeypatch, **settings):
+    """Return the lines that a bar has on a terminal of some width."""
+    terminal = Console(file=io.StringIO(), width=width, **settings)
+    shown = progress.bar("cells, {task.fields[wrong]} failed", terminal)
+    shown.add_task("cpu: a record with quite a long name, complex128", total=8123, wrong=12)
+    screen = Console(file=io.StringIO(), width=width)
+    screen.print(shown.get_renderable())
+    return shown, screen.file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_narrow_terminal_shortens_the_name(width, monkeypatch):
+    bar, (line,) = shown(width, monkeypatch, force_terminal=True)
+    assert not bar.disable
+    assert "0/8123 cells, 12 failed -:--:--" in line
+    assert line.startswith("cpu: a rec")
+    assert len(line) <= width
+
+
+def test_where_nobody_watches_there_are_lines(monkeypatch):
+    bar, _ = shown(80, monkeypatch)
+    progress.instead(bar, "1/2 cpu: [name] done")
+    assert bar.disable
+    assert bar.console.file.getvalue() == "1/2 cpu: [name] done\n"
+    monkeypatch.setenv("TERM", "dumb")
+    assert shown(80, monkeypatch, force_terminal=True)[0].disable
