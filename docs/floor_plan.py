@@ -46,6 +46,7 @@ ROOMS = {
     "selfcheck": "a record for each op",
     "demo": "denoising",
     "bench": "against peers",
+    "warm": "loops ahead of time",
     "__main__": "the command line",
 }
 _ENTERED = {  # by a user

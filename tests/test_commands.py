@@ -3,23 +3,27 @@
 import argparse
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
+from tsgu_func import warm
 from tsgu_func.__main__ import main
 from tsgu_func.console import progress
 from tsgu_func.console.arguments import output, seconds, whole
 from tsgu_func.console.ending import CommandError, ended, writing
+from tsgu_func.kernels import compiled
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals and devices of POSIX systems")
 
 
-def info(stdout, ready=False):
-    """Start `info`; when it is ready, it waits for an interrupt in the place of its first line."""
+def start(stdout, ready=False):
+    """Start a command; `info`, when it is ready, waits for an interrupt before its first line."""
     wait = (
         "from tsgu_func import __main__ as command\n"
         "import sys, time\n"
@@ -29,13 +33,13 @@ def info(stdout, ready=False):
         "command._versions = versions\n"
         "sys.exit(command.main(['info']))\n"
     )
-    program = ["-c", wait] if ready else ["-m", "tsgu_func", "info"]
+    program = ["-c", wait] if ready else ["-m", "tsgu_func", "--help"]
     return subprocess.Popen([sys.executable, *program], stdout=stdout, stderr=subprocess.PIPE)
 
 
 @POSIX
 def test_an_interrupt_is_one_line():
-    process = info(subprocess.DEVNULL, ready=True)
+    process = start(subprocess.DEVNULL, ready=True)
     assert process.stderr.readline() == b"ready\n"
     process.send_signal(signal.SIGINT)
     assert process.communicate()[1] == b"interrupted\n"
@@ -46,7 +50,7 @@ def test_an_interrupt_is_one_line():
 def test_a_reader_that_has_gone_is_told_nothing():
     reader, writer = os.pipe()
     os.close(reader)
-    process = info(writer)
+    process = start(writer)
     os.close(writer)
     assert process.communicate()[1] == b""
     assert process.returncode == 141
@@ -55,7 +59,7 @@ def test_a_reader_that_has_gone_is_told_nothing():
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is full")
 def test_a_full_disk_is_one_line():
     with open("/dev/full", "wb") as full:
-        process = info(full)
+        process = start(full)
         told = process.communicate()[1].decode()
     assert told == "tsgu_func: error: the output cannot be written: No space left on device\n"
     assert process.returncode == 2
@@ -67,7 +71,7 @@ class Broken(io.StringIO):
     encoding = "utf-8"
 
     def write(self, text):
-        if self.tell() + len(text) > 400:
+        if self.tell() + len(text) > 100:
             raise BrokenPipeError
         return super().write(text)
 
@@ -106,6 +110,59 @@ def test_a_file_that_cannot_be_written(tmp_path):
         writing(tmp_path),
     ):
         raise OSError(21, "Is a directory")
+
+
+# ------------------------------------------------------------------------------ compiled loops
+
+
+def test_loops_are_compiled_ahead_of_time(capsys):
+    assert main(["warm", "--quick"]) == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"float64 +\d+\.\d s", first)
+    assert last.endswith(f"compiled loops are kept in {warm.place()}")
+
+
+def test_loops_that_cannot_be_kept_are_not_compiled_ahead_of_time(monkeypatch, capsys):
+    monkeypatch.setattr(warm, "place", lambda: None)
+    assert main(["warm"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert "NUMBA_CACHE_DIR" in err
+
+
+def compiling(clock, seconds, module, place="/kept", inner=0.0):
+    """Pretend that a loop is compiled, and meanwhile another that it calls."""
+    now = [0.0]
+    loop = SimpleNamespace(
+        py_func=SimpleNamespace(__module__=module), stats=SimpleNamespace(cache_path=place)
+    )
+    other = SimpleNamespace(py_func=SimpleNamespace(__module__="numba.np"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled.compiling.time, "perf_counter", lambda: now[0])
+        clock.on_start(SimpleNamespace(data={"dispatcher": loop}))
+        clock.on_start(SimpleNamespace(data={"dispatcher": other}))
+        now[0] = inner
+        clock.on_end(SimpleNamespace(data={"dispatcher": other}))
+        now[0] = seconds
+        clock.on_end(SimpleNamespace(data={"dispatcher": loop}))
+
+
+def test_who_compiles_for_long_says_so_once(caplog):
+    clock, here = compiled.compiling._Clock(), "tsgu_func.kernels.compiled.products"
+    compiling(clock, 60.0, "of.somebody.else")
+    compiling(clock, 1.5, here)
+    assert caplog.records == []
+    compiling(clock, 0.4, here)
+    assert caplog.records == []
+    compiling(clock, 9.0, here, inner=1.0)
+    compiling(clock, 9.0, here)
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("tsgu_func", "WARNING")
+    told = "tsgu_func compiles its loops, once for this machine: they are kept in /kept"
+    assert record.getMessage() == told
+    compiling(compiled.compiling._Clock(), 3.0, here, place=None)
+    assert caplog.records[1].getMessage() == "tsgu_func compiles its loops, again each time"
 
 
 # -------------------------------------------------------------------------------------- options
@@ -148,7 +205,7 @@ def shown(width, monkeypatch, **settings):
 def test_a_narrow_terminal_shortens_the_name(width, monkeypatch):
     bar, (line,) = shown(width, monkeypatch, force_terminal=True)
     assert not bar.disable
-    assert "0/8123 cells, 12 failed -:--:--" in line
+    assert "0/8123 cells, 12 failed 0:00:00" in line
     assert line.startswith("cpu: a rec")
     assert len(line) <= width
 

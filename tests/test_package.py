@@ -109,7 +109,7 @@ def test_type_checkers_read_the_annotations():
 def test_help_and_version():
     done = run("--help")
     assert done.returncode == 0
-    for command in ("check", "demo", "info", "bench"):
+    for command in ("check", "demo", "info", "bench", "warm"):
         assert command in done.stdout
     assert run("--version").stdout.startswith("tsgu_func 0.")
     assert run("nonsense").returncode == 2

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import torch
 
 import tsgu_func
-from tsgu_func import SparseMatrix, bench
+from tsgu_func import SparseMatrix, bench, warm
 from tsgu_func.bench.machine import version_or_none
 from tsgu_func.bench.problems import PROBLEMS
 from tsgu_func.console.ending import CommandError, ended, refused
 from tsgu_func.demo import options as demo
-from tsgu_func.kernels import compiled
 from tsgu_func.selfcheck import options as check
 from tsgu_func.solvers import plan
 from tsgu_func.solvers.machine import dense_speed
@@ -138,7 +139,7 @@ def _kernels() -> dict[str, str]:
         "gradient of A": f"{loops} (sampled products)",
         "triangular solve": f"{loops} (substitution)",
         "sparse_solve": "chosen by the matrix: tsgu_func.solvers.plan explains",
-        "compiled loops": _kept_at(compiled.products.product.stats.cache_path),
+        "compiled loops": _kept_at(warm.place()),
     }
     if torch.cuda.is_available():
         kernels["sparse on CUDA"] = "cuSPARSE, through PyTorch"
@@ -161,7 +162,11 @@ def _choices() -> dict[str, str]:
 def _kept_at(folder: str | None) -> str:
     if folder is None:
         return "not kept, compiled again by each process: NUMBA_CACHE_DIR says where to keep them"
-    return f"kept in {folder}"
+    there = Path(folder)
+    while not there.exists():  # it is made when something is kept
+        there = there.parent
+    writable = "" if os.access(there, os.W_OK) else ", which cannot be written to"
+    return f"kept in {folder}{writable}"
 
 
 # -------------------------------------------------------------------------------- the commands
@@ -173,6 +178,7 @@ _COMMANDS = {
     "check": Command("check every rule of every op", check.add_arguments, check.run, "testing"),
     "demo": Command("denoise an image without a clean one", demo.add_arguments, demo.run, "demo"),
     "info": Command("show versions, devices and kernels", _no_arguments, _info),
+    "warm": Command("compile loops ahead of time", warm.add_arguments, warm.run),
 }
 
 if __name__ == "__main__":

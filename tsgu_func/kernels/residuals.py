@@ -66,12 +66,13 @@ def residuals(
     wide = (np.complex128 if B.is_complex() else np.float64), np.float64
     given = *s.arrays, batched(values, 1), batched(X, 2), batched(B, 2)
     limits = batched(floor.to(torch.float64), 2), rounding
+    compute = compiled.residuals.of_column if B.shape[-1] == 1 else compiled.residuals.of_columns
     found: list[tuple[np.ndarray, np.ndarray]] = []
 
     def loop(first: int, last: int) -> None:
         room = tuple(np.empty(B.shape[-1], dtype) for dtype in wide)
         numbers = np.zeros((len(out), 5, B.shape[-1])), np.zeros((len(out), 2, 1))
-        compiled.residuals.residuals(*given, *limits, out, room, *numbers, first, last)
+        compute(*given, *limits, out, room, *numbers, first, last)
         found.append(numbers)
 
     if out.size:

@@ -7,11 +7,16 @@ is found there was compiled from these sources.
 
 What is kept is machine code, so it carries a checksum too.  Where it cannot be read, or not be
 kept, a loop is compiled in each process: that takes seconds, and is no reason to fail.
+
+When a process has compiled for long, a record of the logger ``tsgu_func`` says so, once.  Without
+a handler `logging` shows it on standard error, and no filter of warnings makes it an error.
 """
 
 import functools
 import hashlib
+import logging
 import pickle
+import time
 import warnings
 from collections.abc import Callable
 from importlib.resources import files
@@ -19,6 +24,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba.core import event
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 __all__ = ["ONE", "compiled", "compiled_as_written"]
@@ -27,6 +33,7 @@ __all__ = ["ONE", "compiled", "compiled_as_written"]
 ONE = np.uint64(1)
 
 _said: set[str] = set()  # what was warned of
+_LONG = 2.0  # seconds of compiling until it is told
 
 
 @functools.cache
@@ -125,6 +132,41 @@ def _warn(what: str, cure: str) -> None:
             RuntimeWarning,
             stacklevel=2,
         )
+
+
+class _Clock(event.Listener):
+    """Seconds that this process has compiled loops of this folder, and what these call."""
+
+    def __init__(self) -> None:
+        self._depth, self._began, self._spent = 0, 0.0, 0.0
+        self._loop: Any = None  # the one that all others are compiled for
+        self._told = False
+
+    def on_start(self, event: Any) -> None:
+        """Begin with a loop of this folder, or go on with what it calls."""
+        loop = event.data["dispatcher"]
+        if self._depth == 0:
+            if loop.py_func.__module__.rpartition(".")[0] != __name__.rpartition(".")[0]:
+                return
+            self._loop, self._began = loop, time.perf_counter()
+        self._depth += 1
+
+    def on_end(self, event: Any) -> None:
+        """Tell as soon as it has taken long: there are many functions in a loop."""
+        if self._depth == 0:
+            return
+        self._depth -= 1
+        spent = self._spent + time.perf_counter() - self._began
+        if self._depth == 0:
+            self._spent = spent
+        if spent > _LONG and not self._told:
+            self._told = True
+            place = self._loop.stats.cache_path
+            how = f"once for this machine: they are kept in {place}" if place else "again each time"
+            logging.getLogger("tsgu_func").warning("tsgu_func compiles its loops, %s", how)
+
+
+event.register("numba:compile", _Clock())
 
 
 # Sums of products may be reordered, which is what lets them use vector instructions; NaN and

@@ -183,7 +183,8 @@ def _unswept(crow, col, values, root, R, start, stop):
 # A job is one of these for all rows, and a number; halves have rows of their own to write to, and
 # in a sweep, to read from.
 
-_SWEEP, _MOVE, _MEASURE = 0, 1, 2
+# No literals, or Numba would compile what they are handed to once for each.
+_SWEEP, _MOVE, _MEASURE = np.int64(0), np.int64(1), np.int64(2)
 # What the threads share of a job, beside the words of `synchronization`: apart by a cache line.
 _KIND, _FACTOR, _SUM = 0, 1, 8
 # Looks for the other half that take longer than to do it: who is later has lost its processor.

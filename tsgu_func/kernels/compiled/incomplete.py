@@ -106,8 +106,11 @@ def is_laplacian(crow, col, values, diagonal, slack):
                 return False
             total[i] += values[q]
             total[col[q]] += values[q]
-    # Beside the diagonal magnitudes sum up to diagonal - total.
-    return np.all(total >= -slack * (2 * diagonal - total))
+    sound = True
+    for i in range(diagonal.shape[0]):
+        # Beside the diagonal magnitudes sum up to diagonal - total.
+        sound &= total[i] >= -slack * (2 * diagonal[i] - total[i])
+    return sound
 
 
 # -------------------------------------------------------------------------------------- sweeps

@@ -78,7 +78,9 @@ def traits(crow, col, values, slack, unequal):
             if q < crow[j + 1] and col[q] == i:
                 following[j] = q + ONE
                 if values[q] != np.conj(a):
-                    roots = _root(crow, col, values, i) * _root(crow, col, values, j)
+                    # Two signs of one number would be two functions to compile.
+                    roots = _root(crow, col, values, np.uint64(i))
+                    roots *= _root(crow, col, values, np.uint64(j))
                     hermitian &= abs(values[q] - np.conj(a)) <= unequal * roots
             else:
                 pattern = False
@@ -91,7 +93,7 @@ def traits(crow, col, values, slack, unequal):
 @compiled_as_written
 def _root(crow, col, values, i):
     """Return the root of the magnitude on the diagonal."""
-    for k in range(crow[i], crow[i + 1]):
+    for k in range(crow[i], crow[i + ONE]):
         if col[k] == i:
             return np.sqrt(abs(values[k]))
     return 0.0
@@ -158,16 +160,21 @@ def widest_level(crow, col, most):
             dense += 1
     for first in range(n):
         if seen[first] == 0:
-            stop, _ = _search(crow, col, first, np.uint8(1), seen, queue)
-            _, width = _search(crow, col, queue[stop - 1], np.uint8(2), seen, queue)
+            queue[0] = first
+            stop, _ = _search(crow, col, np.uint8(1), seen, queue)
+            queue[0] = queue[stop - 1]
+            _, width = _search(crow, col, np.uint8(2), seen, queue)
             widest = max(widest, width)
     return widest, dense
 
 
 @compiled_as_written
-def _search(crow, col, first, mark, seen, queue):
-    """Mark all that `first` is joined with, by breadth; return how many, and the widest level."""
-    queue[0], seen[first] = first, mark
+def _search(crow, col, mark, seen, queue):
+    """Mark by breadth all that the first in a queue is joined with.
+
+    Returns how many these are, which are in the queue then, and the widest level.
+    """
+    seen[queue[0]] = mark
     begin, end, widest = 0, 1, 1
     while begin < end:
         level = end

@@ -24,8 +24,7 @@ _MOST = 0.125
 def count_levels(crow, col):
     """Return how many levels a lower triangle has, with its rows in their natural order."""
     n = crow.shape[0] - 1
-    _, level = _from_both_ends(crow, col, n)
-    return level.max() + 1 if n else 0
+    return _depth(_from_both_ends(crow, col, n)[1])
 
 
 @compiled_as_written
@@ -36,11 +35,12 @@ def order_of(crow, col):
     """
     n = crow.shape[0] - 1
     part, level = _from_both_ends(crow, col, n // 2)
-    if np.count_nonzero(part == _LAST) > _MOST * n:
-        part, level = _from_both_ends(crow, col, n)
-    deepest = np.int64(0)
+    late = 0
     for i in range(n):
-        deepest = max(deepest, level[i] + 1)
+        late += part[i] == _LAST
+    if late > _MOST * n:
+        part, level = _from_both_ends(crow, col, n)
+    deepest = _depth(level)
     start = np.zeros(3 * deepest + 1, np.int64)
     for i in range(n):
         start[part[i] * deepest + level[i] + 1] += 1
@@ -53,6 +53,15 @@ def order_of(crow, col):
         order[start[m]] = i
         start[m] += 1
     return order, second, last
+
+
+@compiled_as_written
+def _depth(level):
+    """Return how many levels there are.  NumPy's `max` takes as long to compile as all else."""
+    deepest = np.int64(0)
+    for i in range(level.shape[0]):
+        deepest = max(deepest, level[i] + 1)
+    return deepest
 
 
 @compiled_as_written
