@@ -17,7 +17,7 @@ from tsgu_func.__main__ import main
 from tsgu_func.console import progress
 from tsgu_func.console.arguments import output, seconds, whole
 from tsgu_func.console.ending import CommandError, ended, writing
-from tsgu_func.kernels import compiled
+from tsgu_func.kernels.compiled import compiling as compiler
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals and devices of POSIX systems")
 
@@ -139,7 +139,7 @@ def compiling(clock, seconds, module, place="/kept", inner=0.0):
     )
     other = SimpleNamespace(py_func=SimpleNamespace(__module__="numba.np"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiled.compiling.time, "perf_counter", lambda: now[0])
+        patch.setattr(compiler.time, "perf_counter", lambda: now[0])
         clock.on_start(SimpleNamespace(data={"dispatcher": loop}))
         clock.on_start(SimpleNamespace(data={"dispatcher": other}))
         now[0] = inner
@@ -149,7 +149,7 @@ def compiling(clock, seconds, module, place="/kept", inner=0.0):
 
 
 def test_who_compiles_for_long_says_so_once(caplog):
-    clock, here = compiled.compiling._Clock(), "tsgu_func.kernels.compiled.products"
+    clock, here = compiler._Clock(), "tsgu_func.kernels.compiled.products"
     compiling(clock, 60.0, "of.somebody.else")
     compiling(clock, 1.5, here)
     assert caplog.records == []
@@ -161,7 +161,7 @@ def test_who_compiles_for_long_says_so_once(caplog):
     assert (record.name, record.levelname) == ("tsgu_func", "WARNING")
     told = "tsgu_func compiles its loops, once for this machine: they are kept in /kept"
     assert record.getMessage() == told
-    compiling(compiled.compiling._Clock(), 3.0, here, place=None)
+    compiling(compiler._Clock(), 3.0, here, place=None)
     assert caplog.records[1].getMessage() == "tsgu_func compiles its loops, again each time"
 
 
