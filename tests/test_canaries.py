@@ -340,3 +340,13 @@ def test_no_other_module_uses_private_names():
     ]
     assert users == []
     assert _C is torch._C
+
+
+@pytest.mark.xfail(
+    strict=True, reason="vmap of the derivative of cdist is wrong", raises=AssertionError
+)
+def test_vmap_of_the_derivative_of_cdist():
+    x, y = torch.randn(4, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    distances = lambda x: torch.cdist(x, y)
+    one_by_one = torch.func.jacrev(distances, chunk_size=1)(x)
+    torch.testing.assert_close(torch.func.jacrev(distances)(x), one_by_one)

@@ -59,7 +59,8 @@ def sparse_jacobian(
         By which products: columns with ``jvp``, rows with ``vjp``, or some of each.  By default
         what needs the fewest, where a ``vjp`` counts as two ``jvp``.  A Coloring has its mode.
     chunk_size : int, optional
-        How many products are computed at once.  Default: all.  With 1, ``vmap`` is not used.
+        How many products are computed at once.  Default: all.  With 1, ``vmap`` is not used, which
+        is wrong where a batching rule of PyTorch is, as for ``torch.cdist`` (torch 2.13).
 
     Returns
     -------
