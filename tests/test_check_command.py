@@ -55,7 +55,8 @@ def products(tmp_path_factory):
 @pytest.mark.slow
 def test_prints_a_table_and_nothing_else(products):
     done, whole, _ = products
-    told = done.stderr.splitlines()  # a line for each record, where nobody watches
+    # A line for each record, where nobody watches; and maybe one of loops that are not kept yet.
+    told = [t for t in done.stderr.splitlines() if not t.startswith("tsgu_func compiles its loops")]
     count = len(OF_PRODUCTS)
     for number, (line, name) in enumerate(zip(told, OF_PRODUCTS, strict=True), 1):
         assert re.fullmatch(rf"{number}/{count} cpu: {re.escape(name)}: \d+ cells, 0 failed", line)

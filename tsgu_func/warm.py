@@ -136,11 +136,10 @@ def _iterations(dtype: torch.dtype) -> None:
 
 def _least_squares(dtype: torch.dtype) -> None:
     A = _grid(dtype)
+    row, col, n = A.pattern.row, A.pattern.col, A.shape[0]
+    values = A.values + 8 * (row == col)  # of full rank in single precision, too
     tall = SparseMatrix.from_coo(
-        torch.cat([A.pattern.row, A.pattern.row + A.shape[0]]),
-        A.pattern.col.repeat(2),
-        A.values.repeat(2),
-        (2 * A.shape[0], A.shape[1]),
+        torch.cat([row, row + n]), col.repeat(2), values.repeat(2), (2 * n, n)
     )
     for solver in (None, LSQR()):
         solved = sparse_lstsq if solver is None else partial(sparse_lstsq, solver=solver)
