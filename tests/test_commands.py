@@ -40,6 +40,7 @@ def start(stdout, ready=False):
 @POSIX
 def test_an_interrupt_is_one_line():
     process = start(subprocess.DEVNULL, ready=True)
+    assert process.stderr is not None
     assert process.stderr.readline() == b"ready\n"
     process.send_signal(signal.SIGINT)
     assert process.communicate()[1] == b"interrupted\n"
@@ -131,7 +132,7 @@ def test_loops_that_cannot_be_kept_are_not_compiled_ahead_of_time(monkeypatch, c
     assert "NUMBA_CACHE_DIR" in err
 
 
-def compiling(clock, seconds, module, place="/kept", inner=0.0):
+def compiling(clock, seconds, module, place: str | None = "/kept", inner=0.0):
     """Pretend that a loop is compiled, and meanwhile another that it calls."""
     now = [0.0]
     loop = SimpleNamespace(
@@ -191,29 +192,29 @@ def test_what_is_taken(tmp_path):
 # ------------------------------------------------------------------------------------- progress
 
 
-def shown(width, monkeypatch, **settings):
+def shown(width):
     """Return the lines that a bar has on a terminal of some width."""
-    terminal = Console(file=io.StringIO(), width=width, **settings)
+    terminal = Console(file=io.StringIO(), width=width, force_terminal=True)
     shown = progress.bar("cells, {task.fields[wrong]} failed", terminal)
     shown.add_task("cpu: a record with quite a long name, complex128", total=8123, wrong=12)
-    screen = Console(file=io.StringIO(), width=width)
-    screen.print(shown.get_renderable())
-    return shown, screen.file.getvalue().splitlines()
+    screen = io.StringIO()
+    Console(file=screen, width=width).print(shown.get_renderable())
+    return shown, screen.getvalue().splitlines()
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_a_narrow_terminal_shortens_the_name(width, monkeypatch):
-    bar, (line,) = shown(width, monkeypatch, force_terminal=True)
+def test_a_narrow_terminal_shortens_the_name(width):
+    bar, (line,) = shown(width)
     assert not bar.disable
     assert "0/8123 cells, 12 failed 0:00:00" in line
     assert line.startswith("cpu: a rec")
     assert len(line) <= width
 
 
-def test_where_nobody_watches_there_are_lines(monkeypatch):
-    bar, _ = shown(80, monkeypatch)
-    progress.instead(bar, "1/2 cpu: [name] done")
+def test_where_nobody_watches_there_are_lines(monkeypatch, capsys):
+    bar = progress.bar("cells")
     assert bar.disable
-    assert bar.console.file.getvalue() == "1/2 cpu: [name] done\n"
+    progress.instead(bar, "1/2 cpu: [name] done")
+    assert capsys.readouterr().err == "1/2 cpu: [name] done\n"
     monkeypatch.setenv("TERM", "dumb")
-    assert shown(80, monkeypatch, force_terminal=True)[0].disable
+    assert shown(80)[0].disable

@@ -10,7 +10,7 @@ import logging
 import operator
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -35,7 +35,7 @@ from tsgu_func.sparse_jacobian import sparse_jacobian
 
 __all__ = ["add_arguments", "place", "run"]
 
-_DTYPES = ("float64", "float32", "complex128", "complex64")
+_DTYPES: tuple[str, ...] = ("float64", "float32", "complex128", "complex64")
 _SIDE = 48  # of a grid: more rows than `sparse_solve` takes for few
 
 
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
             "be written to"
         )
     began, dtypes = time.perf_counter(), _DTYPES[:1] if options.quick else _DTYPES
-    seconds = dict.fromkeys(dtypes, 0.0)
+    seconds: dict[str, float] = dict.fromkeys(dtypes, 0.0)
     with _quiet():
         for dtype, work in counted([(d, w) for d in dtypes for w in _WORKS], "steps"):
             start = time.perf_counter()
@@ -111,7 +111,7 @@ def _products(dtype: torch.dtype) -> None:
     _derived(operator.matmul, A, 2, 20)
     _derived(operator.matmul, A.T, 2, 20)
     several = A.with_values(torch.stack([A.values, A.values]))
-    several @ torch.ones(A.shape[1], 3, dtype=dtype)
+    operator.matmul(several, torch.ones(A.shape[1], 3, dtype=dtype))
 
 
 def _triangles(dtype: torch.dtype) -> None:
@@ -166,7 +166,7 @@ def _jacobians(dtype: torch.dtype) -> None:
     sparse_jacobian(lambda x: x**2 + x.roll(1))(torch.ones(100, dtype=dtype))
 
 
-_WORKS: Mapping[str, Callable[[torch.dtype], Any]] = {
+_WORKS: dict[str, Callable[[torch.dtype], Any]] = {
     "products": _products,
     "triangles": _triangles,
     "systems": _systems,
