@@ -27,10 +27,11 @@ from tsgu_func import (
 from tsgu_func.bench.functions import FUNCTIONS, Function, point
 from tsgu_func.bench.peers import PEERS
 from tsgu_func.bench.peers.derivatives import Derivative
-from tsgu_func.bench.progress import counted
 from tsgu_func.bench.results import OURS, Comparison, amount
 from tsgu_func.bench.subject import Subject, markdown, page_of_table
 from tsgu_func.bench.timing import compare
+from tsgu_func.console.arguments import add_choice, add_count
+from tsgu_func.console.counting import counted
 
 __all__ = ["SUBJECT", "judged"]
 
@@ -38,8 +39,8 @@ _SAME = 1e-10  # of the largest entry: two programs of the same derivative round
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--problems", nargs="+", choices=FUNCTIONS, default=list(FUNCTIONS))
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    add_choice(parser, "--problems", list(FUNCTIONS))
+    add_count(parser, "--sizes", [1_000, 10_000, 100_000], "unknowns, about")
 
 
 def _compare(options: argparse.Namespace) -> Iterator[Comparison]:
