@@ -34,12 +34,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+_SLOW_PAGES = ("check-your-op.md", "solvers.md")
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as quick the first and the last case of each test that is not marked slow."""
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
-        if item.get_closest_marker("slow") is None and "cuda" not in item.name:
+        slow = item.get_closest_marker("slow") is not None or item.name in _SLOW_PAGES
+        if not slow and "cuda" not in item.name:
             cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for same in cases.values():
         for item in {same[0], same[-1]}:

@@ -83,6 +83,7 @@ def stranger(function, n):
     return Derivative({"entries": 99, "colors": 7}, {"detection": int, "compiled": int}, matrix)
 
 
+@pytest.mark.slow
 def test_the_command(monkeypatch, tmp_path, capsys):
     """It names who is missing, who does not fit, and who computes something else."""
     monkeypatch.setitem(peers.PEERS["jacobian"], "asdex", Peer(stranger))
@@ -110,6 +111,7 @@ def test_the_command(monkeypatch, tmp_path, capsys):
         assert row["more"]["tsgu_func"] == {"entries": 22, "colors": 3}
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_not_run(capsys):
     dense = peers.PEERS["jacobian"]["dense"].prepare(FUNCTIONS["heat"], 100_000)
     assert dense.told["failure"] == "does not fit into 4 GB: about 800 GB"

@@ -55,6 +55,7 @@ def test_loops_are_operations(kind, p, workers, method, dtype, monkeypatch):
     torch.testing.assert_close(loops.condition, general.condition, rtol=0.05, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("solver", [LSMR(), LSQR()], ids=repr)
 def test_parts_in_several_threads_are_the_whole(solver, dtype, monkeypatch):

@@ -74,6 +74,7 @@ def test_prints_a_table_and_nothing_else(products):
     )
 
 
+@pytest.mark.slow
 def test_the_json_is_complete(products):
     _, whole, _ = products
     assert whole["tsgu_func"] == tsgu_func.__version__

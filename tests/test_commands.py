@@ -37,6 +37,7 @@ def start(stdout, ready=False):
     return subprocess.Popen([sys.executable, *program], stdout=stdout, stderr=subprocess.PIPE)
 
 
+@pytest.mark.slow
 @POSIX
 def test_an_interrupt_is_one_line():
     process = start(subprocess.DEVNULL, ready=True)
@@ -47,6 +48,7 @@ def test_an_interrupt_is_one_line():
     assert process.returncode == 130
 
 
+@pytest.mark.slow
 @POSIX
 def test_a_reader_that_has_gone_is_told_nothing():
     reader, writer = os.pipe()
@@ -57,6 +59,7 @@ def test_a_reader_that_has_gone_is_told_nothing():
     assert process.returncode == 141
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is full")
 def test_a_full_disk_is_one_line():
     with open("/dev/full", "wb") as full:

@@ -200,6 +200,7 @@ def test_a_callback_gets_the_iterates(cls, dtype):
     assert torch.equal(seen[-1][2][:, 0], x)
 
 
+@pytest.mark.slow
 def test_the_compiled_loop_has_the_iterates_of_the_other():
     D, B = definite(torch.complex128, 20), randn(20, 3, dtype=torch.complex128)
     ours, theirs = [], []

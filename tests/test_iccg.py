@@ -173,6 +173,7 @@ def test_a_matrix_that_is_not_hermitian_is_not_solved_for():
         sparse_solve(SparseMatrix.from_scipy(S), randn(144), solver=ICCG())
 
 
+@pytest.mark.slow
 def test_the_adjoint_is_judged_by_the_adjoint():
     """The solution does not meet the entry above the diagonal, but that of the adjoint does."""
     A = SparseMatrix.from_coo([0, 1, 2, 0], [0, 1, 2, 2], torch.tensor([2.0, 3, 4, 3e-3]), (3, 3))

@@ -318,6 +318,7 @@ def test_operators_leave_no_cycles_behind(b):
 # ------------------------------------------------------------------------------------- a Solution
 
 
+@pytest.mark.slow
 def test_a_pickled_solution_names_its_solver_anywhere(A, b):
     import subprocess
     import sys

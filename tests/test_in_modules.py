@@ -104,6 +104,7 @@ def trained(module, loss):
     return torch.stack(losses)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["eager", "compiled"])
 @pytest.mark.parametrize("kind", [Algebra, Structure, Solves])
 def test_a_module_is_trained_like_a_dense_one(kind, mode):

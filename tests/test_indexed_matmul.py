@@ -63,6 +63,7 @@ def test_values(way, lengths, data):
 PLAIN = st.sampled_from(["contiguous", "transposed", "sliced", "offset"])
 
 
+@pytest.mark.slow
 @given(segments(longest=3), st.data(), SEEDS)
 def test_derivatives(lengths, data, seed):
     a, b = data.draw(factors(int(lengths.sum()), len(lengths), strides=PLAIN))

@@ -195,6 +195,7 @@ def several(A, rows):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transposed", [False, True])
 def test_it_compiles(transposed):
     A = example(torch.float64, transposed)
@@ -205,6 +206,7 @@ def test_it_compiles(transposed):
     assert_close(run(A).values, grad(loss)(A).values)
 
 
+@pytest.mark.slow
 def test_a_compiled_function_follows_its_index():
     A = example(torch.float64)
     run = torch.compile(lambda A, k: A[k].to_dense(), fullgraph=True, backend="eager")
@@ -221,6 +223,7 @@ def test_a_compiled_function_follows_its_index():
     assert_close(run(other, [0, 1]), other[:2].to_dense())
 
 
+@pytest.mark.slow
 def test_compiled_with_dynamic_sizes():
     A = example(torch.float64)
     f = lambda A, B: A[[2, 0]][:, 1:].matmul(B)

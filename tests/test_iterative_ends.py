@@ -78,6 +78,7 @@ def test_one_member_that_is_not_hermitian_is_named():
         sparse_solve(A.with_values(V), randn(16), solver=CG())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [CG(), MINRES()], ids=repr)
 def test_a_failure_names_what_is_not_hermitian(solver):
     """Of products alone it shows at the end."""

@@ -297,6 +297,7 @@ def test_a_column_without_a_solution_leaves_the_others(solver):
     torch.testing.assert_close(A @ x[:, :1], B[:, :1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
 def test_substitution_that_overflows_has_failed(dtype):
     n = 400

@@ -204,6 +204,7 @@ print(rung, len(lost), sum(done), torch.get_num_threads())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no alarm")
 @pytest.mark.parametrize("most", [None, "1"], ids=["several", "one"])
 def test_what_a_signal_handler_raises_is_never_lost(most):
@@ -277,6 +278,7 @@ def without_a_place(tmp_path):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="HOME is not where Windows looks")
 def test_without_a_place_for_compiled_loops_they_work_and_it_is_said_once(without_a_place):
     done = without_a_place("-c", ONCE)
@@ -286,6 +288,7 @@ def test_without_a_place_for_compiled_loops_they_work_and_it_is_said_once(withou
     assert "not kept, compiled again by each process: NUMBA_CACHE_DIR" in info.stdout
 
 
+@pytest.mark.slow
 def test_the_place_that_is_named_is_where_compiled_loops_are(without_a_place, tmp_path):
     place = tmp_path / "place"
     done = without_a_place("-m", "tsgu_func", "info", NUMBA_CACHE_DIR=str(place))
@@ -296,6 +299,7 @@ def test_the_place_that_is_named_is_where_compiled_loops_are(without_a_place, tm
     ]
 
 
+@pytest.mark.slow
 def test_a_change_of_what_a_loop_calls_is_seen(tmp_path):
     """Even if size and time of all files stay, and the one with the loop has not changed."""
     place = tmp_path / "loops"
@@ -362,6 +366,7 @@ def damage(path, way):
     )
 
 
+@pytest.mark.slow
 def test_what_is_kept_of_loops_may_be_damaged_or_not_fit(tmp_path):
     """All kinds of damage at once: results are right, it is said once, and the next finds all."""
     place, kept = tmp_path / "loops", tmp_path / "kept"

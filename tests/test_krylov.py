@@ -330,6 +330,7 @@ def test_gradients_are_finite_differences(cls, dtype):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
 @pytest.mark.parametrize("cls", [CG, MINRES])
 def test_hermitian_gradients_are_finite_differences(cls, dtype):

@@ -92,6 +92,7 @@ def test_make_fx_of_functorch(name, dtype):
     assert_close(legacy(*record.args), bent(record.reference)(*record.args), **CLOSE)
 
 
+@pytest.mark.slow
 def test_functorch_is_not_imported():
     program = (
         "import sys, tsgu_func, tsgu_func.testing, tsgu_func.testing.checker.graphs;"

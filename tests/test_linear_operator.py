@@ -61,6 +61,7 @@ def test_solutions(dtype, shape):
     assert info.solver.startswith("GMRES")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", EXACT, ids=str)
 def test_derivatives_are_finite_differences(dtype):
     p, b = parameters(dtype), randn(N, 2, dtype=dtype, seed=2)

@@ -142,6 +142,7 @@ def test_reverse_mode_is_right():
     assert_close(sparse_jacobian(f)(X).to_dense(), (3 * X**2).diag())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fullgraph", [True, False])
 def test_compiled(fullgraph):
     for name in ("documented", "without any rule"):

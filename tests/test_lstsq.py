@@ -176,6 +176,7 @@ def test_bad_functions():
         sparse_generic_lstsq(TALL, torch.ones(3), lstsq=lambda A, B: B)
 
 
+@pytest.mark.slow
 def test_rank_is_watched(dtype):
     b = randn(4, dtype=dtype)
     empty = SparseMatrix.from_coo([0, 1], [0, 2], torch.ones(2, dtype=dtype), (4, 3))

@@ -54,6 +54,7 @@ def test_names_are_names():
 # -------------------------------------------------------------------------------- the command
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_writes_the_table(monkeypatch, capsys, tmp_path):
     some = {"Precision": KINDS["Precision"][:2]}
     monkeypatch.setattr(command, "KINDS", some)

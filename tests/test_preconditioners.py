@@ -74,6 +74,7 @@ def test_transposes_and_conjugates(M, dtype):
         assert_close(M.apply(state, R, *flags), read_as(inverse, *flags) @ R, **close(dtype))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("M", ALL, ids=repr)
 def test_columns_of_any_layout(M):
     A = matrix_of(M, torch.complex128)
@@ -257,6 +258,7 @@ def test_ic0(dtype, relaxation, seed):
     assert_close(inverse, torch.from_numpy(reference).to(dtype), **close(dtype))
 
 
+@pytest.mark.slow
 def test_ic0_reads_the_lower_triangle_alone():
     A = hermitian(torch.complex128)
     whole, lower = (stored(SparseMatrix.from_dense(x)) for x in (A, A.tril()))

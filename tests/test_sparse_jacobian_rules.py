@@ -59,6 +59,7 @@ def failing(fn, reference, dtype):
     return told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 @pytest.mark.parametrize("mode", ["forward", "reverse", "bidirectional"])
 def test_jacobian(mode, dtype):
@@ -67,6 +68,7 @@ def test_jacobian(mode, dtype):
     assert set(told) == REFUSED[mode] | ({VECTORIZED} if dtype.is_complex else set()), told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["forward-reverse", "reverse-reverse"])
 def test_hessian(mode):
     hess = sparse_hessian(lambda x: function(x).sum(), SQUARE, mode=mode)

@@ -132,6 +132,7 @@ def test_half_precision_accumulates_in_single(low):
     assert_close(B.grad, A.values.unsqueeze(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [torch.float32, torch.complex64])
 def test_single_precision(kind):
     A, B = matrix(ROW, COL, SHAPE, kind), randn(4, 20, dtype=kind)

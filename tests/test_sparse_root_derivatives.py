@@ -29,6 +29,7 @@ def convected_densely(diffusion, speed, f):
 ARGS = GIVEN["diffusion"], GIVEN["speed"], GIVEN["f"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", ["first", "higher", "jacobian", "vmap"])
 def test_rules_where_the_jacobian_is_not_symmetric(transform):
     check_rules(
@@ -42,6 +43,7 @@ def test_rules_where_the_jacobian_is_not_symmetric(transform):
     ).raise_if_failed()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["value", "backward", "fr", "rf"])
 def test_compiled(cell):
     check_rules(
@@ -107,6 +109,7 @@ def test_the_p_laplacian():
     assert_close(found, jacrev(jacrev(loss(of.dense_root)))(p, f), **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
 def test_complex_numbers(dtype):
     p, x0 = randn(4, dtype=dtype), torch.zeros(4, dtype=dtype)

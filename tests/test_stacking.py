@@ -133,6 +133,7 @@ def all_of_them(A, B, C):
     return [ours(A, B, C).values for ours, _ in ARRANGEMENTS.values()]
 
 
+@pytest.mark.slow
 def test_they_compile():
     given = examples(torch.float64)
     run = torch.compile(all_of_them, fullgraph=True, backend="aot_eager")

@@ -385,6 +385,7 @@ def run(program):
     )
 
 
+@pytest.mark.slow
 def test_without_hypothesis_the_import_says_what_to_install():
     done = run("import sys; sys.modules['hypothesis'] = None; import tsgu_func.testing.strategies")
     assert done.returncode == 1
@@ -392,6 +393,7 @@ def test_without_hypothesis_the_import_says_what_to_install():
     assert 'pip install "tsgu_func[testing]"' in done.stderr
 
 
+@pytest.mark.slow
 def test_the_library_does_not_import_hypothesis():
     done = run(
         "import sys, tsgu_func, tsgu_func.testing, tsgu_func.selfcheck.records;"

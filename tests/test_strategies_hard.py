@@ -247,6 +247,7 @@ def test_what_is_asked_of_a_condition_number_shrinks_to_two_rows(kind):
     assert 0.97e6 <= condition(e.dense()) <= 1.3e6
 
 
+@pytest.mark.slow
 def test_forty_rows_are_reached():
     large = reached(entries("dominant", **LARGE), lambda e: e.shape[0] >= 38 and len(e.row) > 90)
     assert large.dense().shape == large.shape

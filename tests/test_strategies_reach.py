@@ -93,6 +93,7 @@ def test_kinds_reach(kind, corner):
     reached(entries(kind), CORNERS[corner])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["general", "dominant", "definite", "strictly upper", "tall"])
 def test_magnitudes_reached(kind):
     drawn = entries(kind, dtype=torch.float64, magnitudes=magnitudes())
@@ -236,6 +237,7 @@ BUGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
 def test_a_planted_bug_shrinks_to_a_handful(bug):
     @st.composite

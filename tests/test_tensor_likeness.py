@@ -159,6 +159,7 @@ def places(*pairs, shape=(3, 3)):
     return SparsityPattern.from_coo(list(row), list(col), shape)[0]
 
 
+@pytest.mark.slow
 def test_a_pattern_tells_itself_from_others():
     one = places((0, 1), (2, 0))
     others = [

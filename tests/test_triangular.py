@@ -44,6 +44,7 @@ def kinds(D):
     yield SparseMatrix.from_dense(D.mT.contiguous()).T
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("upper", "unit", "transpose"), FLAGS)
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.complex64, torch.complex128])
 def test_every_kind(upper, unit, transpose, kind):
@@ -58,6 +59,7 @@ def test_every_kind(upper, unit, transpose, kind):
             assert_close(T @ X, B)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("upper", "unit", "transpose"), FLAGS)
 @pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
 def test_gradient_is_that_of_the_triangle(upper, unit, transpose, layout, dtype):
@@ -303,6 +305,7 @@ def test_solve_undoes_the_product(system, data, upper, transpose):
     assert_close(sparse_triangular_solve(A, B, upper, unit, transpose), X)
 
 
+@pytest.mark.slow
 @given(systems(), st.data(), st.booleans(), st.booleans(), st.integers(0, 99))
 def test_derivatives(system, data, upper, transpose, seed):
     e, unit = system
