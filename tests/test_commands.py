@@ -26,10 +26,11 @@ def start(stdout, ready=False):
     """Start a command; `info`, when it is ready, waits for an interrupt before its first line."""
     wait = (
         "from tsgu_func import __main__ as command\n"
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell may have it ignored
         "def versions():\n"
         "    print('ready', file=sys.stderr, flush=True)\n"
-        "    exec('time.sleep(600)')\n"
+        "    exec('time.sleep(60)')\n"
         "command._versions = versions\n"
         "sys.exit(command.main(['info']))\n"
     )

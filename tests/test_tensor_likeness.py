@@ -332,6 +332,22 @@ def test_copies_of_a_subclass():
     assert torch.utils._pytree.keystr(keys[0][0]) == "[0].values"
 
 
+@pytest.mark.parametrize("share", [lambda A: A.share_memory_(), ForkingPickler.dumps])
+def test_products_read_the_indices_where_they_are(share):
+    """What is shared with another process is moved, and views of where it was are of nothing."""
+    dense = torch.randn(61, 67, dtype=torch.float64)
+    A = SparseMatrix.from_dense(dense * (dense > 1))
+    B = torch.ones(67, 40, dtype=torch.float64)
+    expected = A.to_dense() @ B
+    for _ in range(2):
+        assert_close(A @ B, expected)
+        assert_close(A.T @ (A @ B), A.to_dense().T @ expected)
+        structure = A.pattern.structure
+        for view, index in zip(structure.arrays, (structure.crow, structure.col), strict=True):
+            assert view.ctypes.data == index.data_ptr()
+        share(A)
+
+
 def test_shared_with_a_process():
     A = SparseMatrix.from_dense(torch.tensor([[4.0, 1, 0], [1, 3, 1], [0, 1, 5]]))
     before = A.to_dense()

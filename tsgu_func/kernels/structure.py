@@ -8,7 +8,6 @@ their address.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import itertools
 import threading
@@ -75,6 +74,8 @@ class Structure:
         self._derived: dict[Any, Any] = {}
         self._bytes = crow.nbytes + col.nbytes
         self._inner: list[Structure] = []
+        self._arrays: tuple[np.ndarray, np.ndarray]
+        self._at: tuple[int, int] | None = None  # where these are
         self._outer: weakref.ref[Structure] | None = None  # that this one was derived from
 
     @property
@@ -130,10 +131,17 @@ class Structure:
         # A traced region must not fill the store of derived pieces, so there it is computed.
         return rows_of(self) if torch.compiler.is_compiling() else self.derive("row", rows_of)
 
-    @functools.cached_property
+    @property
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """The indices as compiled loops read them: the same memory, for structures on the CPU."""
-        return unsigned(self.crow), unsigned(self.col)
+        """The indices as compiled loops read them: the same memory, for structures on the CPU.
+
+        PyTorch moves the memory under a tensor that is shared with another process, so views are
+        made again where it is no longer there.
+        """
+        at = self.crow.data_ptr(), self.col.data_ptr()
+        if at != self._at:
+            self._arrays, self._at = (unsigned(self.crow), unsigned(self.col)), at
+        return self._arrays
 
     @property
     def label(self) -> str:

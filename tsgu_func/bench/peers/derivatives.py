@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
 
 from tsgu_func.bench.functions import Function, point
 from tsgu_func.bench.peers.arrays import jax
@@ -52,7 +51,11 @@ def _dense(function: Function, n: int) -> Derivative:
 
 
 def _asdex(function: Function, n: int) -> Derivative:
-    J, asdex = jax(), importlib.import_module("asdex")
+    J, asdex, scipy = (
+        jax(),
+        importlib.import_module("asdex"),
+        importlib.import_module("scipy.sparse"),
+    )
     x = J.numpy.asarray(point(n))
 
     def detect() -> Any:
@@ -68,7 +71,7 @@ def _asdex(function: Function, n: int) -> Derivative:
     return Derivative(
         {"entries": coloring.sparsity.nnz, "colors": coloring.num_colors},
         {"detection": detect, "compiled": lambda: values(x).block_until_ready()},
-        coo_array((np.asarray(values(x)), places), shape=(n, n)),
+        scipy.sparse.coo_array((np.asarray(values(x)), places), shape=(n, n)),
     )
 
 
