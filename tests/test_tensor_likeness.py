@@ -18,6 +18,7 @@ from torch.testing import assert_close
 from tests.processes import double_in_place
 from tsgu_func import SparseMatrix, SparsityPattern, sparse_solve
 from tsgu_func.kernels.structure import structure_of
+from tsgu_func.solvers import DIC, IC0, ILU0, SSOR, BiCGStab
 from tsgu_func.utils import rand_sparse
 
 mpl.use("Agg")
@@ -346,6 +347,20 @@ def test_products_read_the_indices_where_they_are(share):
         for view, index in zip(structure.arrays, (structure.crow, structure.col), strict=True):
             assert view.ctypes.data == index.data_ptr()
         share(A)
+
+
+@pytest.mark.parametrize("preconditioner", [SSOR(), ILU0(), IC0(), DIC()], ids=repr)
+def test_what_is_kept_is_no_view_of_the_indices(preconditioner):
+    A = SparseMatrix.from_dense(torch.eye(6) * 4 - torch.ones(6, 6).triu(-1).tril(1))
+    s = A.pattern.structure
+    sparse_solve(A, torch.ones(6), solver=BiCGStab(preconditioner))
+    parts = [*s._derived.values()]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, tuple):
+            parts += part
+        elif isinstance(part, np.ndarray):
+            assert not any(np.shares_memory(part, index.numpy()) for index in (s.crow, s.col))
 
 
 def test_shared_with_a_process():

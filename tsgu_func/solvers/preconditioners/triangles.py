@@ -54,11 +54,15 @@ def halves_of(structure: Structure) -> Halves:
     """Return both triangles of a structure, as compiled loops read them; found once."""
 
     def make(s: Structure) -> Halves:
+        # Copies: PyTorch moves the memory of indices that are shared with another process.
+        def read(index: Tensor) -> np.ndarray:
+            return unsigned(index.to("cpu", copy=True))
+
         def spans(upper: bool) -> tuple[np.ndarray, np.ndarray]:
             triangle = triangle_of(s, upper)
-            return unsigned(triangle.start.cpu()), unsigned(triangle.stop.cpu())
+            return read(triangle.start), read(triangle.stop)
 
-        return Halves(spans(upper=False), spans(upper=True), unsigned(s.col.cpu()))
+        return Halves(spans(upper=False), spans(upper=True), read(s.col))
 
     return structure.derive("halves", make)
 
