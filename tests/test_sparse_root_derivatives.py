@@ -56,6 +56,20 @@ def test_compiled(cell):
     ).raise_if_failed()
 
 
+def test_what_f_uses_may_change_between_derivatives():
+    """The root stays where it is, and so does its derivative; the Jacobian does not."""
+    c, t = torch.tensor([2.0, 3.0]).double(), torch.ones(2, dtype=torch.float64)
+    scaled = lambda x, t: c * (x - t)
+    root = lambda t: sparse_root(scaled, torch.zeros_like(t), t).sum()
+    slope = torch.compile(grad(root), fullgraph=True, backend="aot_eager")
+    recorded = t.clone().requires_grad_()
+    y = root(recorded)
+    for _ in range(3):
+        assert_close(torch.autograd.grad(y, recorded, retain_graph=True)[0], torch.ones_like(t))
+        assert_close(slope(t), torch.ones_like(t))
+        c.mul_(10)
+
+
 def test_the_gradient_is_that_of_differences():
     loss = lambda diffusion, speed, f: convected(diffusion, speed, f).sin().sum()
     found, h = grad(loss, (0, 1, 2))(*ARGS), 1e-5

@@ -99,7 +99,8 @@ def sparse_root(
     pattern : SparsityPattern or Coloring, optional
         Where the Jacobian stores entries, at least, as in `sparse_jacobian`; it is checked at the
         root.  Default: it is detected at the first call with F and arguments of these shapes, and
-        kept as long as F lives: a lambda that is made anew for each call has it detected anew.
+        kept as long as F lives: a lambda that is made anew for each call has it detected anew, and
+        what F uses beside its arguments may change numbers, but not where entries are.
     rtol : float, optional
         How large the last step may be, relative to x, in the 2-norm.  Default: ``eps ** (2 / 3)``
         of the dtype.  Steps shrink quadratically, so x is closer than that.
@@ -155,10 +156,9 @@ def sparse_root(
     that of F itself, so a wrong Jacobian makes no wrong root.
 
     Cost: for each step a Jacobian, by as many products as its pattern has colours, a factorization
-    and one or more evaluations of F; for all derivatives together one Jacobian and factorization
-    more, and for each first derivative one solve and one product with the derivative of F.  Memory
-    is O(colors n + nnz), and that of a factor.  Under ``vmap`` members are solved one after the
-    other.
+    and one or more evaluations of F; for each first derivative a Jacobian, a solve, whose factor is
+    found again, and one product with the derivative of F.  Memory is O(colors n + nnz), and that of
+    a factor.  Under ``vmap`` members are solved one after the other.
 
     Examples
     --------

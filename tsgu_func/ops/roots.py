@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tsgu_func.cache import Store
 from tsgu_func.kernels.checks import check_computable, check_finite
 from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.ops import keys
@@ -49,7 +48,6 @@ _CURE = (
     "its parameters, where no derivative would be seen: pass it in `parameters`, or detach it"
 )
 Stored = Callable[[Tensor, Tensor], StoredMatrix]
-_at_roots = Store("Jacobians at roots", most=64)
 
 
 # -------------------------------------------------------------------------------- the equation
@@ -106,22 +104,11 @@ class Residual(NamedTuple):
         return lambda w: both[1](w)[0]
 
 
-class _Kept(NamedTuple):
-    """The matrix at a point."""
-
-    point: Tensor
-    matrix: StoredMatrix
-
-    @property
-    def bytes(self) -> int:
-        return self.point.nbytes + self.matrix.values.nbytes
-
-
 class Jacobian(Form):
     """J as an operator with the point (θ, x) for its parameters, whose entries are known.
 
-    The matrix of the last point is kept, and with it what solvers prepare of it: all derivatives at
-    a root are by one.
+    They are evaluated for each solve, since F may use what changes in between.  What solvers
+    prepare is found again by them.
     """
 
     def __init__(
@@ -133,18 +120,10 @@ class Jacobian(Form):
 
     def matrix(self, parameters: Tensor, B: Tensor) -> StoredMatrix:
         """Return J at a point (k,), or a batch of such."""
-        del B
-        kept: _Kept | None = _at_roots.get(self.key)
-        if kept is None or not torch.equal(kept.point, parameters):
-            kept = _Kept(parameters.clone(), self._evaluated(parameters))
-            _at_roots.keep(self.key, kept, self)
-        return kept.matrix
-
-    def _evaluated(self, points: Tensor) -> StoredMatrix:
-        if points.ndim == 1:
+        if parameters.ndim == 1:
             with outside_old_vmap():
-                return self.stored(*points.split(self.sizes))
-        members = [self._evaluated(point) for point in points]
+                return self.stored(*parameters.split(self.sizes))
+        members = [self.matrix(point, B) for point in parameters]
         values = torch.stack([A.values for A in members])
         first = members[0]
         return StoredMatrix(first.structure, values, first.transpose)
