@@ -48,8 +48,8 @@ def color(
           its mirror image: a star colouring;
         - "auto": the cheapest of the first three, where a vjp counts as two jvps; of those that
           cost the same, the first.  Rows, or columns, are not tried if they cannot be cheaper, nor
-          are both if nothing can be saved by setting dense rows or columns apart.  Where
-          `jacobian_pattern` found no derivative in forward mode, it is "reverse".
+          are both if nothing can be saved by setting dense rows or columns apart.  A pattern does
+          not know whether its function has a forward mode: one that has none needs "reverse".
     order : {"best", "natural", "largest_first", "smallest_last", "random"}
         In which columns and rows are coloured, each by the first colour that is permitted.  "best"
         takes the fewest colours of all orders but the random one.  In addition it colours again,

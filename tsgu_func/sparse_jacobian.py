@@ -60,7 +60,7 @@ def sparse_jacobian(
         what needs the fewest, where a ``vjp`` counts as two ``jvp``.  A Coloring has its mode.
     chunk_size : int, optional
         How many products are computed at once.  Default: all.  With 1, ``vmap`` is not used, which
-        is wrong where a batching rule of PyTorch is, as for ``torch.cdist`` (torch 2.13).
+        ``torch.cdist`` needs: its derivative is wrong in PyTorch where cotangents are mapped.
 
     Returns
     -------
@@ -77,7 +77,9 @@ def sparse_jacobian(
     NotImplementedError
         When called, if f has no derivative in that mode.  That of a ``torch.library.custom_op``,
         and of all ops that are registered without a rule for forward mode, PyTorch takes for zero
-        there, as in ``jacfwd``: here such an op is an error that names it.
+        there, as in ``jacfwd``: here such an op is an error that names it.  So is an
+        ``autograd.Function`` where its ``jvp`` is differentiated in forward mode once more, and
+        ``torch.cdist`` in reverse mode, but with a `chunk_size` of 1.
 
     Notes
     -----

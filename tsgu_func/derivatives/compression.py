@@ -14,6 +14,7 @@ values go through every transform, to any order.  O(colors x n + nnz) memory.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
+from tsgu_func.derivatives.batching import NoneMappedWrongly
 from tsgu_func.derivatives.flat import Layout, layout_of_result
 from tsgu_func.derivatives.forward import NoTangentLost
 from tsgu_func.registration.transforms import pytree
@@ -115,7 +117,12 @@ def pulled(
     The function is evaluated once.
     """
     of_tensors, seen = parted(function)
-    done: Any = vjp(of_tensors, chosen, has_aux=True)
+
+    def watched(at: Any) -> tuple[Any, Any]:
+        with NoneMappedWrongly() if chunk_size != 1 else contextlib.nullcontext():
+            return of_tensors(at)
+
+    done: Any = vjp(watched, chosen, has_aux=True)
     result, pull, tensors = done
     rows = layout_of_result(result)
     check(rows)

@@ -2,7 +2,8 @@
 
 An op of ``torch.library`` need not have a rule for forward mode: ``custom_op`` knows none, and an
 op without a kernel for autograd has none at all.  PyTorch raises for its own ops and for an
-``autograd.Function``; of these ops it silently returns results without a tangent: constants.
+``autograd.Function``; of these ops it silently returns results without a tangent: constants.  The
+``jvp`` of an ``autograd.Function`` is one as well for another ``jvp`` around it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from tsgu_func.registration.primitive import primitive_of
 from tsgu_func.registration.transforms import (
+    CALL_OF_FUNCTION,
     OPS,
     DispatchMode,
     constant_when_traced,
@@ -48,6 +50,9 @@ class NoTangentLost(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is CALL_OF_FUNCTION:
+            self._check_moved_once(args)
+            return func(*args, **kwargs)
         foreign = _foreign(func) if isinstance(func, OPS) else _SILENT.get(func)
         # What runs inside of a function of PyTorch that is written in Python is not met here.
         composed = isinstance(func, FunctionType) if foreign is None else foreign.is_composed
@@ -58,6 +63,18 @@ class NoTangentLost(TorchFunctionMode):
         if foreign.writes or self._is_constant(out):
             raise _lost(foreign.name)
         return out
+
+    def _check_moved_once(self, args: tuple[Any, ...]) -> None:
+        """Raise if an ``autograd.Function`` is met by a ``jvp`` of a ``jvp``."""
+        if self.level is None or not self._moves(args):
+            return
+        numbers = [x for x in pytree.tree_leaves(args) if _is_number(x)]
+        if any(has_tangent_at(x, outer) for x in numbers for outer in range(1, self.level)):
+            raise NoForwardRuleError(
+                f"{args[0].__name__} is an autograd.Function, whose jvp is a constant for PyTorch "
+                f"in a jvp around it: take one of the two derivatives in reverse mode (a Hessian's "
+                f"mode is 'forward-reverse' by default), or make it a tsgu_func.Primitive"
+            )
 
     def _is_constant(self, out: Any) -> bool:
         """Whether numbers were returned, and none of them has a tangent."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "CALL_OF_FUNCTION",
     "OPS",
     "DispatchMode",
     "SingleLevelFunction",
@@ -112,8 +113,14 @@ _functorch = _private(
     "is_functorch_wrapped_tensor",
     "maybe_get_bdim",
     "maybe_get_level",
+    "peek_interpreter_stack",
+    "TransformType.Jvp",
 )
-_functions = _private("torch._functorch.autograd_function", "enable_single_level_autograd_function")
+_functions = _private(
+    "torch._functorch.autograd_function",
+    "custom_function_call",
+    "enable_single_level_autograd_function",
+)
 _interpreters = _private(
     "torch._functorch.pyfunctorch",
     "temporarily_clear_interpreter_stack",
@@ -129,6 +136,8 @@ _private("torch", "UntypedStorage._cdata")
 
 OPS = (_ops.OpOverload, _ops.OpOverloadPacket)
 SingleLevelFunction: Any = _function._SingleLevelFunction
+# What a function mode is told of an ``autograd.Function`` that is called under a transform.
+CALL_OF_FUNCTION: Any = _functions.custom_function_call
 DispatchMode: Any = _dispatch.TorchDispatchMode
 parse_schema = _C.parse_schema
 _PROXY = _C._TorchDispatchModeKey.PROXY
@@ -468,10 +477,12 @@ def has_tangent(x: Tensor | None) -> bool:
 
 
 def has_tangent_at(x: Tensor, level: int) -> bool:
-    """Whether the ``jvp`` of a level, which is active, moves x."""
+    """Whether a level, which is active, is that of a ``jvp`` that moves x."""
     with contextlib.ExitStack() as stack:
         while depth() > level:
             stack.enter_context(_interpreters.temporarily_pop_interpreter_stack())
+        if _functorch.peek_interpreter_stack().key() != _functorch.TransformType.Jvp:
+            return False
         while _functorch.maybe_get_level(x) > level:
             x = _functorch.get_unwrapped(x)
         return _forward.unpack_dual(x, level=0).tangent is not None

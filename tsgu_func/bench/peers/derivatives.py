@@ -51,11 +51,8 @@ def _dense(function: Function, n: int) -> Derivative:
 
 
 def _asdex(function: Function, n: int) -> Derivative:
-    J, asdex, scipy = (
-        jax(),
-        importlib.import_module("asdex"),
-        importlib.import_module("scipy.sparse"),
-    )
+    J, asdex = jax(), importlib.import_module("asdex")
+    sparse = importlib.import_module("scipy.sparse")
     x = J.numpy.asarray(point(n))
 
     def detect() -> Any:
@@ -71,7 +68,7 @@ def _asdex(function: Function, n: int) -> Derivative:
     return Derivative(
         {"entries": coloring.sparsity.nnz, "colors": coloring.num_colors},
         {"detection": detect, "compiled": lambda: values(x).block_until_ready()},
-        scipy.sparse.coo_array((np.asarray(values(x)), places), shape=(n, n)),
+        sparse.coo_array((np.asarray(values(x)), places), shape=(n, n)),
     )
 
 
