@@ -119,8 +119,13 @@ def test_the_p_laplacian():
     loss = lambda root: lambda p, f: root(of.p_laplacian, u0, {"p": p, "f": f}).cos().sum()
     found = grad(loss(sparse_root), (0, 1))(p, f)
     assert_close(found, grad(loss(of.dense_root), (0, 1))(p, f), **CLOSE)
+    by_p = loss(sparse_root)
+    slope = (by_p(p + 1e-5, f) - by_p(p - 1e-5, f)) / 2e-5
+    assert found[0].item() == pytest.approx(slope.item(), rel=1e-6)
     found = hessian(loss(sparse_root))(p, f)
     assert_close(found, jacrev(jacrev(loss(of.dense_root)))(p, f), **CLOSE)
+    bend = (grad(by_p)(p + 1e-5, f) - grad(by_p)(p - 1e-5, f)) / 2e-5
+    assert found.item() == pytest.approx(bend.item(), rel=1e-6)
 
 
 @pytest.mark.slow
@@ -229,6 +234,34 @@ def test_any_solver_serves_derivatives(solver):
     expected = lambda speed: convected_densely(ARGS[0], speed, ARGS[2]).square().sum()
     assert_close(grad(loss)(ARGS[1]), grad(expected)(ARGS[1]), **CLOSE)
     assert_close(hessian(loss)(ARGS[1]), hessian(expected)(ARGS[1]), **CLOSE)
+
+
+class Cube(torch.autograd.Function):
+    """Has no forward mode."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x**3
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, ct):
+        return 3 * ct * ctx.saved_tensors[0] ** 2
+
+
+def test_a_function_without_forward_mode():
+    F = lambda x, p: Cube.apply(x) + x.roll(1) * Cube.apply(p) - 1
+    p, plain = torch.tensor(0.7, dtype=torch.float64), lambda x, p: x**3 + x.roll(1) * p**3 - 1
+    loss = lambda root, F: lambda p: root(F, U0 + 1, p).sin().sum()
+    dense = loss(of.dense_root, plain)
+    assert_close(grad(loss(sparse_root, F))(p), grad(dense)(p), **CLOSE)
+    assert_close(grad(grad(loss(sparse_root, F)))(p), grad(grad(dense))(p), **CLOSE)
+    assert_close(jacfwd(loss(sparse_root, F))(p), grad(dense)(p), **CLOSE)
 
 
 def test_a_sparse_matrix_among_the_parameters():

@@ -200,6 +200,28 @@ def test_patterns_that_lack_entries(mode):
         sparse_root(lambda x: x + 9 * x.roll(1) + 3 * x.roll(2) - 1, U0, pattern=pattern)
 
 
+def test_entries_that_moved_since_they_were_detected():
+    shift = [1]
+    F = lambda x: x**3 + 4 * x + 0.01 * x.roll(shift[0]) - 1
+    before = sparse_root(F, U0)
+    shift[0] = -1
+    with pytest.raises(ValueError, match=r"changed since .* make F anew: the pattern lacks"):
+        sparse_root(F, U0)
+    again = lambda x: F(x)
+    torch.testing.assert_close(sparse_root(again, U0), before)  # all elements are the same
+
+
+def test_a_root_without_a_finite_derivative():
+    zero = torch.zeros(3, dtype=torch.float64)
+    for _ in range(2):
+        assert torch.equal(sparse_root(torch.sqrt, zero), zero)
+    with pytest.raises(ValueError, match="derivatives are not finite at this point"):
+        sparse_root(torch.sqrt, zero, pattern=eye(3))
+    F = lambda x, p: x.sqrt() + 0 * p
+    with pytest.raises(ValueError, match="not finite"):
+        grad(lambda p: sparse_root(F, zero, p).sum())(ONE)
+
+
 # ----------------------------------------------------------------------------- tensors from outside
 
 

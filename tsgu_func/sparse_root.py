@@ -13,7 +13,7 @@ from tsgu_func.cache import Store
 from tsgu_func.coloring import Coloring, color
 from tsgu_func.derivatives.evaluation import SparseJacobian
 from tsgu_func.derivatives.flat import Layout
-from tsgu_func.derivatives.missing import check_entries
+from tsgu_func.derivatives.missing import NotFiniteError, check_entries
 from tsgu_func.derivatives.verification import precision
 from tsgu_func.kernels.stored import StoredMatrix
 from tsgu_func.matrix.arguments import describe
@@ -22,8 +22,8 @@ from tsgu_func.ops import keys
 from tsgu_func.ops.captured import watch
 from tsgu_func.ops.forms import Packed, form_of, varies
 from tsgu_func.ops.roots import Equation, Residual, root
-from tsgu_func.pattern_detection import jacobian_pattern
-from tsgu_func.registration.transforms import has_tangent, pytree
+from tsgu_func.pattern_detection import detected
+from tsgu_func.registration.transforms import has_tangent, outside_old_vmap, pytree
 from tsgu_func.solvers import Auto, Solver
 from tsgu_func.solvers.newton import Newton, NewtonInfo
 from tsgu_func.sparse_jacobian import Mode, sparse_jacobian
@@ -32,6 +32,10 @@ from tsgu_func.sparse_solve import judged_handle
 __all__ = ["sparse_root"]
 
 _AUTO = Auto()
+_CHANGED = (
+    "F uses what is none of its arguments, and that has changed since the pattern of its Jacobian "
+    "was detected: pass it in `parameters`, or make F anew"
+)
 # Colourings by the function, and what it is called with.
 _colorings = Store("colorings of roots", most=64)
 
@@ -97,10 +101,11 @@ def sparse_root(
     solver : Solver or callable, optional
         Solves with the Jacobian, and for derivatives with its adjoint; as in `sparse_solve`.
     pattern : SparsityPattern or Coloring, optional
-        Where the Jacobian stores entries, at least, as in `sparse_jacobian`; it is checked at the
-        root.  Default: it is detected at the first call with F and arguments of these shapes, and
-        kept as long as F lives: a lambda that is made anew for each call has it detected anew, and
-        what F uses beside its arguments may change numbers, but not where entries are.
+        Where the Jacobian stores entries, at least, as in `sparse_jacobian`.  Default: it is
+        detected at the first call with F and arguments of these shapes, and kept as long as F
+        lives: a lambda that is made anew for each call has it detected anew.  It is checked at the
+        root: what F uses beside its arguments may change numbers, but not where entries are.  For a
+        function without forward mode, a Coloring is one of "reverse" mode.
     rtol : float, optional
         How large the last step may be, relative to x, in the 2-norm.  Default: ``eps ** (2 / 3)``
         of the dtype.  Steps shrink quadratically, so x is closer than that.
@@ -247,8 +252,7 @@ def _equation(
 ) -> Equation:
     residual = Residual(F, Packed.of(*unknown), None if given is None else Packed.of(*given))
     jacobian = _Jacobian(residual, pattern, (unknown, given))
-    check = None if pattern is None else jacobian.check
-    return Equation(residual, jacobian, check, Newton(*settings), watch(), eps)
+    return Equation(residual, jacobian, jacobian.check, Newton(*settings), watch(), eps)
 
 
 class _Jacobian:
@@ -267,14 +271,28 @@ class _Jacobian:
         return StoredMatrix(A.pattern.structure, A.values, A.pattern.transposed)
 
     def check(self, theta: Tensor, x: Tensor) -> None:
-        """Raise if the pattern lacks entries."""
-        check_entries(self._colored(theta, x), (theta, x), 0)
+        """Raise if the pattern lacks entries.
+
+        Where F has no derivative that is finite, a root is one all the same, but a pattern that was
+        given cannot be relied on.
+        """
+        try:
+            with outside_old_vmap():
+                check_entries(self._colored(theta, x), (theta, x), 0)
+        except NotFiniteError:
+            if self.pattern is not None:
+                raise
+        except ValueError as error:
+            if self.pattern is not None:
+                raise
+            raise ValueError(f"{_CHANGED}: {error}") from error
 
     def _colored(self, theta: Tensor, x: Tensor) -> SparseJacobian:
         mode = "reverse" if has_tangent(None) else "auto"
         if mode not in self._by_mode:
             coloring = self._coloring(theta, x, mode)
-            made = sparse_jacobian(self.residual, coloring, argnums=1, mode=mode)
+            by: Mode = "reverse" if coloring.mode == "reverse" else mode
+            made = sparse_jacobian(self.residual, coloring, argnums=1, mode=by)
             self._by_mode[mode] = made
         return self._by_mode[mode]
 
@@ -286,13 +304,15 @@ class _Jacobian:
         key, owners = _described((id(F), given, mode, x.device, self.forms), F)
         found = None if key is None else _colorings.get(key)
         if found is None:
-            pattern = (
-                jacobian_pattern(self.residual, theta, x, argnums=1) if given is None else given
-            )
-            found = _Kept(color(pattern, mode))
+            pattern, reverse = (given, False) if given is not None else self._detected(theta, x)
+            found = _Kept(color(pattern, "reverse" if reverse else mode))
             if key is not None:
                 _colorings.keep(key, found, *owners)
         return found.coloring
+
+    def _detected(self, theta: Tensor, x: Tensor) -> tuple[SparsityPattern, bool]:
+        """Return the pattern, and whether F has reverse mode alone."""
+        return detected(False, self.residual, (theta, x), argnums=1, has_aux=False)
 
 
 class _Kept(NamedTuple):

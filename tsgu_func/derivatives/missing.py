@@ -23,10 +23,14 @@ from tsgu_func.matrix.pattern import SparsityPattern
 from tsgu_func.matrix.sparse_matrix import SparseMatrix
 from tsgu_func.registration.transforms import depth, is_tracing, pytree
 
-__all__ = ["check_entries"]
+__all__ = ["NotFiniteError", "check_entries"]
 
 _NAMED = 8  # rows, and columns in each, that a message names
 _ROUNDED = 64  # units of rounding of a row's largest entry, which are no entry
+
+
+class NotFiniteError(ValueError):
+    """Derivatives are not finite, so nothing can be found out about them."""
 
 
 class _Point(NamedTuple):
@@ -64,7 +68,7 @@ def check_entries(jac: SparseJacobian, args: tuple[Any, ...], seed: int) -> None
     Raises
     ------
     ValueError
-        If they differ, or are not finite.
+        If they differ, or as a `NotFiniteError`.
     RuntimeError
         Under transforms and in graphs, where numbers cannot be looked at.
     """
@@ -109,7 +113,7 @@ def _wrong(
         generator=generator,
     )
     if len(found.unknown):
-        raise ValueError(
+        raise NotFiniteError(
             f"nothing can be said of {_listed(name, found.unknown)}, where derivatives are "
             f"not finite at this point: check at another one"
         )

@@ -137,8 +137,8 @@ class Equation:
     residual : Residual
     stored : callable
         ``stored(θ, x) -> J``.
-    check : callable, optional
-        ``check(θ, x)`` raises if a pattern that was given lacks entries.
+    check : callable
+        ``check(θ, x)`` raises if the pattern of J lacks entries.
     settings : Newton
     watch : Watch
         Who looks on: F may use no tensor that is watched, but what it is called with.
@@ -150,7 +150,7 @@ class Equation:
         self,
         residual: Residual,
         stored: Stored,
-        check: Callable[[Tensor, Tensor], None] | None,
+        check: Callable[[Tensor, Tensor], None],
         settings: Newton,
         watch: Watch,
         eps: float,
@@ -176,15 +176,11 @@ class Equation:
         try:
             x, numbers = newton(system, x0, self.settings, self.eps)
         except SolveError:
-            self._check(theta, x0)  # a pattern that lacks entries is the better reason
+            self.check(theta, x0)  # a pattern that lacks entries is the better reason
             raise
-        self._check(theta, x)
+        self.check(theta, x)
         report = torch.tensor(numbers, dtype=torch.float64, device=x.device)
         return x.clone(memory_format=torch.contiguous_format), report
-
-    def _check(self, theta: Tensor, x: Tensor) -> None:
-        if self.check is not None:
-            self.check(theta, x)
 
     def _function(self, theta: Tensor) -> Callable[[Tensor], Tensor]:
         """Return F as a function of x alone, which is looked at while it is called first."""
