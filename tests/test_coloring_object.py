@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
-from torch.func import grad, jvp, vjp, vmap
+from torch.func import grad, jacrev, jvp, vjp, vmap
 from torch.testing import assert_close
 
 from tests.coloring import arrowhead, band, check, frame, kkt, of_mask, path, random_mask
-from tsgu_func import Coloring, SparseMatrix, SparsityPattern, color
+from tsgu_func import Coloring, SparseMatrix, SparsityPattern, color, sparse_jacobian
 from tsgu_func.kernels import coloring as kernels
 
 MODES = ("forward", "reverse", "bidirectional", "symmetric")
@@ -407,3 +407,68 @@ def test_of_indices_that_a_pattern_was_made_of():
     coloring = color(pattern)
     check(coloring)
     assert coloring.column_color.tolist() == [0, 1, -1]
+
+
+def test_seeds_are_kept_where_they_are_few():
+    f = lambda x: x * x.roll(1)
+    x, eye = torch.linspace(1, 2, 30).double(), np.eye(30, dtype=bool)
+    for mode in ("forward", "reverse"):
+        coloring = color(of_mask(eye | np.roll(eye, -1, 1)), mode)
+        jac, before = sparse_jacobian(f, coloring), coloring.nbytes
+        assert_close(jac(x).to_dense(), jacrev(f)(x))
+        assert coloring.nbytes == before + 8 * 30 * coloring.colors
+        jac(x)
+        assert_close(jac(x.float()).to_dense(), jac(x).to_dense().float())
+        assert coloring.nbytes == before + (8 + 4) * 30 * coloring.colors
+        assert pickle.loads(pickle.dumps(coloring)).nbytes == before
+
+
+def test_many_seeds_are_not_kept():
+    f = lambda x: torch.cat([(x * x).sum()[None], x.new_zeros(29)])
+    mask = np.zeros((30, 30), bool)
+    mask[0] = True
+    coloring, x = color(of_mask(mask), "forward"), torch.linspace(1, 2, 30).double()
+    before = coloring.nbytes
+    assert_close(sparse_jacobian(f, coloring)(x).to_dense(), jacrev(f)(x))
+    assert coloring.nbytes == before
+
+
+def tripled(x):
+    y = x.view(-1)
+    y.mul_(3.0)
+    return y
+
+
+class Doubled(torch.autograd.Function):
+    """Writes to the cotangent."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return 2 * x
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, ct):
+        return ct.mul_(2)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1, 2])
+@pytest.mark.parametrize(
+    ("f", "mode", "factor"), [(tripled, "forward", 3.0), (Doubled.apply, "reverse", 2.0)]
+)
+def test_functions_that_write_to_tangents(f, mode, factor, chunk_size):
+    tridiagonal = np.eye(6, dtype=bool) | np.eye(6, k=1, dtype=bool) | np.eye(6, k=-1, dtype=bool)
+    coloring, x = color(of_mask(tridiagonal), mode), torch.ones(6, dtype=torch.float64)
+    jac = sparse_jacobian(f, coloring, chunk_size=chunk_size)
+    for _ in range(3):
+        assert_close(jac(x.clone()).to_dense(), factor * torch.eye(6, dtype=torch.float64))
+    if mode == "forward":
+        compiled = torch.compile(lambda x: jac(x).to_dense(), backend="aot_eager", fullgraph=True)
+        for _ in range(3):
+            found = compiled(x.clone())
+            assert_close(found, factor * torch.eye(6, dtype=torch.float64))

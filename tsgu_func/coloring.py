@@ -15,12 +15,19 @@ from tsgu_func.matrix import pictures
 from tsgu_func.matrix.arguments import describe
 from tsgu_func.matrix.assembly import as_index
 from tsgu_func.matrix.pattern import SparsityPattern
-from tsgu_func.registration.transforms import mark_static, outside_transforms, unwrapped
+from tsgu_func.registration.transforms import (
+    constant_when_traced,
+    mark_static,
+    outside_transforms,
+    unwrapped,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["Coloring", "color"]
+
+_FEW = 4  # times the elements of the index, that seeds may have to be kept
 
 
 def color(
@@ -264,8 +271,24 @@ class Coloring:
 
     @property
     def nbytes(self) -> int:
-        """Size of the colours and of the index, without the pattern."""
-        return sum(x.nbytes for x in (self._column, self._row, self._index))
+        """Size of the colours, of the index and of seeds that are kept, without the pattern."""
+        return sum(x.nbytes for x in vars(self).values() if isinstance(x, Tensor))
+
+    def seeds(self, directions: str, dtype: torch.dtype) -> Tensor:
+        """Return the ``"forward"`` or ``"reverse"`` seeds, for a function that may write to them.
+
+        They are copied from some that are kept, where these take no more than a few times the
+        memory of the index.  Of such a copy a compiled evaluation makes nothing, and reads seeds
+        that it would compute as often as they are used (``bench jacobian``).
+        """
+        color, colors = (
+            (self._column, self._forward_colors)
+            if directions == "forward"
+            else (self._row, self._reverse_colors)
+        )
+        if colors * len(color) > _FEW * len(self._index):
+            return _seeds(color, colors, dtype, None)
+        return getattr(self, _kept_seeds(self, directions, dtype)).clone()
 
     def forward_seeds(
         self, dtype: torch.dtype | None = None, device: torch.device | str | None = None
@@ -385,6 +408,18 @@ def _seeds(
     color = color if device is None else color.to(device)
     number = torch.arange(colors, device=color.device)
     return (number[:, None] == color).to(dtype or torch.get_default_dtype())
+
+
+@constant_when_traced
+def _kept_seeds(coloring: Coloring, directions: str, dtype: torch.dtype) -> str:
+    """Return which attribute has the seeds, by which a graph finds them as well."""
+    name = f"_{directions}_{str(dtype).removeprefix('torch.')}"
+    if not hasattr(coloring, name):
+        with outside_transforms():
+            seeds: Tensor = getattr(coloring, f"{directions}_seeds")(dtype)
+        mark_static(seeds)
+        setattr(coloring, name, seeds)
+    return name
 
 
 def _count(color: Tensor) -> int:

@@ -308,6 +308,8 @@ class _Jacobian:
             found = _Kept(color(pattern, "reverse" if reverse else mode))
             if key is not None:
                 _colorings.keep(key, found, *owners)
+        else:
+            _colorings.measure(key)  # it keeps seeds since it was evaluated
         return found.coloring
 
     def _detected(self, theta: Tensor, x: Tensor) -> tuple[SparsityPattern, bool]:

@@ -154,7 +154,9 @@ class SparseDerivative:
         key = _key(self._token, args, columns, self.options.argnums)
         with self._lock:
             found = None if key is None else _found.get(key)
-            if found is None:
+            if found is not None:
+                _found.measure(key)  # it keeps seeds since it was evaluated
+            else:
                 found = Found(self._token, self.detect(self.f, args, self.options), columns)
                 if key is not None:
                     _found.keep(key, found, self)
@@ -246,13 +248,13 @@ class SparseJacobian(SparseDerivative):
             check_kinds(columns, rows, coloring.mode)
 
         how = {"chunk_size": self.options.chunk_size, "check": check}
-        dtype, device = columns.dtype, columns.device
+        dtype = columns.dtype
         done: list[Products] = []
         if coloring.forward_colors:
-            seeds = coloring.forward_seeds(dtype, device)
+            seeds = coloring.seeds("forward", dtype)
             done.append(pushed(function, chosen, columns, seeds, **how))
         if coloring.reverse_colors:
-            seeds = coloring.reverse_seeds(dtype, device)
+            seeds = coloring.seeds("reverse", dtype)
             done.append(pulled(function, chosen, columns, seeds, **how))
         if not done:
             done.append(evaluated(function, chosen, check))
@@ -325,9 +327,9 @@ def _seeds(coloring: Coloring, columns: Layout) -> Tensor:
     dtype, device = columns.dtype, columns.device
     parts = []
     if coloring.forward_colors:
-        parts.append(coloring.forward_seeds(dtype, device))
+        parts.append(coloring.seeds("forward", dtype))
     if coloring.reverse_colors:
-        parts.append(coloring.reverse_seeds(dtype, device))
+        parts.append(coloring.seeds("reverse", dtype))
     return torch.cat(parts) if parts else torch.empty(0, columns.size, dtype=dtype, device=device)
 
 

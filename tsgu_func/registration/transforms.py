@@ -402,14 +402,14 @@ def never_traced(function: Callable[P, T]) -> Callable[P, T]:
     return called
 
 
-def mark_static(index: Tensor) -> None:
-    """Tell the compiler that the size of a vector is a constant, in whatever graph it is met.
+def mark_static(x: Tensor) -> None:
+    """Tell the compiler that the shape of a tensor is constant, in whatever graph it is met.
 
     What ``torch._dynamo.mark_static`` does, without importing the compiler.  A graph that was
     compiled with dynamic sizes leaves a mark on what it keeps for its backward pass, and later
     graphs would take these for dynamic sizes of their own.
     """
-    index._dynamo_static_indices = {0}  # pyright: ignore[reportAttributeAccessIssue]
+    x._dynamo_static_indices = {*range(x.ndim)}  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def is_batched(x: Tensor) -> bool:
