@@ -78,7 +78,7 @@ class TensorLike(MatrixBase):
         return self.ndim
 
     def numel(self) -> int:
-        """Return the number of entries, with those that are not stored: see `nnz`."""
+        """Return the number of entries, stored or not.  `nnz` is the number of stored ones."""
         return math.prod(self.shape)
 
     def is_complex(self) -> bool:
@@ -97,7 +97,7 @@ class TensorLike(MatrixBase):
     # ------------------------------------------------------------------------ copies, conversions
 
     def clone(self) -> Self:
-        """Copy the values; the pattern, which cannot be changed, is shared."""
+        """Copy the values.  The pattern, which cannot be changed, is shared."""
         return self._of(self.pattern, self.values.clone())
 
     def cpu(self) -> Self:
@@ -127,10 +127,10 @@ class TensorLike(MatrixBase):
         return self.to(torch.bfloat16)
 
     def share_memory_(self) -> Self:
-        """Move values and indices to memory that processes share, as tensors do.
+        """Move values and indices to memory that several processes share, as for tensors.
 
-        What one process writes to the values, all see; nobody writes to the indices.  As for a
-        tensor, no other thread may compute with the matrix, or with its pattern, meanwhile.
+        If one process writes to the values, all others see it.  The indices are never written to.
+        As for a tensor, no other thread may compute with the matrix or its pattern during the move.
         """
         self.values.share_memory_()
         self.pattern.share_memory_()
@@ -143,7 +143,7 @@ class TensorLike(MatrixBase):
     # ----------------------------------------------------------------------------- transposition
 
     def t(self) -> Self:
-        """Return the transpose of one matrix; of a batch `mT` transposes each member."""
+        """Return the transpose of one matrix.  For a batch, `mT` transposes each member."""
         if self.ndim > 2:
             raise ValueError(
                 f"t() transposes one matrix; got a batch of shape {tuple(self.shape)}: "
