@@ -130,12 +130,12 @@ class LinearOperator:
 
     @classmethod
     def from_matrix(cls, A: SparseMatrix | Tensor) -> LinearOperator:
-        """Take a matrix that has entries as an operator, with these for its parameters.
+        """Make an operator of a matrix whose entries are stored.  They become its parameters.
 
         Parameters
         ----------
         A : SparseMatrix, sparse COO, CSR or CSC Tensor, or dense Tensor, shape (n, m)
-            Not batched: map over a batch with ``torch.func.vmap``.
+            A single matrix.  To use a batch of them, map over it with ``torch.func.vmap``.
 
         Examples
         --------
@@ -162,7 +162,7 @@ class LinearOperator:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns, where they were given."""
+        """Rows and columns, if they were given."""
         if self.static.shape is None:
             raise AttributeError(
                 "this LinearOperator is square, of whatever size it is multiplied with: give "
@@ -172,7 +172,7 @@ class LinearOperator:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What was given, or what the parameters promote to."""
+        """The dtype that was given, or the one to which those of the parameters are promoted."""
         if (dtype := self._known_dtype()) is None:
             raise AttributeError("no parameter is floating-point or complex: give dtype=")
         return dtype
@@ -190,7 +190,7 @@ class LinearOperator:
 
     @property
     def device(self) -> torch.device:
-        """What was given, or where the parameters are."""
+        """The device that was given, or that of the parameters."""
         if self.static.device is not None:
             return self.static.device
         found = self._tensors()
@@ -213,7 +213,7 @@ class LinearOperator:
     # -------------------------------------------------------------------------------- products
 
     def matmul(self, x: Any) -> Any:
-        """Return ``A @ x``, also inside of ``torch.compile``.
+        """Return ``A @ x``.  The method also works inside of ``torch.compile``.
 
         Parameters
         ----------
@@ -298,11 +298,12 @@ class LinearOperator:
     __rmul__ = __mul__
 
     def mul(self, factor: complex | Tensor) -> LinearOperator:
-        """Return ``A * factor``, also inside of ``torch.compile``.
+        """Return ``A * factor``.  The method also works inside of ``torch.compile``.
 
         Parameters
         ----------
-        factor : number, which is constant, or Tensor without axes, which is a parameter
+        factor : number, or Tensor without axes
+            A tensor becomes a parameter of the result.  A number is a constant.
         """
         shape = self.static.shape
         if isinstance(factor, Tensor):
