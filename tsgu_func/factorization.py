@@ -270,10 +270,12 @@ def factorize(A: SparseMatrix | Tensor, solver: Solver | None = None) -> Factori
     ImportError
         If the solver needs an optional package that is not installed.
 
-    Notes ----- `sparse_solve` with the same values and solver uses the same factor.  Whichever of
-    the two is called first computes it.  The factor is kept as long as the `Factorization` exists,
-    whatever the `cache_limit` is.  Under ``vmap`` over A, and where a graph is traced, the matrix
-    is factored only in the first solve.
+    Notes
+    -----
+    `sparse_solve` with the same values and solver uses the same factor.  Whichever of the two is
+    called first computes it.  The factor is kept as long as the `Factorization` exists, whatever
+    the `cache_limit` is.  Under ``vmap`` over A, and where a graph is traced, the matrix is
+    factored only in the first solve.
 
     Examples
     --------

@@ -147,10 +147,12 @@ class Auto:
         If an iterative solver is chosen: how small the residual has to become, relative to the
         right-hand side.  Default: 1e-5 in single precision, 1e-10 in double.
 
-    Notes ----- `Auto` looks at the size, the pattern, the symmetry of pattern and values, the
-    diagonal, the signs and the row sums, the bandwidth after reordering, the dtype, the device, the
-    optional packages that are installed, and the number of right-hand sides.  If there are many
-    more right-hand sides later, it chooses again.
+    Notes
+    -----
+    `Auto` looks at the size, the pattern, the symmetry of pattern and values, the diagonal, the
+    signs and the row sums, the bandwidth after reordering, the dtype, the device, the optional
+    packages that are installed, and the number of right-hand sides.  If there are many more
+    right-hand sides later, it chooses again.
 
     If an iterative solver does not converge, a direct one solves the system, and the iterative one
     is not tried again.  `Info.solver` names the solver that solved the system, and
