@@ -18,7 +18,8 @@ Product = Callable[[Tensor, Tensor], Tensor]
 class MatrixFree:
     """The operator that a solver is handed: S, Sᵀ, conj(S) or Sᴴ.
 
-    S is known by its products alone, and depends on values (k,) or (b, k).  An iterative solver uses it like a `StoredMatrix`.
+    S is known by its products alone, and depends on values (k,) or (b, k).  An iterative solver
+    uses it like a `StoredMatrix`.
 
     Attributes
     ----------
