@@ -16,7 +16,9 @@ __all__ = ["MatrixBase"]
 class MatrixBase:
     """A pattern, and values that transforms see: the part of `SparseMatrix` without arithmetic."""
 
+    #: Where entries are stored.  It never changes.
     pattern: SparsityPattern
+    #: The stored entries ``(*batch, nnz)``, in the order of ``pattern.row`` and ``pattern.col``.
     values: Tensor
 
     def __init__(self, pattern: SparsityPattern, values: Tensor) -> None:
