@@ -343,7 +343,9 @@ def test_everything_is_every_record_in_every_dtype():
     [
         (("--op", "nonsense"), ("'nonsense'", "sparse_mm COO", "gather_mm sorted")),
         (("--op", ""), ("''", "sparse_mm COO")),
+        (("--op", "solve_info"), ("'solve_info'; there are", "sparse_solve info")),
         (("--cell", "nonsense"), ("'nonsense'", "'vmap(vjp)'", "'jacobian'")),
+        (("--cell", "vmap(vjq)"), ("'vmap(vjq)'; there are", "'vmap(vjp)'")),
         (("--cell", "fff"), ("'fff'", "--order 3")),
         (("--cell", "f", "--dtype", "float16"), ("no cell", "precision")),
         (("--op", "sparse_mm COO", "--cell", "compile"), ("no cell", "torch.sparse")),

@@ -15,7 +15,7 @@ from rich.console import Console
 from tsgu_func import warm
 from tsgu_func.__main__ import main
 from tsgu_func.console import progress
-from tsgu_func.console.arguments import output, seconds, whole
+from tsgu_func.console.arguments import near, output, seconds, whole
 from tsgu_func.console.ending import CommandError, ended, writing
 from tsgu_func.kernels.compiled import compiling as compiler
 
@@ -183,6 +183,13 @@ def test_a_whole_number_is_refused(text):
 def test_a_time_is_refused(text):
     with pytest.raises(argparse.ArgumentTypeError, match="a number of seconds"):
         seconds(text)
+
+
+def test_names_that_may_be_meant():
+    names = ["sparse_mm COO", "sparse_mm CSR", "sparse_solve", "spmm"]
+    assert near("mm C", names) == ["sparse_mm COO", "sparse_mm CSR"]
+    assert near("sparse_sovle", names)[0] == "sparse_solve"
+    assert near("nonsense", names) == near("", names) == names
 
 
 def test_what_is_taken(tmp_path):

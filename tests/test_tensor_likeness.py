@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+import tsgu_func
 from tests.processes import double_in_place
 from tsgu_func import SparseMatrix, SparsityPattern, sparse_solve
 from tsgu_func.kernels.structure import structure_of
@@ -133,10 +134,13 @@ def test_methods_in_a_compiled_function(A, batch):
     assert_close(compiled(A, batch), function(A, batch))
 
 
-@pytest.mark.parametrize("name", ["grad", "data", "numpy", "solve", "indices", "backward", "view"])
+@pytest.mark.parametrize(
+    "name",
+    ["grad", "data", "numpy", "solve", "indices", "backward", "view", "kron", "logdet", "crow"],
+)
 def test_what_is_in_another_place_says_where(name):
     A = SparseMatrix.from_dense(D)
-    with pytest.raises(AttributeError, match=rf"no attribute '{name}': .*A\.|sparse_solve"):
+    with pytest.raises(AttributeError, match=rf"no attribute '{name}': .*(A\.|tsgu_func\.\w+\()"):
         getattr(A, name)
     assert not hasattr(A, name)
     with pytest.raises(AttributeError, match=r"no attribute 'nonsense'$"):
@@ -144,6 +148,19 @@ def test_what_is_in_another_place_says_where(name):
     with pytest.raises(AttributeError) as caught:
         _ = A.vlaues  # pyright: ignore[reportAttributeAccessIssue]
     assert (caught.value.name, caught.value.obj) == ("vlaues", A)  # Python's "Did you mean"
+
+
+def test_what_messages_name_gives_what_they_say():
+    dense = torch.tensor([[4.0, 1], [1, 3]], dtype=torch.float64)
+    A = SparseMatrix.from_dense(dense)
+    assert A.allclose(A.T)
+    assert not A.scale_rows(torch.tensor([1.0, 2.0]).double()).allclose(A.T)
+    assert_close(tsgu_func.factorize(A).logabsdet, torch.logdet(dense))
+    assert_close(tsgu_func.kron(A, A).to_dense(), torch.kron(dense, dense))
+    assert_close(tsgu_func.vstack([A, A]).to_dense(), torch.cat([dense, dense]))
+    assert_close(tsgu_func.stack([A, A]).to_dense(), torch.stack([dense, dense]))
+    assert_close(A.map(torch.sqrt).to_dense(), dense.sqrt())
+    assert A.pattern.crow.tolist() == [0, 2, 4]
 
 
 def test_the_gradient_is_where_the_message_says():

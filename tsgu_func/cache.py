@@ -238,7 +238,7 @@ def _shrink() -> None:
 
 
 def cache_info() -> CacheInfo:
-    """Return what is kept from one call to the next, by kind, and how often a factor was found.
+    """Return what is kept between calls, by kind, and how often a kept factor was used.
 
     Examples
     --------
@@ -258,10 +258,11 @@ def cache_info() -> CacheInfo:
 
 
 def cache_limit(limit: int | None = None) -> int:
-    """Return how many bytes all that is kept may take; with an argument, set it first.
+    """Return how many bytes everything that is kept between calls may take.
 
-    Beyond it the least recently used go.  0 keeps nothing: each solve factors anew.  What a
-    `Factorization` holds is its user's, and stays.
+    With an argument, set this limit first.  If it is exceeded, what was not used for the longest
+    time is dropped.  With 0 nothing is kept, and each solve factors its matrix again.  What a
+    `Factorization` holds is not dropped.
 
     Examples
     --------
@@ -283,7 +284,10 @@ def cache_limit(limit: int | None = None) -> int:
 
 
 def clear_cache() -> None:
-    """Forget all that is kept, and the counts of `cache_info`.  Results do not depend on it."""
+    """Drop everything that is kept between calls, and the counts of `cache_info`.
+
+    Later calls take longer, but their results are the same.
+    """
     # By falling rank: what a factor leaves to others is kept in a store of a lower one.
     for store in sorted(_stores, key=lambda store: -store.rank):
         store.clear()

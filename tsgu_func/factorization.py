@@ -33,19 +33,20 @@ _AUTO = Auto()
 
 
 class FactorInfo(NamedTuple):
-    """What has been made for a `Factorization`.
+    """What a `Factorization` has computed so far.
 
     Attributes
     ----------
     solver : str
-        The solver, as it prints; for `Auto` the one that it chose.
+        The solver, as it prints itself.  For `Auto`, it is the one that was chosen.
     made : bool
-        Whether a factor is at hand: inside of a transform the first solve may have to make it.
+        Whether a factor exists already.  Inside of a transform, it may be that only the first
+        solve computes it.
     bytes : int
-        Memory of the factors, or preconditioners.
+        Memory of the factors or preconditioners.
     condition : float
-        Estimate of the condition number of A in the 1-norm, the largest of a batch; NaN if the
-        solver makes none.
+        An estimate of the condition number of A in the 1-norm; of a batch, the largest.  NaN if the
+        solver does not estimate it.
     """
 
     solver: str
@@ -55,16 +56,17 @@ class FactorInfo(NamedTuple):
 
 
 class Factorization:
-    """A square matrix and the solver that has factored it: what `factorize` returns.
+    """A square matrix and the solver that has factored it.  `factorize` returns it.
 
-    It is a pytree whose one child is `matrix`, so transforms see the values, and the gradient with
-    respect to it is a `Factorization` too, whose `matrix` is the gradient; nothing is factored for
-    that.  The factor is found by the values, under every transform, as long as this object lives.
+    It is a pytree whose only child is `matrix`, so transforms see the values of the matrix.  The
+    gradient with respect to a Factorization is again a Factorization, whose `matrix` is the
+    gradient; nothing is factored for that.  As long as this object exists, every transform finds
+    the factor by the values.
 
     Attributes
     ----------
     matrix : SparseMatrix ``(*batch, n, n)``
-        If its values are changed in place, the next solve factors anew.
+        The matrix.  If its values are changed in place, the next solve factors it again.
     solver : Solver
     """
 
@@ -84,14 +86,14 @@ class Factorization:
         return self
 
     def solve(self, B: Tensor, *, adjoint: bool = False) -> Tensor:
-        """Solve ``A X = B``, or ``Aᴴ X = B``, as `sparse_solve` does, by the factor at hand.
+        """Solve ``A X = B``, or ``Aᴴ X = B``, with the factor.  Otherwise as `sparse_solve`.
 
         Parameters
         ----------
         B : Tensor, dense, shape (n,), ``(*batch, n, p)``, or that of ``A.shape[:-1]``
-            Of the dtype and on the device of A.
+            It has the dtype of A and is on the same device.
         adjoint : bool
-            Whether to solve with the conjugate transpose.
+            Whether to solve with the conjugate transpose of A.
 
         Returns
         -------
@@ -105,11 +107,12 @@ class Factorization:
         ValueError
             If shapes, dtypes or devices do not fit, or a value is not finite.
         SolveError
-            If the matrix is singular, or (ConvergenceError) the solver did not converge.
+            If the matrix is singular.  If the solver did not converge, it is a `ConvergenceError`,
+            which is a kind of SolveError.
 
         Notes
         -----
-        Derivatives with respect to `matrix` and `B`, and their cost, are those of `sparse_solve`.
+        Derivatives with respect to `matrix` and `B`, and their costs, are those of `sparse_solve`.
         """
         arguments.check_solve(self.matrix, B)
         arguments.check_dtypes(self.matrix, B)
@@ -127,12 +130,15 @@ class Factorization:
 
     @property
     def logabsdet(self) -> Tensor:
-        r"""``log|det A|``, of shape ``batch``, if the factor tells it.
+        r"""``log|det A|``, of shape ``batch``.
 
-        It does for `SuperLU`, `DenseLU`, `Cholesky`, `Substitution`, and for `Auto`, which makes a
-        factor for it if it iterates.  The derivative is :math:`A^{-H}` where A stores an entry, to
-        any order.  Its cost: n solves, some columns at a time, in O(nnz + n) memory; what records
-        them for a second derivative holds O(n²).
+        It is computed from the factor of `SuperLU`, `DenseLU`, `Cholesky` or `Substitution`.  If
+        `Auto` has chosen an iterative solver, it makes a factor for this.  Other solvers have no
+        such factor.
+
+        The derivative is :math:`A^{-H}` where A stores an entry, to any order.  It takes n solves,
+        a few columns at a time, and O(nnz + n) memory.  Where they are recorded for a second
+        derivative, O(n²) memory is held.
 
         Raises
         ------
@@ -158,7 +164,7 @@ class Factorization:
 
     @property
     def info(self) -> FactorInfo:
-        """What has been made: the solver that was chosen, bytes, the condition number."""
+        """The solver that was chosen, the memory of its factor, and the condition number."""
         self._hold()
         if self._made is None:
             return FactorInfo(repr(self.solver), False, 0, float("nan"))
@@ -238,20 +244,20 @@ register(
 
 
 def factorize(A: SparseMatrix | Tensor, solver: Solver | None = None) -> Factorization:
-    r"""Factor a matrix now, to solve with it often.
+    r"""Factor a matrix once, to solve with it many times.
 
     Parameters
     ----------
     A : SparseMatrix ``(*batch, n, n)``, or sparse COO or CSR Tensor (n, n)
         Square and non-singular; float32, float64, complex64 or complex128.
     solver : Solver, optional
-        Default: `Auto()`, which looks at A and chooses.  Of an iterative solver the preconditioner
-        is made.
+        Default: `Auto()`, which looks at A and chooses.  If it is an iterative solver, there is no
+        factor, and its preconditioner is computed instead.
 
     Returns
     -------
     Factorization
-        It solves, with A and its adjoint, and tells ``log|det A|``.
+        An object that solves with A and with its adjoint, and knows ``log|det A|``.
 
     Raises
     ------
@@ -266,9 +272,10 @@ def factorize(A: SparseMatrix | Tensor, solver: Solver | None = None) -> Factori
 
     Notes
     -----
-    The factor is one with that of `sparse_solve` for the same values and solver: whichever comes
-    first makes it.  It is held as long as the `Factorization` lives, whatever `cache_limit` says.
-    Inside of ``vmap`` over A, or where a graph is traced, the first solve makes it.
+    `sparse_solve` with the same values and solver uses the same factor.  Whichever of the two is
+    called first computes it.  The factor is kept as long as the `Factorization` exists, whatever
+    the `cache_limit` is.  Under ``vmap`` over A, and where a graph is traced, the matrix is
+    factored only in the first solve.
 
     Examples
     --------

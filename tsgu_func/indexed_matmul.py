@@ -15,17 +15,17 @@ __all__ = ["gather_mm", "segment_mm"]
 
 
 def segment_mm(a: Tensor, b: Tensor, seglen_a: Tensor) -> Tensor:
-    r"""Multiply consecutive rows of `a`, segment by segment, with the matrices of `b`.
+    r"""Multiply segments of consecutive rows of `a`, each with its own matrix of `b`.
 
     Parameters
     ----------
     a : Tensor, shape (N, D1)
-        All segments, one after the other.  float16, bfloat16, float32, float64, complex64 or
-        complex128.
+        The rows of all segments, one segment after the other.  float16, bfloat16, float32, float64,
+        complex64 or complex128.
     b : Tensor, shape (R, D1, D2)
-        One matrix for each segment; of the dtype and on the device of `a`.
+        One matrix for each segment.  They have the dtype of `a` and are on the same device.
     seglen_a : Tensor, shape (R,), integers
-        How many rows each segment has; the sum is N.  On the CPU or on the device of `a`.
+        How many rows each segment has.  Their sum has to be N.  On the CPU or on the device of `a`.
 
     Returns
     -------
@@ -35,8 +35,8 @@ def segment_mm(a: Tensor, b: Tensor, seglen_a: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        If an argument is no dense tensor of that shape, dtypes or devices differ, a length is
-        negative, or the lengths do not sum to N.
+        If an argument is not a dense tensor of the shape above, if dtypes or devices differ, if a
+        length is negative, or if the lengths do not add up to N.
 
     Notes
     -----
@@ -47,11 +47,11 @@ def segment_mm(a: Tensor, b: Tensor, seglen_a: Tensor) -> Tensor:
     to any order, in forward and reverse mode and under ``vmap``, which adds batch axes to any of
     the three arguments.
 
-    Time is O(N D1 D2), memory O(N (D1 + D2) + R D1 D2), whatever the lengths.  Half precision is
-    accumulated in float32.  Lengths that `torch.compile` does not know are checked when the
-    compiled function runs.
+    This takes O(N D1 D2) time and O(N (D1 + D2) + R D1 D2) memory, whatever the lengths are.  Half
+    precision is accumulated in float32.  In a compiled function, the lengths are checked when it
+    runs.
 
-    Multiplying segment by segment, without padding to the longest, is the grouped product of Gale
+    To multiply segment by segment, without padding to the longest, is the grouped product of Gale
     et al., *MegaBlocks: Efficient Sparse Training with Mixture-of-Experts*, MLSys 2023.
 
     Examples
@@ -89,16 +89,17 @@ def _consecutive(lengths: Tensor, rows: int) -> Tensor:
 
 
 def gather_mm(a: Tensor, b: Tensor, idx_b: Tensor) -> Tensor:
-    r"""Multiply each row of `a` with the matrix of `b` that its index names.
+    r"""Multiply each row of `a` with the matrix of `b` that the index of the row names.
 
     Parameters
     ----------
     a : Tensor, shape (N, D1)
         float16, bfloat16, float32, float64, complex64 or complex128.
     b : Tensor, shape (R, D1, D2)
-        The matrices; of the dtype and on the device of `a`.
+        The matrices.  They have the dtype of `a` and are on the same device.
     idx_b : Tensor, shape (N,), integers
-        The matrix of each row, from 0 to R - 1.  On the CPU or on the device of `a`.
+        For each row, which matrix it is multiplied with, from 0 to R - 1.  On the CPU or on the
+        device of `a`.
 
     Returns
     -------
@@ -108,8 +109,8 @@ def gather_mm(a: Tensor, b: Tensor, idx_b: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        If an argument is no dense tensor of that shape, dtypes or devices differ, or an index is
-        out of range.
+        If an argument is not a dense tensor of the shape above, if dtypes or devices differ, or if
+        an index is out of range.
 
     Notes
     -----
@@ -120,12 +121,13 @@ def gather_mm(a: Tensor, b: Tensor, idx_b: Tensor) -> Tensor:
     to any order, in forward and reverse mode and under ``vmap``, which adds batch axes to any of
     the three arguments.
 
-    Rows are sorted by their index once, multiplied as in `segment_mm`, and put back: neither
-    ``b[idx_b]`` nor a gradient for each row is ever formed.  Time is O(N D1 D2 + N log N), on the
-    CPU O(N D1 D2 + R), memory O(N (D1 + D2) + R D1 D2).  Half precision is accumulated in float32.
-    Indices that `torch.compile` does not know are checked when the compiled function runs.
+    The rows are sorted by their index, multiplied as in `segment_mm`, and put back in their order.
+    So neither ``b[idx_b]`` nor a gradient of `b` for each row is ever formed.  This takes
+    O(N D1 D2 + N log N) time, on the CPU O(N D1 D2 + R), and O(N (D1 + D2) + R D1 D2) memory.  Half
+    precision is accumulated in float32.  In a compiled function, the indices are checked when it
+    runs.
 
-    Sorting rows by their matrix is the permutation of Gale et al., *MegaBlocks: Efficient Sparse
+    To sort rows by their matrix is the permutation of Gale et al., *MegaBlocks: Efficient Sparse
     Training with Mixture-of-Experts*, MLSys 2023.
 
     Examples

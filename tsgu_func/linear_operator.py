@@ -36,27 +36,31 @@ class _Static(NamedTuple):
 
 
 class LinearOperator:
-    """A matrix that is known by its products alone, and depends on parameters.
+    """A matrix that is given by a function that multiplies with it.
 
     Parameters
     ----------
     function : callable
-        ``function(parameters, x) -> A x``, linear in the vector x (m,), made of differentiable
-        operations that work under ``vmap``.  Tensors that are differentiated or mapped over reach
-        it in `parameters`; one that it is closed over is an error.
+        ``function(parameters, x) -> A x``.  It has to be linear in the vector x (m,), and made of
+        differentiable operations that work under ``vmap``.
     parameters : pytree
-        Tensors with respect to which solutions are to be differentiated, in tuples, lists, dicts; a
-        `SparseMatrix` and a `LinearOperator` are such, too.  What else is in it is constant.
+        The first argument of `function`.  The tensors in it are what solutions can be
+        differentiated with respect to.  They may stand in tuples, lists and dicts, and a
+        `SparseMatrix` or a `LinearOperator` may be among them.  All else in it is constant.
+        A tensor that is differentiated or mapped over must come in by `parameters`: if `function`
+        takes it from outside, that is an error.
     shape : (int, int), optional
-        Rows and columns.  Default: square, of whatever size it is multiplied with.
+        Rows and columns.  By default the operator is square, and as large as what it is
+        multiplied with.
     adjoint : callable, optional
-        ``adjoint(parameters, y) -> Aᴴ y``, as differentiable as `function`.  It is tried on a pair
-        of vectors before a solve.  Default: derived from `function`, by its vjp.
+        ``adjoint(parameters, y) -> Aᴴ y``, as differentiable as `function`.  Before a solve, it is
+        compared with `function` on a pair of vectors.  By default it is derived from `function`, by
+        its vjp.
     dtype : torch.dtype, optional
-        Default: that of the parameters, promoted.  To be given where `function` makes more of
-        them, as complex numbers of real parameters.
+        By default, the dtype to which those of the parameters are promoted.  Give it if `function`
+        returns another one, for example complex numbers for real parameters.
     device : torch.device, optional
-        Default: that of the parameters.
+        By default, that of the parameters.
 
     Raises
     ------
@@ -67,14 +71,17 @@ class LinearOperator:
 
     Notes
     -----
-    It is itself a pytree, whose leaves are those of the parameters: ``torch.func.grad`` with
-    respect to it gives a `LinearOperator` of gradients.
+    An operator is a pytree, whose leaves are those of its parameters.  So ``torch.func.grad`` with
+    respect to an operator returns a `LinearOperator` whose parameters are the gradients.
 
-    With operators, `SparseMatrix` and dense matrices, there are ``A + B``, ``A - B`` and the
-    composition ``A @ B``; ``2 * A``, ``A / 2`` and ``-A``, where the factor may be a tensor without
-    axes; ``A.T``, ``A.mH`` and ``A.conj()``.  Each is an operator whose parameters are its parts.
-    ``A @ x`` multiplies with a vector (m,) or the columns of x (m, p), ``x @ A`` from the left.  In
-    compiled functions the methods `matmul` and `mul` take the places of ``@``, and of ``*`` with a
+    ``A @ x`` multiplies with a vector (m,) or with the columns of x (m, p), and ``x @ A``
+    multiplies from the left.  New operators can be made with ``A + B``, ``A - B`` and the
+    composition ``A @ B``, where B is an operator, a `SparseMatrix` or a dense matrix; with
+    ``2 * A``, ``A / 2`` and ``-A``, where the factor may be a tensor without axes; and with
+    ``A.T``, ``A.mH`` and ``A.conj()``.  The parameters of the result are the parts that it is made
+    of.
+
+    In compiled functions, call the methods `matmul` and `mul` instead of ``@``, and of ``*`` with a
     tensor.
 
     Examples
@@ -123,12 +130,12 @@ class LinearOperator:
 
     @classmethod
     def from_matrix(cls, A: SparseMatrix | Tensor) -> LinearOperator:
-        """Take a matrix that has entries as an operator, with these for its parameters.
+        """Make an operator of a matrix whose entries are stored.  They become its parameters.
 
         Parameters
         ----------
         A : SparseMatrix, sparse COO, CSR or CSC Tensor, or dense Tensor, shape (n, m)
-            Not batched: map over a batch with ``torch.func.vmap``.
+            A single matrix.  To use a batch of them, map over it with ``torch.func.vmap``.
 
         Examples
         --------
@@ -155,7 +162,7 @@ class LinearOperator:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns, where they were given."""
+        """Rows and columns, if they were given."""
         if self.static.shape is None:
             raise AttributeError(
                 "this LinearOperator is square, of whatever size it is multiplied with: give "
@@ -165,7 +172,7 @@ class LinearOperator:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What was given, or what the parameters promote to."""
+        """The dtype that was given, or the one to which those of the parameters are promoted."""
         if (dtype := self._known_dtype()) is None:
             raise AttributeError("no parameter is floating-point or complex: give dtype=")
         return dtype
@@ -183,7 +190,7 @@ class LinearOperator:
 
     @property
     def device(self) -> torch.device:
-        """What was given, or where the parameters are."""
+        """The device that was given, or that of the parameters."""
         if self.static.device is not None:
             return self.static.device
         found = self._tensors()
@@ -206,7 +213,7 @@ class LinearOperator:
     # -------------------------------------------------------------------------------- products
 
     def matmul(self, x: Any) -> Any:
-        """Return ``A @ x``, also inside of ``torch.compile``.
+        """Return ``A @ x``.  The method also works inside of ``torch.compile``.
 
         Parameters
         ----------
@@ -291,11 +298,12 @@ class LinearOperator:
     __rmul__ = __mul__
 
     def mul(self, factor: complex | Tensor) -> LinearOperator:
-        """Return ``A * factor``, also inside of ``torch.compile``.
+        """Return ``A * factor``.  The method also works inside of ``torch.compile``.
 
         Parameters
         ----------
-        factor : number, which is constant, or Tensor without axes, which is a parameter
+        factor : number, or Tensor without axes
+            A tensor becomes a parameter of the result.  A number is a constant.
         """
         shape = self.static.shape
         if isinstance(factor, Tensor):

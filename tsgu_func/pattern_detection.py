@@ -21,64 +21,70 @@ def jacobian_pattern(
     detect: str = "global",
     unknown: str = "error",
 ) -> SparsityPattern:
-    """Find where the Jacobian of a function may have entries, without computing any.
+    """Find where the Jacobian of a function may have entries, without computing any of them.
 
-    The program of the derivative is recorded, and which inputs each number in it depends on is
-    followed through it.  So the pattern is never too small: an entry that is not in it is zero
-    for all inputs of these shapes.  It may be too large, since numbers are not looked at: an entry
-    that cancels, or is multiplied by a zero, counts.
+    The program that computes the derivative is recorded, and it is followed through this program
+    which inputs each number depends on.  So the pattern is never too small: an entry that is not in
+    it is zero for all inputs of the same shapes.  It may be too large, because the values of
+    numbers are not looked at: entries that cancel, or are multiplied by zero, are in the pattern
+    too.
 
     Parameters
     ----------
     f : callable
-        A function of tensors or pytrees of them, which returns one tensor or a pytree of them.
-        Index tensors and masks that it is closed over count as constants.
+        A function of tensors, or pytrees of them, that returns a tensor or a pytree of tensors.
+        Index tensors and masks that it uses from outside count as constants.
     *args : Any
-        Arguments of f; only shapes, dtypes and devices of tensors are used.
+        The arguments of f.  Of tensors, only shapes, dtypes and devices are used.
     argnums : int or tuple of int
-        Which of them are differentiated with respect to.
+        The arguments to differentiate with respect to.
     has_aux : bool
-        Whether f returns a pair, of which the second is no output.
+        Whether f returns a pair whose second element is not differentiated.
     detect : {"global", "local"}
-        With "global" the pattern is right for all inputs, and f may not look at numbers that
-        depend on them: an ``if`` is an error.  With "local" f is traced at these arguments, and the
-        pattern is right wherever f takes the same branches; the ``repr`` of the pattern says so.
+        With "global", the pattern is right for all inputs.  Then f must not look at numbers that
+        depend on its inputs, as an ``if`` does: that is an error.  With "local", f is traced at
+        these arguments, and the pattern is right for all inputs for which f takes the same
+        branches.  The ``repr`` of such a pattern says so.
     unknown : {"error", "dense"}
-        What becomes of an op that nothing is known of: an error, or each of its outputs depends on
-        all that its arguments depend on.
+        What to do about an op that is not known: raise an error, or count each of its outputs as
+        depending on everything that its arguments depend on.
 
     Returns
     -------
     SparsityPattern
-        Of the shape (elements of the output, elements of the arguments).  Elements are numbered as
-        ``ravel`` does, leaves of a pytree one after the other, arguments in the order of `argnums`.
+        Its rows are the elements of the output, and its columns those of the arguments.  They are
+        numbered as by ``ravel``.  The leaves of a pytree come one after the other, and several
+        arguments in the order of `argnums`.
 
     Raises
     ------
     ValueError
-        If f looks at numbers that depend on its inputs (see `detect`), or an option is not one of
-        the above, or the derivative has more entries than a pattern can store.
+        If f looks at numbers that depend on its inputs (see `detect`), if an option is not one of
+        those above, or if the derivative has more entries than a pattern can store.
     NotImplementedError
-        If an op has no rule (see `unknown`).
+        If an op is not known (see `unknown`).
     TypeError
-        If what is differentiated, or an output, is no tensor of floating-point or complex numbers.
+        If what is differentiated, or an output, is not a tensor of floating-point or complex
+        numbers.
 
     Notes
     -----
-    Time and memory are linear in the ops of f, the sizes of their results, and the entries of
-    their patterns.
+    Time and memory are linear in the number of ops of f, the sizes of their results, and the
+    number of entries of their patterns.
 
-    What is followed is a product of the Jacobian with a vector (forward mode), where each element
-    of the vector is an input of its own; or, for functions with no rule for that, a product from
-    the left.  `sparse_jacobian` that detects a pattern takes what was found to be there; where it
-    is given one, pass ``mode="reverse"`` for such functions.
+    The program that is followed is a product of the Jacobian with a vector, in forward mode, where
+    each element of the vector counts as an input of its own.  If f has no rule for forward mode, it
+    is a product from the left, in reverse mode.  `sparse_jacobian` then uses reverse mode as well,
+    if it detects the pattern itself; if you pass it the pattern, pass ``mode="reverse"`` too.
 
-    Ops that only move elements are run on positions; a result that is indexed by something computed
-    of the inputs depends on all that the index may choose; ops of linear algebra depend on whole
-    matrices, and `Primitive` ops on what their `Primitive.dependence` says.
+    These are the rules for ops.  Ops that only move elements are run on positions.  If a result is
+    selected by an index that is computed from the inputs, it depends on everything that the index
+    may select.  The results of linear algebra depend on whole matrices, and those of a `Primitive`
+    on what its `Primitive.dependence` says.
 
-    Detection on the program of the derivative is due to the authors of asdex; following index sets
-    is from Walther, *Computing sparse Hessians with automatic differentiation*, ACM TOMS 34, 2008.
+    To detect patterns on the program of the derivative is due to the authors of asdex.  To follow
+    index sets is from Walther, *Computing sparse Hessians with automatic differentiation*, ACM TOMS
+    34, 2008.
 
     Examples
     --------
@@ -99,14 +105,14 @@ def hessian_pattern(
     detect: str = "global",
     unknown: str = "error",
 ) -> SparsityPattern:
-    """Find where the Hessian of a scalar function may have entries, without computing any.
+    """Find where the Hessian of a scalar function may have entries, without computing any of them.
 
-    As `jacobian_pattern`, of the gradient; the pattern is symmetric.
+    This is `jacobian_pattern` of the gradient.  The pattern is symmetric.
 
     Parameters
     ----------
     f : callable
-        A function that returns a tensor with one element and no axes; with `has_aux`, a pair of it
+        A function that returns a tensor without axes or, with `has_aux`, a pair of such a tensor
         and anything else.
     *args, argnums, has_aux, detect, unknown
         As for `jacobian_pattern`.
@@ -114,12 +120,12 @@ def hessian_pattern(
     Returns
     -------
     SparsityPattern
-        Square, with a row and a column for each element of the arguments.
+        It is square, with a row and a column for each element of the arguments.
 
     Raises
     ------
     ValueError, NotImplementedError, TypeError
-        As `jacobian_pattern`; and a ValueError if f is not scalar.
+        As for `jacobian_pattern`.  A ValueError also if f does not return a scalar.
 
     Examples
     --------

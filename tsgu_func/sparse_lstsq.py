@@ -36,41 +36,43 @@ def sparse_generic_lstsq(
     lstsq: Solve | Solver | None = None,
     transpose_lstsq: Solve | None = None,
 ) -> Tensor:
-    r"""Minimize ``|A X - B|`` for a tall A; the gradient of `A` keeps its pattern.
+    r"""Find the X that minimizes ``|A X - B|``, for a tall A, with a solver passed as a function.
+
+    The arguments are those of torchsparsegradutils.  The gradient of `A` has the pattern of A.
 
     Parameters
     ----------
     A : SparseMatrix ``(*batch, m, n)``, or sparse COO or CSR Tensor (m, n) or (b, m, n)
-        Of full column rank, m >= n; float32, float64, complex64 or complex128.
+        float32, float64, complex64 or complex128.  It needs full column rank, so m >= n.
     B : Tensor, dense, shape (m,) or (m, p)
-        Of the dtype and on the device of `A`.  With a batch of matrices ``(*batch, m, p)``, or of
-        shape ``A.shape[:-1]``: a vector for each.
+        It has the dtype of `A` and is on the same device.  With a batch of matrices it is
+        ``(*batch, m, p)``, or has the shape ``A.shape[:-1]``, which is a vector for each member.
     lstsq : callable or Solver, optional
-        ``lstsq(A, B) -> X``, which gets `A` as a ``torch.sparse_csr`` tensor, or a `Solver` for
-        least squares, which serves the adjoint problem too.  It need not be differentiable.
-        Default: ``LSMR()``, for all columns at once, to the last digits but a few, with the columns
-        of A scaled to norm one.
+        ``lstsq(A, B) -> X``, which gets `A` as a ``torch.sparse_csr`` tensor and need not be
+        differentiable.  Or a `Solver` for least squares, which then solves the adjoint problem too.
+        Default: ``LSMR()``, for all columns at once, to nearly the precision of the dtype, with the
+        columns of A scaled to norm one.
     transpose_lstsq : callable, optional
-        ``transpose_lstsq(A, G) -> Y``, the solution of ``Aᵀ Y = G`` of least norm, which
-        derivatives are made of.  Default: ``LSMR()``, on the (conjugate) transpose.
+        ``transpose_lstsq(A, G) -> Y``, which returns the solution of ``Aᵀ Y = G`` of least norm.
+        Derivatives need it.  Default: ``LSMR()``, on the (conjugate) transpose.
 
     Returns
     -------
     Tensor
-        X, shape (n,), (n, p) or ``(*batch, n, p)``; ``(*batch, n)`` for vectors.
+        X, of shape (n,), (n, p) or ``(*batch, n, p)``; for vectors ``(*batch, n)``.
 
     Raises
     ------
     TypeError
         If A is not sparse COO or CSR or a SparseMatrix, or B is not dense.
     ValueError
-        If A is wide; shapes, dtypes or devices differ; or a value is not finite.
+        If A is wide, if shapes, dtypes or devices do not fit, or if a value is not finite.
     SolveError
-        If the solver did not converge, or met what shows that A lacks full column rank: a column
-        of zeros, a condition number beyond the precision, or an adjoint system without solution.
+        If the solver did not converge, or found out that A lacks full column rank: by a column of
+        zeros, a condition number beyond the precision, or an adjoint system without a solution.
     RuntimeError
-        If a function uses a tensor that is being differentiated or mapped over, and that is neither
-        A nor B: there would be no derivative of it.
+        If a function of yours uses a tensor that is being differentiated or mapped over and that
+        is neither A nor B.  Its derivative would be lost.
 
     Notes
     -----
@@ -82,9 +84,9 @@ def sparse_generic_lstsq(
     to any order (Golub and Pereyra, 1973).  A derivative is as accurate as the solvers are, and
     the conditioning of the problem enters it squared.
 
-    Cost: one least-squares solve for the value; one more and one of least norm for each first
-    derivative.  Each takes O(nnz p) time an iteration and O(nnz + m p) memory.  Under ``vmap`` over
-    B there are more columns, not more solves.
+    The value takes one least-squares solve.  Each first derivative takes another one, and a solve
+    for a solution of least norm.  An iteration takes O(nnz p) time, and a solve O(nnz + m p)
+    memory.  Under ``vmap`` over B there is one solve with more columns.
 
     Examples
     --------
@@ -238,40 +240,46 @@ def sparse_lstsq(
     return_info: bool = False,
     on_failure: Literal["raise", "warn", "ignore", "strict"] = "raise",
 ) -> Tensor | tuple[Tensor, Info]:
-    r"""Minimize ``|A X - B|² + damp² |X|²``, and tell how well that went.
+    r"""Find the X that minimizes ``|A X - B|² + damp² |X|²``.
+
+    Without `damp`, this is the least-squares solution if A is tall, and the solution of
+    ``A X = B`` of least norm if A is wide.
 
     Parameters
     ----------
     A : SparseMatrix ``(*batch, m, n)``, or sparse COO or CSR Tensor (m, n) or (b, m, n)
-        Of full rank, if `damp` is zero; float32, float64, complex64 or complex128.  Where A is
-        wide, X is the solution of ``A X = B`` of least norm.  Or a `LinearOperator`, with a shape
-        if it is not square.
+        float32, float64, complex64 or complex128.  It needs full rank, unless `damp` is given.  It
+        may also be a `LinearOperator`, which needs a shape if it is not square.
     B : Tensor, dense, shape (m,), ``(*batch, m, p)``, or that of ``A.shape[:-1]``
-        Of the dtype and on the device of `A`.  The last is a vector for each member of a batch.
-        For a `LinearOperator` (m,) or (m, p).
+        It has the dtype of `A` and is on the same device.  With a shape of ``A.shape[:-1]`` it is a
+        vector for each member of a batch.  For a `LinearOperator`, B is (m,) or (m, p).
     solver : Solver, optional
-        One for least squares, such as ``LSQR()``.  Default: `AutoLeastSquares()`, which takes a
-        factorization of the augmented system, `Augmented()`, where the pattern says that it costs
-        little, as for a banded A; else ``LSMR()``, to the last digits but a few, with the columns
-        of A scaled to norm one, followed by a factorization if that does not converge.  ``LSMR()``
-        for a `LinearOperator`, whose columns, which cannot be seen, are taken as they are.
+        A solver for least squares, such as ``LSQR()``.  The default is `AutoLeastSquares()`.  If
+        the pattern of A shows that it costs little, as for a banded A, this factors the augmented
+        system, with `Augmented()`.  Otherwise it iterates with ``LSMR()`` to nearly the precision
+        of the dtype, with the columns of A scaled to norm one, and factors if that does not
+        converge.
+        For a `LinearOperator` the default is ``LSMR()``, without scaling, because its columns
+        cannot be seen.
     damp : float or real Tensor
-        δ, for damping (Tikhonov regularization): a number; or a tensor without axes, which may be
-        differentiated; or one for each member of a batch of matrices.  What is solved has the rows
-        ``δ I`` below A, and so any shape and rank of A will do.
+        The damping δ (Tikhonov regularization): a number, or a tensor without axes, which may be
+        differentiated, or a tensor with a number for each member of a batch of matrices.  What is
+        solved has the additional rows ``δ I`` below A.  So with damping, A may have any shape and
+        rank.
     return_info : bool
-        Also return an `Info`: what solved, how it ended, iterations, an estimate of the condition
-        number in the 2-norm of A with its columns (of a wide A, its rows) scaled to norm one (NaN
-        where an iteration ended before it had seen all of A), and the residual
-        ``|B - A X| / |B|``, which need not be small.  With `damp`, that of all rows.
+        Whether to return an `Info` as well.  It says which solver was used, how it ended, and how
+        many iterations it took.  It has the residual ``|B - A X| / |B|`` (with `damp`, that of all
+        rows), which need not be small for least squares.  And it has an estimate of the condition
+        number of A in the 2-norm, after its columns (of a wide A, its rows) were scaled to norm
+        one.  This is NaN if an iteration ended before it had seen all of A.
     on_failure : {"raise", "warn", "ignore", "strict"}
-        What to do if the solver has not converged, or A lacks full rank.
+        What to do if the solver does not converge, or A lacks full rank; see `sparse_solve`.
 
     Returns
     -------
     Tensor, or (Tensor, Info)
-        X, shape (n,), (n, p) or ``(*batch, n, p)``; ``(*batch, n)`` for vectors.  Each number in
-        the `Info` is one of each column; it has no derivative.
+        X, of shape (n,), (n, p) or ``(*batch, n, p)``; for vectors ``(*batch, n)``.  The `Info` has
+        a number of each kind for each column, and has no derivative.
 
     Raises
     ------
@@ -279,14 +287,15 @@ def sparse_lstsq(
         If A is not sparse COO or CSR or a SparseMatrix, B is not dense, `damp` is not real, or
         `solver` is no Solver.
     ValueError
-        If shapes, dtypes or devices differ; a value is not finite; or `damp` is negative, or given
-        twice.
+        If shapes, dtypes or devices do not fit; if a value is not finite; or if `damp` is negative,
+        or is given to the solver as well.
     SolveError
-        If the solver did not converge (ConvergenceError), or found that A lacks full rank.
+        If A lacks full rank.  If the solver did not converge, it is a `ConvergenceError`, which is
+        a kind of SolveError.
 
     See Also
     --------
-    sparse_generic_lstsq : The same with functions in the place of solvers, for a tall A.
+    sparse_generic_lstsq : The same for a tall A, with solvers that are passed as functions.
 
     Notes
     -----
@@ -300,11 +309,11 @@ def sparse_lstsq(
     .. math:: \bar B = Z, \qquad \bar A = (A A^H)^{-1} B\, (G - A^H Z)^H - Z X^H,
 
     to any order (Golub and Pereyra, 1973).  A derivative is as accurate as the solver is, and the
-    conditioning of the problem enters it squared.  An A without full rank has none.
+    conditioning of the problem enters it squared.  If A lacks full rank, there is no derivative.
 
-    Cost: one least-squares solve for the value; one more and one of least norm for each first
-    derivative.  A factor is made once for given values; else each takes O(nnz p) time an iteration
-    and O(nnz + m p) memory.
+    The value takes one least-squares solve.  Each first derivative takes another one, and a solve
+    for a solution of least norm.  A factor is computed once for the given values.  Without a
+    factor, a solve takes O(nnz p) time for each iteration, and O(nnz + m p) memory.
 
     Examples
     --------

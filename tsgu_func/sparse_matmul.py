@@ -20,16 +20,17 @@ def sparse_mm(A: SparseMatrix | Tensor, B: Tensor) -> Tensor:
     Parameters
     ----------
     A : SparseMatrix ``(*batch, n, m)``, or sparse COO or CSR Tensor (n, m) or (b, n, m)
-        float16, bfloat16, float32, float64, complex64 or complex128.  The members of a sparse
-        tensor's batch may store different entries.
+        float16, bfloat16, float32, float64, complex64 or complex128.  In a batch that is a torch
+        sparse tensor, the members may store different entries.
     B : Tensor, dense, shape (m, p) or (b, m, p)
-        Of the dtype and on the device of `A`.  For a SparseMatrix also (m,), or ``(*batch, m, p)``
-        with batches that broadcast.
+        It has the dtype of `A` and is on the same device.  If A is a SparseMatrix, B may also be a
+        vector (m,), or ``(*batch, m, p)`` with a batch that broadcasts with that of A.
 
     Returns
     -------
     Tensor
-        ``A @ B``, dense: (n, p), (b, n, p), ``(*batch, n, p)``; or ``(*batch, n)`` for a vector.
+        ``A @ B``, a dense tensor of shape (n, p), (b, n, p) or ``(*batch, n, p)``; for a vector B
+        ``(*batch, n)``.
 
     Raises
     ------
@@ -45,13 +46,13 @@ def sparse_mm(A: SparseMatrix | Tensor, B: Tensor) -> Tensor:
 
     to any order, in forward and reverse mode and under ``vmap``.
 
-    Time is O(nnz p) for the product and each derivative, memory O(nnz + (n + m) p).  Half
-    precision is accumulated in float32.  The transpose is formed once per pattern, when a
-    derivative with respect to `B` is first asked for that needs it: of many columns, or in several
-    threads.
+    The product and each derivative take O(nnz p) time, and O(nnz + (n + m) p) memory.  Half
+    precision is accumulated in float32.  With many columns or several threads, the derivative with
+    respect to `B` uses the transpose of A, which is formed once for a pattern.
 
-    The scheme is sampled dense-dense multiplication, as in Nisa et al., *Sampled Dense Matrix
-    Multiplication for High-Performance Machine Learning*, HiPC 2018.
+    The gradient of A computes the product :math:`G B^H` only at the stored entries (sampled
+    dense-dense multiplication): Nisa et al., *Sampled Dense Matrix Multiplication for
+    High-Performance Machine Learning*, HiPC 2018.
 
     Examples
     --------

@@ -16,32 +16,36 @@ __all__ = ["SparseParameter"]
 
 
 class SparseParameter(torch.nn.Module):
-    """A sparse matrix whose values are trained, as a module inside of another.
+    """A small module whose parameter is the values of a sparse matrix.
 
-    A module finds parameters among tensors and modules; what is inside of a `SparseMatrix` that is
-    a plain attribute, it does not find: that is neither trained, nor moved, nor saved.
+    Put it into your own module to train the matrix.  A `SparseMatrix` that is a plain attribute of
+    a module would not be trained, nor moved, nor saved, because a module looks for its parameters
+    only among its tensors and its modules.
 
     Parameters
     ----------
     A : SparseMatrix
-        Where entries are stored, and their first values, which are copied.
+        The matrix to start from.  Its values are copied.
     requires_grad : bool
         Whether the values are trained.  If not, they are still moved, converted and saved.
 
     Attributes
     ----------
     values : torch.nn.Parameter, shape ``(*batch, nnz)``
-        In the order of the pattern.
+        The values, in the order of the pattern.
     pattern : SparsityPattern
-        It follows the values to their device, but for the meta device.
+        Where entries are stored.  When the values are moved to another device, the pattern goes
+        along, except to the meta device.
 
     Notes
     -----
-    Calling the module returns the matrix.  ``state_dict`` has the values and, as extra state, the
-    pattern: values of another pattern are not loaded.
+    Call the module to get the matrix.
 
-    ``torch.func.functional_call`` replaces the values and no pattern: what is stacked by
-    ``torch.func.stack_module_state`` must have one.
+    ``state_dict`` contains the values and, as extra state, the pattern.  Values that were saved
+    with another pattern are not loaded.
+
+    ``torch.func.functional_call`` replaces only the values.  So modules that are stacked with
+    ``torch.func.stack_module_state`` must have the same pattern.
 
     Examples
     --------

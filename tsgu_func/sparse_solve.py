@@ -49,28 +49,31 @@ def sparse_triangular_solve(
     Parameters
     ----------
     A : SparseMatrix ``(*batch, n, n)``, or sparse COO or CSR Tensor (n, n) or (b, n, n)
-        float32, float64, complex64 or complex128.  Entries in the other triangle are ignored.
+        float32, float64, complex64 or complex128.  If A stores entries in the other triangle, they
+        are ignored.
     B : Tensor, dense, shape (n, p) or (b, n, p)
-        Of the dtype and on the device of `A`.  For a SparseMatrix also a vector (n,); one for each
-        member, of shape ``A.shape[:-1]``; or ``(*batch, n, p)`` with batches that broadcast.
+        It has the dtype of `A` and is on the same device.  If A is a SparseMatrix, B may also be a
+        vector (n,), or of shape ``A.shape[:-1]``, which is a vector for each member of a batch, or
+        ``(*batch, n, p)`` with a batch that broadcasts with that of A.
     upper : bool
-        Whether the upper triangle of A is meant, or the lower one.
+        True to solve with the upper triangle of A, False for the lower one.
     unitriangular : bool
-        Whether the diagonal is one without being stored.
+        Whether all entries of the diagonal are one.  A must not store them then.
     transpose : bool
-        Whether to solve ``Aᵀ X = B`` instead; `upper` still speaks of A.
+        Whether to solve ``Aᵀ X = B`` instead.  Also then, `upper` says which triangle of A, not of
+        its transpose.
 
     Returns
     -------
     Tensor
-        X, with the shape of `B` (for a SparseMatrix, of the batches broadcast; for a vector and a
-        batch of matrices, ``(*batch, n)``).
+        X, with the shape of `B`.  If A is a SparseMatrix, batches are broadcast, and for a vector
+        and a batch of matrices the shape is ``(*batch, n)``.
 
     Raises
     ------
     ValueError
-        If an argument is no tensor of the layout above; shapes, dtypes or devices differ; A is not
-        square; or `unitriangular` is set and a diagonal entry is stored.
+        If an argument is of another kind or layout than above; if shapes, dtypes or devices do not
+        fit; if A is not square; or if `unitriangular` is set and a diagonal entry is stored.
     TypeError
         If a flag is neither True nor False.
     SolveError
@@ -83,12 +86,12 @@ def sparse_triangular_solve(
     .. math:: \bar B = A^{-H} G, \qquad \bar A_{ij} = -\sum_k \bar B_{ik} \overline{X_{jk}}
         \quad\text{where the triangle of } A \text{ stores an entry,}
 
-    and zero where A stores one in the other triangle; to any order, in forward and reverse mode and
-    under ``vmap``.
+    and zero where A stores an entry in the other triangle; to any order, in forward and reverse
+    mode and under ``vmap``.
 
-    Time is O(nnz p) for the solve and each derivative, memory O(nnz + n p).  The transpose is never
-    formed.  The method is substitution, by rows for A and by columns for its transpose: Golub and
-    Van Loan, *Matrix Computations*, section 3.1.
+    The solve and each derivative take O(nnz p) time, and O(nnz + n p) memory.  The transpose is
+    never formed.  The method is substitution, by rows for A and by columns for its transpose: Golub
+    and Van Loan, *Matrix Computations*, section 3.1.
 
     Examples
     --------
@@ -123,24 +126,27 @@ def sparse_generic_solve(
     transpose_solve: Callable[..., Tensor] | None = None,
     **kwargs: Any,
 ) -> Tensor:
-    r"""Solve ``A X = B``; the gradient of `A` keeps its pattern, whatever the solver.
+    r"""Solve ``A X = B`` with a solver that is passed as a function.
+
+    The arguments are those of torchsparsegradutils.  With any solver, the gradient of `A` has the
+    pattern of A.
 
     Parameters
     ----------
     A : SparseMatrix ``(*batch, n, n)``, or sparse COO or CSR Tensor (n, n) or (b, n, n)
         Square and non-singular; float32, float64, complex64 or complex128.
     B : Tensor, dense, shape (n,) or (n, p)
-        Of the dtype and on the device of `A`.  With a batch of matrices ``(*batch, n, p)``, or of
-        shape ``A.shape[:-1]``: a vector for each, as in ``torch.linalg.solve``.
+        It is on the device of `A`.  With a batch of matrices it is ``(*batch, n, p)``, or has the
+        shape ``A.shape[:-1]``, which is a vector for each member, as in ``torch.linalg.solve``.
     solve : callable or Solver, optional
-        ``solve(A, B, **kwargs) -> X``, which gets `A` as a ``torch.sparse_csr`` tensor, or a
-        `Solver`.  It need not be differentiable, and may write to what it gets.  Default: `minres`,
-        for Hermitian A; ``SuperLU()`` takes any A.
+        ``solve(A, B, **kwargs) -> X``, which gets `A` as a ``torch.sparse_csr`` tensor.  The
+        function need not be differentiable, and may write to its arguments.  Or a `Solver`.  The
+        default, `minres`, is for a Hermitian A; for any other A pass, for example, ``SuperLU()``.
     transpose_solve : callable, optional
-        ``transpose_solve(A, G, **kwargs) -> Y`` with ``Aᵀ Y = G``, for the reverse mode.  Default:
-        `solve`, applied to the transpose (for complex A, the conjugate transpose).
+        ``transpose_solve(A, G, **kwargs) -> Y`` with ``Aᵀ Y = G``, which reverse mode needs.  By
+        default, `solve` is called with the transpose (of a complex A, the conjugate transpose).
     **kwargs
-        Passed on to both functions.
+        Keyword arguments that both functions are called with.
 
     Returns
     -------
@@ -155,15 +161,16 @@ def sparse_generic_solve(
         If an argument is no tensor, shapes or devices differ, A is not square, or a value is not
         finite.
     SolveError
-        If the matrix is singular, or (ConvergenceError) the solver did not converge.
+        If the matrix is singular.  If the solver did not converge, it is a `ConvergenceError`,
+        which is a kind of SolveError.
     RuntimeError
-        If a function uses a tensor that is being differentiated or mapped over, and that is neither
-        A nor B: there would be no derivative of it.
+        If a function of yours uses a tensor that is being differentiated or mapped over and that
+        is neither A nor B.  Its derivative would be lost.
 
     Warns
     -----
     UserWarning
-        If dtypes differ; B is then converted to the dtype of A.
+        If the dtypes of A and B differ.  B is then converted to the dtype of A.
 
     Notes
     -----
@@ -174,8 +181,8 @@ def sparse_generic_solve(
 
     to any order, by the implicit function theorem.  A derivative is as accurate as the solver.
 
-    Cost: one solve for the value, one for each first derivative; a factor is computed once for
-    given values.  Under ``vmap`` over B there are more columns, not more solves.  A user's function
+    The value takes one solve, and so does each first derivative.  A factor is computed once for the
+    given values.  Under ``vmap`` over B there is one solve with more columns.  A function of yours
     is called for the members of a batch of matrices one after the other.
 
     Examples
@@ -252,39 +259,46 @@ def sparse_solve(
     return_info: bool = False,
     on_failure: Policy = "raise",
 ) -> Tensor | tuple[Tensor, Info]:
-    r"""Solve ``A X = B`` with a solver that suits A, or the one given.
+    r"""Solve ``A X = B`` with a solver that suits A, or with one that you choose.
 
     Parameters
     ----------
     A : SparseMatrix ``(*batch, n, n)``, or sparse COO or CSR Tensor (n, n) or (b, n, n)
-        Square and non-singular; float32, float64, complex64 or complex128.  Or a `LinearOperator`,
-        known by its products alone.
+        Square and non-singular; float32, float64, complex64 or complex128.  It may also be a
+        `LinearOperator`, a matrix that is known by its products alone.
     B : Tensor, dense, shape (n,), ``(*batch, n, p)``, or that of ``A.shape[:-1]``
-        Of the dtype and on the device of `A`; (n,) or (n, p) for a `LinearOperator`.  The last is
-        a vector for each member of a batch, as in ``torch.linalg.solve``; where it could be a
-        matrix for all of them as well, it is refused.
+        It has the dtype of `A` and is on the same device.  With a shape of ``A.shape[:-1]`` it is a
+        vector for each member of a batch, as in ``torch.linalg.solve``.  If such a B could also be
+        a matrix for all members, it is refused.  For a `LinearOperator`, B is (n,) or (n, p).
     solver : Solver or callable, optional
-        Default: `Auto()`, which looks at A (triangular, Hermitian, size, ...) and chooses; for a
-        `LinearOperator`, which shows nothing, GMRES.  A function is called as ``solver(A, B)``,
-        with `A` as a ``torch.sparse_csr`` tensor, for derivatives with the (conjugate) transpose;
-        it has failed if it leaves a relative residual above 1e-3.
+        Default: `Auto()`, which looks at A (is it triangular, is it Hermitian, how large is it,
+        ...) and chooses; for a `LinearOperator`, of which nothing can be seen, GMRES.
+
+        A function of your own is called as ``solver(A, B)``, where A is a ``torch.sparse_csr``
+        tensor.  For derivatives it is called with the transpose, or the conjugate transpose of a
+        complex matrix.  If its result has a relative residual above 1e-3, it counts as failed.
     nullspace : "constant", Tensor (n,) or (n, k), or a pair of such, optional
-        What a singular A maps to zero; with a second, what its adjoint does, which for a Hermitian
-        A is the same.  Then `B` is projected on the range of A, and X is the solution that is
-        orthogonal to the first: with the least norm.  It has no derivative.
+        For a singular A: the vectors that A maps to zero, or "constant" for the vector of ones.  If
+        the adjoint of A maps other vectors to zero, pass them as the second of a pair; for a
+        Hermitian A they are the same.  `B` is then projected on the range of A, and X is the
+        solution of least norm, which is orthogonal to the vectors given.  There is no derivative
+        with respect to them.
     return_info : bool
-        Also return an `Info`, which says what was chosen and how it ended.
+        Whether to return an `Info` as well, which says which solver was chosen and how it ended.
     on_failure : {"raise", "warn", "ignore", "strict"}
-        What to do if X is no solution: the solver has not converged, or A is singular.  With the
-        latter two columns and members without a solution are NaN, and the others come back.  Where
-        X is as good as rounding allows, and that is not good, there is an `IllConditionedWarning`;
-        "ignore" leaves it out, "strict" makes it an error.
+        What to do if there is no solution, because the solver did not converge or A is singular.
+        With "raise" and "strict" it is an error.  With "warn" and "ignore", the columns and members
+        that have a solution are right, and in the others stands the best that was found, or NaN.
+
+        A solution that is as good as rounding allows may still be inaccurate, if A is badly
+        conditioned.  Then you get an `IllConditionedWarning`.  With "ignore" you get none, and with
+        "strict" it is an error.
 
     Returns
     -------
     Tensor, or (Tensor, Info)
-        X, with the shape of `B`; for a batch of matrices and a vector, ``(*batch, n)``.  Each
-        number in the `Info` is one of each column; it has no derivative.
+        X, with the shape of `B`; for a batch of matrices and a vector, ``(*batch, n)``.  The `Info`
+        has a number of each kind for each column, and has no derivative.
 
     Raises
     ------
@@ -294,12 +308,13 @@ def sparse_solve(
     ValueError
         If shapes, dtypes or devices do not fit, or a value is not finite.
     SolveError
-        If the matrix is singular, or (ConvergenceError) the solver did not converge.
+        If the matrix is singular.  If the solver did not converge, it is a `ConvergenceError`,
+        which is a kind of SolveError.
     ImportError
         If the solver needs an optional package that is not installed.
     RuntimeError
-        If a function uses a tensor that is being differentiated or mapped over, and that is neither
-        A nor B: there would be no derivative of it.
+        If a function of yours uses a tensor that is being differentiated or mapped over and that
+        is neither A nor B.  Its derivative would be lost.
 
     Notes
     -----
@@ -308,13 +323,13 @@ def sparse_solve(
     .. math:: \bar B = A^{-H} G, \qquad \bar A_{ij} = -\sum_k \bar B_{ik} \overline{X_{jk}}
         \quad\text{where } A \text{ stores an entry,}
 
-    to any order, by the implicit function theorem; the same factor or preconditioner serves both
-    systems.  A derivative is as accurate as the solver.  A column of a cotangent or tangent that is
-    not finite gives NaN, as in PyTorch, and the others are right.
+    to any order, by the implicit function theorem.  Both systems are solved with the same factor
+    or preconditioner.  A derivative is as accurate as the solver.  If a column of a cotangent or
+    tangent is not finite, its result is NaN, as in PyTorch, and the other columns are right.
 
-    Cost: one solve for the value, one for each first derivative.  A factor or preconditioner is
-    made once for given values and kept as long as they live, see `tsgu_func.solvers.cache_info`.
-    Under ``vmap`` over B there are more columns, not more solves.
+    The value takes one solve, and so does each first derivative.  A factor or preconditioner is
+    computed once for the given values, and kept as long as the values exist (see
+    `tsgu_func.solvers.cache_info`).  Under ``vmap`` over B there is one solve with more columns.
 
     Examples
     --------

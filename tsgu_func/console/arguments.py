@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-__all__ = ["FIGURES", "add_choice", "add_count", "output", "seconds", "whole"]
+__all__ = ["FIGURES", "add_choice", "add_count", "near", "output", "seconds", "whole"]
 
 FIGURES = (".png", ".pdf", ".svg")
 _MOST = 2**31 - 1  # of what is counted
@@ -94,3 +95,9 @@ def output(*suffixes: str) -> Callable[[str], Path]:
         return path
 
     return parse
+
+
+def near(text: str, names: Sequence[str]) -> list[str]:
+    """Return the names that may be meant by one that is none of them; all, where none is alike."""
+    holding = [name for name in names if text and text in name]
+    return holding or difflib.get_close_matches(text, names, cutoff=0.75) or list(names)

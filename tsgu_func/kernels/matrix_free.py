@@ -16,16 +16,17 @@ Product = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class MatrixFree:
-    """The matrix S, Sᵀ, conj(S) or Sᴴ, for an S that depends on values (k,) or (b, k).
+    """The operator that a solver is handed: S, Sᵀ, conj(S) or Sᴴ.
 
-    To an iterative solver it is what a `StoredMatrix` is.
+    S is known by its products alone, and depends on values (k,) or (b, k).  An iterative solver
+    uses it like a `StoredMatrix`.
 
     Attributes
     ----------
     structure : object
-        What the products belong to.
+        The object that the products belong to.
     values : Tensor
-        Parameters of S, one vector for each member of a batch.
+        The parameters of S, one vector for each member of a batch.
     forward, adjoint : callable
         ``(values, X) -> S X`` and ``Sᴴ X``, for X (m, p) or (b, m, p).
     size : (int, int)

@@ -21,9 +21,10 @@ __all__ = ["StoredMatrix"]
 
 @dataclass(frozen=True)
 class StoredMatrix:
-    """The matrix S, Sᵀ, conj(S) or Sᴴ, for S with a structure and values (nnz,) or (b, nnz).
+    """The matrix that a solver is handed: S, Sᵀ, conj(S) or Sᴴ, for a matrix S that is stored.
 
-    `hermitian` notes that somebody has seen S to equal Sᴴ, so that nobody else need look.
+    The values of S are (nnz,) or (b, nnz).  The attribute `hermitian` says that S was found to be
+    equal to Sᴴ, so that it need not be looked at again.
     """
 
     structure: Structure

@@ -50,7 +50,9 @@ class Algebra(Conversion):
     def matmul(self, B: Algebra) -> Self: ...
 
     def matmul(self, B: Any) -> Any:
-        r"""Return ``A @ B``, also inside of ``torch.compile``; `mm` and `mv` are other names of it.
+        r"""Return ``A @ B``.  The method also works inside of ``torch.compile``.
+
+        `mm` and `mv` are other names of it.
 
         Parameters
         ----------
@@ -60,9 +62,10 @@ class Algebra(Conversion):
         Returns
         -------
         Tensor, shape ``(*batch, n)`` for a vector, or ``(*batch, n, p)``
-            A SparseMatrix if B is one.  It stores an entry wherever A and B could make one, also
-            if the terms cancel; where that is depends on the patterns alone, and is found once for
-            a pair of them: the first product takes longer than those that follow.
+            If B is a SparseMatrix, so is the result.  It stores an entry wherever the two patterns
+            allow one, even if its terms happen to cancel.  Where these places are is computed at
+            the first product of two patterns and then kept, so the first one takes longer than
+            those that follow.
 
         Notes
         -----
@@ -71,11 +74,15 @@ class Algebra(Conversion):
         .. math:: \bar A_{ik} = \sum_j G_{ij} \overline{B_{kj}}, \qquad
             \bar B_{kj} = \sum_i \overline{A_{ik}} G_{ij} \quad\text{at their stored entries,}
 
-        to any order.  O(nnz p) time for a dense B; for a sparse one, time in proportion to the
-        multiplications (by rows: Gustavson, *ACM Transactions on Mathematical Software*, 1978) and
-        memory to what is stored.  ``A @ B @ C`` is ``(A @ B) @ C``: put brackets where they make
-        the smaller intermediate product; a diagonal matrix is cheapest as `scale_rows` or
-        `scale_cols`.
+        to any order.
+
+        A product with a dense B takes O(nnz p) time.  With a sparse B, the time is proportional to
+        the number of multiplications, and the memory to the number of entries that are stored (the
+        method goes row by row: Gustavson, *ACM Transactions on Mathematical Software*, 1978).
+
+        Python reads ``A @ B @ C`` as ``(A @ B) @ C``.  Put brackets where they make the
+        intermediate product small.  Instead of multiplying with a diagonal matrix, use `scale_rows`
+        or `scale_cols`.
 
         Examples
         --------
@@ -138,18 +145,19 @@ class Algebra(Conversion):
     def add(self, other: Algebra | int) -> Self: ...
 
     def add(self, other: Any) -> Any:
-        """Return ``A + other``, also inside of ``torch.compile``.
+        """Return ``A + other``.  The method also works inside of ``torch.compile``.
 
         Parameters
         ----------
         other : SparseMatrix, or dense Tensor that broadcasts with A
-            Or the number 0, with which Python's `sum` begins.
+            The number 0 is accepted too, because Python's `sum` begins with it.
 
         Returns
         -------
         SparseMatrix, or Tensor for a dense `other`
-            Of two sparse matrices the sum stores an entry wherever one of them does: with one
-            pattern that pattern, else one that is found once for the two.
+            The sum of two sparse matrices stores an entry wherever at least one of them does.  If
+            they have the same pattern, it is that pattern.  Otherwise the pattern of the sum is
+            computed at the first call and kept for this pair of patterns.
 
         Examples
         --------
@@ -193,14 +201,15 @@ class Algebra(Conversion):
         return self.div(divisor)
 
     def mul(self, factor: Algebra | complex | Tensor) -> Self:
-        """Return ``A * factor``, entry by entry, also inside of ``torch.compile``.
+        """Return ``A * factor``, entry by entry.  It also works inside of ``torch.compile``.
 
         Parameters
         ----------
-        factor : number, or dense Tensor that broadcasts with A
-            What it does to ``A.to_dense()``, at the stored entries; the pattern stays.  It may add
-            axes to the batch, but no rows and no columns.  O(nnz) time and memory.
-            Or a SparseMatrix: the result stores an entry where both do.
+        factor : number, dense Tensor that broadcasts with A, or SparseMatrix
+            A number or a dense factor multiplies the stored entries, as it would multiply
+            ``A.to_dense()``, and the pattern stays as it is.  It may add axes to the batch, but
+            no rows and no columns.  This takes O(nnz) time and memory.  The product with a
+            SparseMatrix stores an entry wherever both of them do.
 
         Examples
         --------
@@ -224,7 +233,7 @@ class Algebra(Conversion):
         return self._of(common.pattern, first * factor.values.index_select(-1, common.second))
 
     def div(self, divisor: complex | Tensor) -> Self:
-        """Return ``A / divisor`` at the stored entries; for the divisor see `mul`."""
+        """Return ``A / divisor``, entry by entry.  What the divisor may be is said in `mul`."""
         return self._of(self.pattern, self.values / at_entries(self, divisor))
 
     def scale_rows(self, d: Tensor) -> Self:
@@ -248,15 +257,16 @@ class Algebra(Conversion):
         return self.mul(d.unsqueeze(-2))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
-        """Apply an elementwise function to the stored values; the pattern stays.
+        """Apply an elementwise function to the stored values.  The pattern stays as it is.
 
-        That is what it does to the whole matrix if it leaves zero at zero, as `torch.tanh` does,
-        and `torch.exp` does not.
+        If the function maps zero to zero, as `torch.tanh` does, this is the same as applying it to
+        the whole matrix.  If not, as with `torch.exp`, entries that are not stored remain zero.
 
         Parameters
         ----------
         function : callable
-            Takes the values ``(*batch, nnz)`` and returns a tensor of their shape, of any dtype.
+            It gets the values ``(*batch, nnz)`` and returns a tensor of the same shape, of any
+            dtype.
 
         Examples
         --------
@@ -284,7 +294,7 @@ class Algebra(Conversion):
         return self.abs()
 
     def __pow__(self, exponent: float) -> Self:
-        """Return ``A ** exponent``, of each entry, for a positive number."""
+        """Return ``A ** exponent`` entry by entry, for a positive exponent."""
         if not isinstance(exponent, (int, float)):
             return NotImplemented
         if exponent <= 0:
@@ -297,12 +307,12 @@ class Algebra(Conversion):
     def allclose(
         self, other: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
     ) -> bool:
-        """Whether A and another matrix agree in all entries, as ``torch.allclose`` says.
+        """Whether A and another matrix agree in all entries, by the rule of ``torch.allclose``.
 
         Parameters
         ----------
         other : SparseMatrix, or dense Tensor, of the shape of A
-            What one stores and the other does not is compared with zero.
+            An entry that only one of them stores is compared with zero.
         """
         if not isinstance(other, (Tensor, Algebra)) or other.shape != self.shape:
             raise ValueError(

@@ -32,18 +32,18 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Assembly:
-    """Bring entries in the order in which they were given to values in the order of a pattern.
+    """A function that brings entries from the order in which you list them to that of a pattern.
 
-    Made by `SparsityPattern.from_coo` and `SparsityPattern.from_csr`, once for a list of places.
-    Immutable, hashable, picklable, and of use under every transform and inside of a compiled
-    function that is closed over it.
+    `SparsityPattern.from_coo` and `SparsityPattern.from_csr` make it, once for a list of places.
+    It cannot be changed, is hashable, and can be pickled.  It works under every transform, and
+    inside of a compiled function that uses it from outside.
 
     Attributes
     ----------
     pattern : SparsityPattern
         Where the entries are.
     entries : int
-        How many there are, duplicates included.
+        How many entries it takes, duplicates included.
 
     Examples
     --------
@@ -62,7 +62,7 @@ class Assembly:
     _slot: Tensor | None = None  # where each sorted entry goes; None where no two share a place
 
     def __call__(self, entries: Tensor) -> Tensor:
-        """Sort entries and sum those at one place.
+        """Sort entries, and sum those at the same place.
 
         Parameters
         ----------
@@ -71,8 +71,8 @@ class Assembly:
         Returns
         -------
         Tensor, shape ``(*batch, nnz)``
-            The values for ``SparseMatrix(pattern, values)``; `entries` itself, where they are in
-            the order of the pattern already.
+            The values for ``SparseMatrix(pattern, values)``.  Entries that are in the order of the
+            pattern already are returned as they are.
 
         Raises
         ------

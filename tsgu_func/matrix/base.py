@@ -16,7 +16,9 @@ __all__ = ["MatrixBase"]
 class MatrixBase:
     """A pattern, and values that transforms see: the part of `SparseMatrix` without arithmetic."""
 
+    #: Where entries are stored.  It never changes.
     pattern: SparsityPattern
+    #: The stored entries ``(*batch, nnz)``, in the order of ``pattern.row`` and ``pattern.col``.
     values: Tensor
 
     def __init__(self, pattern: SparsityPattern, values: Tensor) -> None:
@@ -45,9 +47,10 @@ class MatrixBase:
     def with_values(self, values: Tensor) -> Self:
         """Return a matrix with the same pattern and other values ``(*batch, nnz)``.
 
-        Values are in the order of ``A.values``: that of ``A.pattern.row`` and ``A.pattern.col``,
-        not that in which entries were given to `from_coo`, `from_csr` or `from_scipy`.  What
-        `SparsityPattern.from_coo` returns with a pattern brings entries into this order.
+        The values have to be in the order of ``A.values``, which is that of ``A.pattern.row`` and
+        ``A.pattern.col``.  This is not the order in which you gave the entries to `from_coo`,
+        `from_csr` or `from_scipy`.  To go from your order to this one, use the function `assemble`
+        that `SparsityPattern.from_coo` returns together with a pattern.
 
         Examples
         --------
@@ -73,7 +76,7 @@ class MatrixBase:
 
     @property
     def ndim(self) -> int:
-        """Number of axes: two, and those of the batch."""
+        """Number of axes: two more than the batch has."""
         return self.values.ndim + 1
 
     @property
@@ -97,12 +100,12 @@ class MatrixBase:
         return self.values.requires_grad
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Let eager autograd record; the gradient is ``A.values.grad``."""
+        """Let eager autograd record what is done with A; the gradient is then ``A.values.grad``."""
         self.values.requires_grad_(requires_grad)
         return self
 
     def detach(self) -> Self:
-        """Return the same matrix, cut off the graph."""
+        """Return the same matrix without its autograd history, as ``Tensor.detach`` does."""
         return self._of(self.pattern, self.values.detach())
 
     @overload

@@ -30,16 +30,18 @@ class Construction(MatrixBase):
 
     @classmethod
     def from_coo(cls, row: Any, col: Any, values: Tensor, shape: tuple[int, int]) -> Self:
-        """Create from entries, in any order; those at the same place are summed.
+        """Create a matrix from entries in any order.  Entries at the same place are summed.
 
-        The values of the matrix are sorted by row, and within a row by column: not in the order
-        given here.  `SparsityPattern.from_coo` makes the pattern once, with a function that brings
-        entries in the order of `row` and `col` to values, for `with_values` to change them.
+        ``A.values`` is sorted by row, and within a row by column, so it is not in the order in
+        which you give the entries here.  To replace them later by others at the same places, use
+        `SparsityPattern.from_coo`: it makes the pattern once, and a function that takes entries in
+        *your* order and returns values for `with_values`.
 
         Parameters
         ----------
         row, col : Tensor or sequence of int, shape (entries,)
-            Inside of a compiled function, lists or tuples of numbers.
+            Row and column of each entry.  In a compiled function they have to be lists or tuples of
+            numbers.
         values : Tensor, shape ``(*batch, entries)``
         shape : (int, int)
         """
@@ -52,10 +54,11 @@ class Construction(MatrixBase):
 
     @classmethod
     def from_csr(cls, crow: Any, col: Any, values: Tensor, shape: tuple[int, int]) -> Self:
-        """Create from compressed rows; columns need not be sorted, duplicates are summed.
+        """Create a matrix from the arrays of CSR (compressed sparse rows).
 
-        The values of the matrix are sorted by column within a row; `SparsityPattern.from_csr`
-        tells how they follow from those given here.
+        The columns need not be sorted within a row, and duplicates are summed.  In ``A.values``
+        they are sorted: `SparsityPattern.from_csr` returns a function that brings values from your
+        order to this one.
 
         Parameters
         ----------
@@ -73,10 +76,10 @@ class Construction(MatrixBase):
 
     @classmethod
     def from_torch(cls, A: Tensor) -> Self:
-        """Create from a 2-D ``torch.sparse`` COO, CSR or CSC tensor: values and indices are copied.
+        """Create a matrix from a 2-D ``torch.sparse`` COO, CSR or CSC tensor, by copying it.
 
-        Values are sorted by row and column, for CSC by column and row, as those of such tensors
-        are.
+        The values are sorted by row, and within a row by column.  For CSC they are sorted by column
+        first, as in the tensor.
         """
         if not isinstance(A, Tensor) or A.layout == torch.strided:
             raise TypeError(
@@ -87,11 +90,12 @@ class Construction(MatrixBase):
 
     @classmethod
     def from_scipy(cls, A: Any) -> Self:
-        """Create from a SciPy sparse matrix or array of any format: values and indices are copied.
+        """Create a matrix from a SciPy sparse matrix or array of any format, by copying it.
 
-        The values of the matrix are sorted by row, and within a row by column, whatever the order
-        of ``A.data``.  To have that of another matrix with the same places later, convert it in
-        the same way, or use `SparsityPattern.from_coo` with the places of ``A.tocoo()``.
+        ``A.values`` is sorted by row, and within a row by column, whatever the order of the array
+        ``data`` in SciPy is.  To fill in the numbers of another SciPy matrix with entries at the
+        same places, convert that one too, or use `SparsityPattern.from_coo` with the places that
+        SciPy's ``tocoo()`` gives.
         """
         import scipy.sparse
 
@@ -109,7 +113,8 @@ class Construction(MatrixBase):
     def from_dense(cls, A: Tensor) -> Self:
         """Store the non-zero entries of a dense matrix ``(*batch, n, m)``.
 
-        A batch shares one pattern: the places that are non-zero in any member.
+        The members of a batch share one pattern, which stores an entry wherever at least one
+        member is not zero.
         """
         refuse_while_compiling()
         if not isinstance(A, Tensor) or A.layout != torch.strided:

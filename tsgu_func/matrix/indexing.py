@@ -24,43 +24,48 @@ class Indexing(MatrixBase):
     """What ``A[...]`` means for a `SparseMatrix`."""
 
     def __getitem__(self, index: Any) -> Any:
-        """Select members, rows and columns, as ``A.to_dense()[index]`` does.
+        """Select members of a batch, rows and columns, as ``A.to_dense()[index]`` would.
 
-        The first axes are those of the batch, the last two rows and columns: ``A[rows]`` of one
-        matrix, ``A[..., rows, :]`` of any batch.
+        The first axes are those of the batch, and the last two are rows and columns.  So the rows
+        of a single matrix are ``A[rows]``, and those of each member of a batch ``A[..., rows, :]``.
 
         Parameters
         ----------
         index : slice, int, list or tensor of int, mask of bool, or a tuple of these
-            Slices may have any step.  Integers below zero count from the end; those in a list may
-            be repeated.  A mask is a vector.  ``None`` in front of the rows adds an axis to the
-            batch.  One of them at most is a list, a tensor or a mask: ``A[rows][:, cols]`` is the
-            matrix of these rows and columns, where NumPy would pair them.
+            Slices may have any step.  Negative integers count from the end.  A list or a tensor
+            may name an index more than once.  A mask is a vector.  ``None`` in front of the rows
+            adds an axis to the batch.
+
+            At most one part of a tuple may be a list, a tensor or a mask.  To select both rows and
+            columns, write ``A[rows][:, cols]``.
 
         Returns
         -------
         SparseMatrix, or Tensor
-            Where an integer picks a row or a column, a dense vector; for a row and a column, a
-            number, which is 0 where nothing is stored.
+            A row or a column that an integer picks is a dense vector.  With an integer for the row
+            and one for the column, the result is a number, which is 0 if nothing is stored there.
 
         Raises
         ------
         IndexError
             If there are too many indices, one is out of range, or a mask has another length.
         ValueError
-            If two of them are lists, tensors or masks.
+            If more than one of them is a list, a tensor or a mask.
         TypeError
-            If an index is none of these.
+            If an index is of another kind.
 
         Notes
         -----
-        Where the result stores entries is found once for a pattern and an index, in O(entries that
-        are selected) for rows, O(nnz) for columns (for a transpose the other way); an integer costs
-        O(length of the vector) each time.  The values are differentiable to any order.
+        The pattern of the result is computed once for a pattern and an index, and then kept.  For
+        rows it takes time in proportion to the entries that are selected, and for columns O(nnz)
+        (for a transpose it is the other way round).  A row or column that an integer picks takes
+        time in proportion to its length, in each call.  The result is differentiable to any order.
 
-        The pattern of the result is static.  So slices, integers and lists work inside of
-        ``torch.compile``, tensors and masks outside of it; none may be mapped over by ``vmap``.
-        A permutation p of the rows and q of the columns is ``A[p][:, q]``.
+        Because the pattern of the result must not depend on numbers, an index cannot be mapped over
+        by ``vmap``.  For the same reason slices, integers and lists work inside of
+        ``torch.compile``, but tensors and masks do not.
+
+        To permute rows by p and columns by q, write ``A[p][:, q]``.
 
         Examples
         --------

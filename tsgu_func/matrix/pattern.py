@@ -29,22 +29,22 @@ __all__ = ["SAVED", "Assembly", "SparsityPattern", "assemble_coo", "assemble_csr
 
 
 class SparsityPattern:
-    """Where a matrix stores entries: immutable, hashable, and shared by everything built on it.
+    """The places where a matrix stores entries.  A pattern cannot be changed, and it is hashable.
 
-    Indices are kept once, compressed by rows or, for a transpose, by columns; the transpose of a
-    pattern shares them.  What kernels need beyond them is derived at first use and then kept.
+    Two patterns with the same indices on the same device are equal, wherever they come from.
+    However often such a pattern is made, there is only one copy of its indices.  To find an equal
+    one costs O(nnz) when a pattern is made; to compare two patterns then costs nothing.  Indices
+    are copied when you pass them and when you ask for them, so nobody can change them.
 
-    Patterns with equal indices on one device are equal, wherever they come from: however often
-    they are made, there is one copy of the indices, and of what was derived from them.  To find
-    that out costs O(nnz) when a pattern is made, and nothing when two are compared.  Indices are
-    copied on their way in and on their way out, so nobody can write to them.
+    The indices are compressed by rows.  The transpose of a pattern shares them, and reads them as
+    compressed by columns.  What else the kernels need is computed at first use and then kept.
 
     Parameters
     ----------
     crow : Tensor, shape (n + 1,), integer
         Where each row starts in `col`.
     col : Tensor, shape (nnz,), integer
-        Column of each entry, increasing within each row.
+        The column of each entry, increasing within each row.
     shape : tuple of int
         ``(n, m)``.
 
@@ -100,24 +100,24 @@ class SparsityPattern:
     def from_coo(
         cls, row: Any, col: Any, shape: tuple[int, int]
     ) -> tuple[SparsityPattern, Assembly]:
-        """Make a pattern from places in any order, and what brings entries into its order.
+        """Make a pattern from places in any order, and a function that assembles values for it.
 
-        The pattern orders entries by row, and within a row by column; those at the same place
-        become one.
+        In the pattern, entries are sorted by row, and within a row by column.  If a place is listed
+        more than once, the pattern has one entry for it.
 
         Parameters
         ----------
         row, col : Tensor or sequence of int, shape (entries,)
-            Place of each entry.
+            The place of each entry.
         shape : (int, int)
 
         Returns
         -------
         pattern : SparsityPattern
         assemble : Assembly
-            ``assemble(entries)`` sorts entries ``(*batch, entries)`` in the order of `row` and
-            `col` and sums those at one place: the values for ``SparseMatrix(pattern, values)``.
-            Linear, and differentiable to any order.
+            A function that you call with entries ``(*batch, entries)`` in the order of `row` and
+            `col`.  It sorts them, sums those at the same place, and returns the values for
+            ``SparseMatrix(pattern, values)``.  It is linear, and differentiable to any order.
 
         Raises
         ------
@@ -145,9 +145,9 @@ class SparsityPattern:
     def from_csr(
         cls, crow: Any, col: Any, shape: tuple[int, int]
     ) -> tuple[SparsityPattern, Assembly]:
-        """Make a pattern from compressed rows, and what brings entries into its order.
+        """Make a pattern from the arrays of CSR, and a function that assembles values for it.
 
-        As `from_coo`: columns need not increase within a row, and may be repeated.
+        The columns need not increase within a row, and may be repeated.  See `from_coo`.
 
         Parameters
         ----------
@@ -240,9 +240,10 @@ class SparsityPattern:
         return hash((id(self.structure), self.transposed))
 
     def same_pattern(self, other: SparsityPattern) -> bool:
-        """Whether both store the same entries in the same order, on one device.
+        """Whether two patterns store the same entries in the same order, on the same device.
 
-        Equal patterns do.  So may the transpose of one and another, which takes O(nnz) to find out.
+        Equal patterns do.  A pattern and the transpose of another one may do so, too, although they
+        are not equal; this takes O(nnz) to find out.
         """
         if self.transposed == other.transposed or self.shape != other.shape:
             return self == other
@@ -271,8 +272,9 @@ class SparsityPattern:
     def spy(self, ax: Axes | None = None, **options: Any) -> Axes:
         """Draw where entries are stored, with matplotlib (``pip install "tsgu_func[demo]"``).
 
-        A cell is an entry, or for a pattern with more than 256 rows or columns a rectangle of
-        them, as dark as entries in it are frequent.  O(nnz) time.
+        Each entry is a dark cell.  If there are more than 256 rows or columns, a cell stands for
+        a rectangle of places, and is darker the more entries there are in it.  This takes O(nnz)
+        time.
 
         Parameters
         ----------
@@ -290,7 +292,7 @@ class SparsityPattern:
     # --------------------------------------------------------------------------------- copies
 
     def to(self, device: torch.device | str) -> SparsityPattern:
-        """Move to a device; the pattern itself where it is there already."""
+        """Move to a device.  A pattern that is there already is returned as it is."""
         device = _device(device)
         if device == self.device:
             return self
@@ -298,9 +300,9 @@ class SparsityPattern:
         return moved._detected_as(self)
 
     def share_memory_(self) -> SparsityPattern:
-        """Move the indices to memory that processes share.
+        """Move the indices to memory that several processes share.
 
-        As for a tensor, no other thread may compute with the pattern meanwhile.
+        As for a tensor, no other thread may compute with the pattern during the move.
         """
         for index in (self.structure.crow, self.structure.col):
             index.share_memory_()

@@ -30,8 +30,8 @@ class Reductions(MatrixBase):
 
         Returns
         -------
-        Tensor
-            Over axes of the batch alone: a SparseMatrix.
+        Tensor, or SparseMatrix
+            A SparseMatrix if all of the axes belong to the batch.
 
         Examples
         --------
@@ -58,7 +58,7 @@ class Reductions(MatrixBase):
         return sums.unsqueeze(-1 if over_cols else -2) if keepdim else sums
 
     def mean(self, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Any:
-        """Average over axes: as `sum`, divided by the number of entries, with those not stored."""
+        """Average over axes; entries that are not stored count as zeros.  See `sum`."""
         axes = _axes(dim, self.ndim)
         return self.sum(dim, keepdim) / math.prod([self.shape[axis] for axis in axes])
 
@@ -68,8 +68,9 @@ class Reductions(MatrixBase):
         Parameters
         ----------
         ord : {"fro", 1, inf}
-            The Frobenius norm, the largest sum of absolute values in a column, or in a row.  The
-            spectral norm needs singular values: see ``scipy.sparse.linalg.svds``.
+            ``"fro"`` is the Frobenius norm.  1 is the largest sum of absolute values in a column,
+            and inf the largest in a row.  The spectral norm is not computed here, because it needs
+            singular values: see ``scipy.sparse.linalg.svds``.
         """
         if ord == "fro":
             arguments.check_whole(self)

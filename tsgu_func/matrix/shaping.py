@@ -26,7 +26,7 @@ class Shaping(Indexing):
     """Parts of a `SparseMatrix`, and other shapes of a batch."""
 
     def tril(self, k: int = 0) -> Self:
-        """Return the entries on diagonal k and below it; the pattern is found once.
+        """Return the entries on diagonal k and below it, as ``torch.tril`` does.
 
         Parameters
         ----------
@@ -51,18 +51,18 @@ class Shaping(Indexing):
         return self._take(derived(triangle, self.pattern, True, operator.index(k)))
 
     def eliminate_zeros(self) -> Self:
-        """Return the same matrix, without the entries that are zero in all members.
+        """Return the same matrix without the stored entries that are zero in all members.
 
         Raises
         ------
         RuntimeError
-            If the values are mapped over by ``vmap``, or a graph is traced: how many entries are
-            left depends on numbers that are not known there.
+            Under ``vmap`` over the values, and where a graph is traced.  How many entries are left
+            depends on numbers, which are not known there.
 
         Notes
         -----
-        Under ``torch.func.grad`` and eager autograd it looks at the values as they are.  What is
-        left out is a constant from then on: its gradient is zero.
+        Under ``torch.func.grad`` and eager autograd, the values at this point decide what is left
+        out.  From then on what is left out is a constant, and its gradient is zero.
 
         Examples
         --------
@@ -107,7 +107,9 @@ class Shaping(Indexing):
         return self._of(self.pattern, self.values.reshape(*batch, self.nnz))
 
     def expand(self, *shape: Any) -> Self:
-        """Repeat along axes of the batch of size one, or new ones in front, without a copy.
+        """Repeat the matrix along axes of the batch, without a copy.
+
+        The axes have the size one, or are new ones in front.
 
         Parameters
         ----------

@@ -23,16 +23,17 @@ __all__ = ["SparseMatrix", "SparsityPattern"]
 
 
 class SparseMatrix(Construction, Algebra, Reductions, Shaping, TensorLike):
-    """A sparse matrix, or a batch of them that store entries at the same places.
+    """A sparse matrix, or a batch of sparse matrices that store entries at the same places.
 
     Parameters
     ----------
     pattern : SparsityPattern
-        Where entries are stored: shape (n, m), `nnz` of them.
+        Where entries are stored.  It has the shape (n, m), and `nnz` entries.
     values : Tensor, shape ``(*batch, nnz)``
-        The entries, in the order of ``pattern.row`` and ``pattern.col``: by row, and within a row
-        by column; of a transpose, in the order of what was transposed.  They are kept as they
-        are, not copied: a leaf of autograd stays the leaf, and who writes to it changes the matrix.
+        The entries, in the order of ``pattern.row`` and ``pattern.col``: sorted by row, and within
+        a row by column (a transpose has the order of the matrix that was transposed).  The tensor
+        is not copied.  So a leaf of autograd stays the leaf, and if you write to the tensor, you
+        change the matrix.
 
     Raises
     ------
@@ -43,23 +44,27 @@ class SparseMatrix(Construction, Algebra, Reductions, Shaping, TensorLike):
 
     Notes
     -----
-    What is created from a dense or sparse argument is differentiable with respect to it.
-    Under ``torch.func`` it is a pytree with the one leaf `values`.
+    **Operators.** ``A + B``, ``A - B``, ``-A``, ``A @ B`` and ``B @ A`` have the same meaning as
+    for dense matrices, and so have ``A * d`` and ``A / d``, for a number or a dense d that
+    broadcasts with A: d of shape (m,) scales the columns, d of shape (n, 1) the rows, and
+    ``t[:, None, None]`` each member of a batch.
 
-    ``A + B``, ``A - B``, ``-A``, ``A @ B`` and ``B @ A`` mean what they mean for dense matrices.
-    ``A * d`` and ``A / d`` do at the stored entries, for a number or a dense d that broadcasts with
-    A: d of shape (m,) scales columns, (n, 1) rows, and ``t[:, None, None]`` each member of a batch.
-    ``A[i]`` is a member of a batch, and a row of one matrix; ``A[rows]``, ``A[rows][:, cols]`` and
-    ``A[mask]`` are matrices of some rows and columns, whose pattern is found once.  A compiled
-    function does not ask this class for ``@``, nor for other operators with a tensor: call the
-    methods `matmul`, `mul`, `div` and `add` there.
+    **Indices.** ``A[i]`` is a member of a batch, or a row of a single matrix.  ``A[rows]``,
+    ``A[rows][:, cols]`` and ``A[mask]`` are matrices of some rows and columns.
 
-    In a ``torch.nn.Module`` a matrix is a constant: a plain attribute is not trained, moved or
-    saved.  ``self.A = SparseParameter(A)`` is a module with the values for a parameter.  Elsewhere
-    ``A.values`` is what autograd and optimizers take: the gradient of a leaf is ``A.values.grad``.
+    **Compiled functions.** `torch.compile` does not ask a class for its operators, if the other
+    operand is a tensor or for ``@``.  Call the methods `matmul`, `mul`, `div` and `add` there.
 
-    A tangent, and whatever else is to be a tree like A, has the pattern of A: ``A.with_values(v)``.
-    ``A == B`` asks whether both are one object; `allclose` compares entries.
+    **Derivatives.** Under ``torch.func`` a matrix is a pytree whose only leaf is `values`.  With
+    eager autograd, the gradient of a leaf is ``A.values.grad``.  A matrix that was made from a
+    dense or sparse tensor is differentiable with respect to that tensor.  A tangent for A needs
+    the pattern of A: make it with ``A.with_values(v)``.
+
+    **Modules.** A matrix that is a plain attribute of a ``torch.nn.Module`` is not trained, not
+    moved and not saved.  Write ``self.A = SparseParameter(A)``, which is a module whose parameter
+    is the values.
+
+    ``A == B`` asks whether both are the same object.  To compare the entries use `allclose`.
 
     Examples
     --------

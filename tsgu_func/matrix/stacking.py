@@ -31,7 +31,7 @@ def vstack(matrices: Sequence[Matrix]) -> Matrix:
     Parameters
     ----------
     matrices : list or tuple of SparseMatrix, shapes ``(*batch, n_i, m)``
-        Of one dtype, on one device; batches broadcast.
+        All of the same dtype, on the same device.  Batches broadcast.
 
     Returns
     -------
@@ -46,7 +46,8 @@ def vstack(matrices: Sequence[Matrix]) -> Matrix:
 
     Notes
     -----
-    O(nnz) time and memory; O(nnz log nnz) once, where the result stores entries is found.
+    O(nnz) time and memory.  The pattern of the result is computed at the first call for these
+    patterns, in O(nnz log nnz), and then kept.
 
     Examples
     --------
@@ -64,7 +65,7 @@ def vstack(matrices: Sequence[Matrix]) -> Matrix:
 
 
 def hstack(matrices: Sequence[Matrix]) -> Matrix:
-    """Put matrices ``(*batch, n, m_i)`` beside each other; see `vstack`."""
+    """Put matrices ``(*batch, n, m_i)`` beside each other.  See `vstack`."""
     _check(matrices, "hstack")
     return block([matrices])
 
@@ -75,9 +76,9 @@ def block(rows: Sequence[Sequence[Matrix | None]]) -> Matrix:
     Parameters
     ----------
     rows : list of lists of SparseMatrix or None
-        The blocks in a row have one number of rows, those below each other one of columns.  None
-        is a block without entries, of the size that the others leave it.  For the rest see
-        `vstack`.
+        The blocks of a row must have the same number of rows, and blocks below each other the
+        same number of columns.  None stands for a block without entries, whose size follows from
+        the others.  Batches, dtypes and devices are treated as in `vstack`.
 
     Returns
     -------
@@ -124,10 +125,10 @@ def block(rows: Sequence[Sequence[Matrix | None]]) -> Matrix:
 
 
 def block_diag(matrices: Sequence[Matrix]) -> Matrix:
-    """Put matrices with any patterns and shapes along the diagonal of one.
+    """Put matrices with any patterns and shapes along the diagonal of one matrix.
 
-    One product or one solve then serves all of them: `tsgu_func.utils.block_split` takes the result
-    apart.
+    One product or one solve then computes for all of them.  `tsgu_func.utils.block_split` takes the
+    result apart.
 
     Parameters
     ----------
@@ -159,7 +160,7 @@ def block_diag(matrices: Sequence[Matrix]) -> Matrix:
 
 
 def kron(A: Matrix, B: Matrix) -> Matrix:
-    """Return the Kronecker product: each entry of A, times B.
+    """Return the Kronecker product, in which each entry of A is replaced by itself times B.
 
     Parameters
     ----------
@@ -173,12 +174,13 @@ def kron(A: Matrix, B: Matrix) -> Matrix:
 
     Notes
     -----
-    It stores ``A.nnz * B.nnz`` entries.  For a dense X of shape (m, q) ``kron(A, B) @ X.flatten()``
-    is ``(A @ X @ B.T).flatten()``, which needs no such matrix.
+    The result stores ``A.nnz * B.nnz`` entries.  If you only want to multiply with it, you do not
+    need it: for a dense X of shape (m, q), ``kron(A, B) @ X.flatten()`` is the same as
+    ``(A @ X @ B.T).flatten()``.
 
     Examples
     --------
-    The Laplacian of a grid is one of its rows and one of its columns:
+    The Laplacian of a grid is the sum of a Laplacian along the rows and one along the columns:
 
     >>> import torch
     >>> from tsgu_func import SparseMatrix, kron
@@ -201,15 +203,15 @@ def stack(matrices: Sequence[Matrix], dim: int = 0) -> Matrix:
     Parameters
     ----------
     matrices : list or tuple of SparseMatrix, shapes ``(*batch, n, m)``
-        Of one size, dtype and device; batches broadcast.
+        All of the same size and dtype, on the same device.  Batches broadcast.
     dim : int
-        Which axis of the batch is the new one.
+        Where in the shape the new axis is inserted.
 
     Returns
     -------
     SparseMatrix, shape ``(b, *batch, n, m)`` for ``dim=0``
-        The members of a batch share one pattern: that of all, or else, where they have different
-        ones, their union, with zeros where a member stores nothing.
+        The members of a batch share one pattern.  If the matrices have different patterns, it is
+        their union, and a member stores zeros where its matrix stored nothing.
 
     Examples
     --------

@@ -20,21 +20,39 @@ __all__ = ["TensorLike"]
 # What tensors have and a SparseMatrix has in another place.
 _INSTEAD = {
     "H": "A.mH is the conjugate transpose",
+    "apply": "A.map(f) applies f to the stored entries",
     "backward": "call it on a number that was computed with A; then A.values.grad is the gradient",
+    "cat": "tsgu_func.vstack([A, B]) and hstack([A, B]) are what torch.cat is for tensors",
     "coalesce": "a SparseMatrix stores each entry once; its places are A.pattern.row and .col",
+    "col": "A.pattern.col has the column of each value of A.values",
     "col_indices": "A.pattern.col has the column of each value of A.values",
+    "crow": "A.pattern.crow says where rows start",
     "crow_indices": "A.pattern.crow says where rows start",
     "data": "A.values is the tensor of the stored entries; A.detach() is cut off the graph",
+    "det": "tsgu_func.factorize(A).logabsdet is the logarithm of its absolute value",
     "grad": "the gradient of a leaf is A.values.grad, and A.with_values(A.values.grad) a matrix",
     "grad_fn": "A.values.grad_fn is what made the values",
     "indices": "A.pattern.row and A.pattern.col are the places of A.values",
+    "indptr": "A.pattern.crow says where rows start",
+    "inv": "the inverse is dense: tsgu_func.sparse_solve(A, B) solves with A",
     "inverse": "the inverse is dense: tsgu_func.sparse_solve(A, B) solves with A",
     "is_leaf": "A.values.is_leaf says so of the values",
+    "is_symmetric": "A.allclose(A.T) compares a matrix with its transpose",
     "item": "A.values is the tensor of the stored entries, A.to_dense() the matrix",
+    "kron": "tsgu_func.kron(A, B) is the Kronecker product",
+    "logdet": "tsgu_func.factorize(A).logabsdet is the logarithm of |det A|",
     "numpy": "A.to_scipy() makes a SciPy array, A.to_dense().numpy() a dense one",
     "register_hook": "A.values.register_hook sees the gradient of the values",
     "retain_grad": "A.values.retain_grad() lets A.values.grad be filled",
+    "row": "A.pattern.row has the row of each value of A.values",
+    "slogdet": "tsgu_func.factorize(A).logabsdet is the logarithm of |det A|",
     "solve": "tsgu_func.sparse_solve(A, B) solves with A",
+    "sqrt": "A.map(torch.sqrt) takes the root of each stored entry",
+    "stack": "tsgu_func.stack([A, B]) makes a batch",
+    "toarray": "A.to_dense().numpy() is an array",
+    "tocoo": "A.to_coo() makes a torch.sparse tensor, A.to_scipy() a SciPy array",
+    "tocsr": "A.to_csr() makes a torch.sparse tensor, A.to_scipy() a SciPy array",
+    "todense": "A.to_dense() is a tensor",
     "tolist": "A.to_dense().tolist()",
     "view": "the pattern has two axes; A.with_values(A.values.view(...)) has another batch",
 }
@@ -60,7 +78,7 @@ class TensorLike(MatrixBase):
         return self.ndim
 
     def numel(self) -> int:
-        """Return the number of entries, with those that are not stored: see `nnz`."""
+        """Return the number of entries, stored or not.  `nnz` is the number of stored ones."""
         return math.prod(self.shape)
 
     def is_complex(self) -> bool:
@@ -79,7 +97,7 @@ class TensorLike(MatrixBase):
     # ------------------------------------------------------------------------ copies, conversions
 
     def clone(self) -> Self:
-        """Copy the values; the pattern, which cannot be changed, is shared."""
+        """Copy the values.  The pattern, which cannot be changed, is shared."""
         return self._of(self.pattern, self.values.clone())
 
     def cpu(self) -> Self:
@@ -109,10 +127,10 @@ class TensorLike(MatrixBase):
         return self.to(torch.bfloat16)
 
     def share_memory_(self) -> Self:
-        """Move values and indices to memory that processes share, as tensors do.
+        """Move values and indices to memory that several processes share, as for tensors.
 
-        What one process writes to the values, all see; nobody writes to the indices.  As for a
-        tensor, no other thread may compute with the matrix, or with its pattern, meanwhile.
+        If one process writes to the values, all others see it.  The indices are never written to.
+        As for a tensor, no other thread may compute with the matrix or its pattern during the move.
         """
         self.values.share_memory_()
         self.pattern.share_memory_()
@@ -125,7 +143,7 @@ class TensorLike(MatrixBase):
     # ----------------------------------------------------------------------------- transposition
 
     def t(self) -> Self:
-        """Return the transpose of one matrix; of a batch `mT` transposes each member."""
+        """Return the transpose of one matrix.  For a batch, `mT` transposes each member."""
         if self.ndim > 2:
             raise ValueError(
                 f"t() transposes one matrix; got a batch of shape {tuple(self.shape)}: "

@@ -49,33 +49,37 @@ _stays: list[torch.library.Library] = []
 class Primitive:
     """An op with a kernel, a shape rule, derivative rules and a batching rule.
 
-    Rules ask for what they use **by name**: arguments of the op, or what is named below.  Only
-    that is kept for the derivative, so memory and in-place checks are as tight as in PyTorch.
+    A rule says **by the names of its parameters** what it wants to be given.  It may name arguments
+    of the op, and what follows.  Only what is named is kept until the derivative is taken, so
+    memory and checks of changes in place are as tight as in PyTorch.
 
     ``ct``
-        cotangent of the output; ``cts``: a tuple, for several outputs (``None`` is zero)
+        The cotangent of the output.  For several outputs ``cts``, a tuple with ``None`` for zero.
     ``tangent``
-        tangent of the rule's argument; ``tangents``: a tuple, for a rule of several arguments
-        (``None`` is zero)
+        The tangent of the argument that the rule is for.  For a rule of several arguments
+        ``tangents``, a tuple with ``None`` for zero.
     ``out``
-        the output; ``outs``: a tuple, for several outputs
+        The output.  For several outputs ``outs``, a tuple.
     ``needs``
-        for a vjp rule of several arguments: which of them are asked for
+        For a vjp rule of several arguments: which of their cotangents are wanted.
+
+    Tensors that a rule uses have to be arguments of the op.  A rule that takes one from outside
+    cannot be compiled.
 
     Parameters
     ----------
     schema : str
         ``"namespace::name(Tensor x, ..., int n) -> Tensor"``, in the language of
-        ``torch.library``.  The op must be functional: no argument is modified, and no output
+        ``torch.library``.  The op must be functional: it modifies no argument, and no output
         shares memory with an input.
     groups : Mapping[str, Sequence[str]], optional
-        Names for several arguments at once.  Wherever a rule, the kernel or the shape rule has a
-        parameter of such a name, it gets these arguments as a tuple: with
-        ``groups={"S": ("crow", "col", "cols")}`` a rule reads ``spmm(values, ct, *S)``.
+        Names that stand for several arguments.  If a rule, the kernel or the shape rule has a
+        parameter of such a name, it gets these arguments as a tuple.  With
+        ``groups={"S": ("crow", "col", "cols")}`` a rule can read ``spmm(values, ct, *S)``.
 
     Examples
     --------
-    A cube whose rules are written by hand:
+    A cube:
 
     >>> import torch
     >>> from tsgu_func import Primitive
@@ -186,16 +190,17 @@ class Primitive:
     # ------------------------------------------------------------------ what the op computes
 
     def kernel(self, function: Rule) -> Rule:
-        """Register what computes the value, on every device that has no kernel of its own.
+        """Register the function that computes the value, on devices without a kernel of their own.
 
         It gets plain tensors, detached and without lazy conjugation, and must return new ones.
-        Arguments are handed over in the order of the schema, so its parameters may have other
-        names; if one of them is the name of a group, or keyword-only, all are found by name.
+        It is called with the arguments in the order of the schema, so its parameters may have
+        other names.  But if one of them is the name of a group, or is keyword-only, all of them
+        are found by name.
         """
         return self._register_kernel("CompositeExplicitAutograd", function)
 
     def kernel_on(self, device: str) -> Callable[[Rule], Rule]:
-        """Register the kernel of one type of device, as in ``@op.kernel_on("cuda")``."""
+        """Register the kernel for one type of device, as in ``@op.kernel_on("cuda")``."""
         return lambda function: self._register_kernel(device.upper(), function)
 
     def _register_kernel(self, key: str, function: Rule) -> Rule:
@@ -253,7 +258,7 @@ class Primitive:
         return lambda *args: named(args)
 
     def fake(self, function: Rule) -> Rule:
-        """Register the shape rule: outputs with the right shape, dtype and device, without data."""
+        """Register the shape rule, which returns outputs of the right kind, but without values."""
         self._check_current()
         shapes = self._called_in_order(function)
 
@@ -271,13 +276,14 @@ class Primitive:
         raise NotImplementedError(f"{self.name} has no shape rule; register one with `fake`")
 
     def autocast(self, policy: str) -> None:
-        """Say what autocast does with floating-point arguments.
+        """Say what ``torch.autocast`` does with floating-point arguments.
 
         Parameters
         ----------
         policy : {"lower", "float32"}
-            ``"lower"`` casts to the autocast dtype, as for matrix products; ``"float32"`` casts
-            up, as for what would lose its accuracy.  float64 and complex tensors stay as they are.
+            ``"lower"`` casts them to the dtype of autocast, as for matrix products.  ``"float32"``
+            casts them up, as for ops that would lose their accuracy.  float64 and complex tensors
+            stay as they are.
         """
         if policy not in ("lower", "float32"):
             raise ValueError(f"{self.name}: policy is 'lower' or 'float32', got {policy!r}")
@@ -300,43 +306,47 @@ class Primitive:
     # ------------------------------------------------------------------ its derivatives
 
     def vjp(self, *arguments: str) -> Callable[[Rule], Rule]:
-        """Register the cotangent of one argument, or of several that share work.
+        """Register the rule for reverse mode, of one argument or of several that share work.
 
-        The rule of one returns its cotangent; that of several gets ``needs`` and returns a tuple,
-        with ``None`` where nothing is needed.
+        The rule of one argument returns its cotangent.  A rule of several arguments can ask for
+        ``needs``, and returns a tuple of cotangents, with ``None`` for those that are not needed.
         """
         return self._joint(self._vjps, arguments)
 
     def jvp(self, *arguments: str) -> Callable[[Rule], Rule]:
-        """Register the tangent of the output for one argument, or for several at once.
+        """Register the rule for forward mode, of one argument or of several that share work.
 
-        The contributions of rules for different arguments are added.
+        It returns the tangent of the output.  If there are several rules, for different arguments,
+        their results are added.
         """
         return self._joint(self._jvps, arguments)
 
     def linear_in(self, *arguments: str) -> None:
-        """Derive the jvp of arguments in each of which the op is linear."""
+        """Derive the rule for forward mode, for arguments in each of which the op is linear."""
         for name in arguments:
             is_list = name in self.signature.lists
             rule = LinearRule(self._apply, self.arguments, name, is_list)
             self._joint(self._jvps, (name,))(rule)
 
     def retain(self, function: Rule) -> Rule:
-        """Say what must stay alive as long as a derivative may be taken: it asks by name, too."""
+        """Name, by parameters, what must stay alive as long as a derivative may be taken."""
         self._retain = self._by_name(function, {name: name for name in self.arguments})
         return function
 
     def dependence(self, argument: str) -> Callable[[Rule], Rule]:
-        """Say which elements of the output depend on which of an argument, for sparsity patterns.
+        """Say which elements of the output depend on which of an argument.
 
-        The rule asks by name, for ``out``, too, and gets tensors on the "meta" device; but integers
-        and truth values with their numbers, on the CPU.  It returns two tensors of positions that
-        broadcast, of an element of the output and of one of the argument, both counted as ``ravel``
-        does: each pair says that the one depends on the other.  For several outputs it returns a
-        tuple of such pairs, with ``None`` for one that depends on all elements.
+        `jacobian_pattern` needs it.  Without such a rule, each element of the output depends on all
+        of the argument; but if `fold` says that members of a batch, or columns, do not interact,
+        they do not.
 
-        Without a rule, elements depend on all of the argument, but members of a batch and columns
-        do not interact where `fold` says so.
+        The rule says by the names of its parameters what it wants, as other rules do; ``out`` may
+        be among them.  It gets tensors on the "meta" device, without numbers, except that tensors
+        of integers and truth values come with their numbers, on the CPU.  It returns two tensors
+        that broadcast: positions in the output, and positions in the argument, both counted as
+        ``ravel`` does.  Each pair means that this element of the output depends on that element of
+        the argument.  For several outputs it returns a tuple of such pairs, with ``None`` for an
+        output that depends on all elements.
         """
         if argument not in self.signature.tensors or argument in self.signature.lists:
             raise ValueError(f"{self.name} has no argument {argument!r} that is one tensor")
@@ -373,12 +383,13 @@ class Primitive:
     # ------------------------------------------------------------------ its batches
 
     def batch(self, function: Rule) -> Rule:
-        """Register a batching rule, written by hand.
+        """Register a batching rule that is written by hand.
 
-        ``function(size, dims, args)`` gets the size of the mapped axis, where it stands in each
-        argument (``dims.x`` is an ``int``, or ``None`` where ``x`` has no such axis) and the
-        arguments (``args.x``); groups are there by their names, too.  It returns the output and
-        where the axis stands in it, or a tuple of each for several outputs.
+        It is called as ``function(size, dims, args)``.  ``size`` is the size of the axis that is
+        mapped over.  ``args.x`` is the argument ``x``, and ``dims.x`` says which of its axes is the
+        mapped one, or is ``None`` if it has no such axis.  Groups have their names there, too.  The
+        rule returns the output and the position of the mapped axis in it; for several outputs, a
+        tuple of outputs and a tuple of positions.
         """
         self._check_current()
         self._batch = function
@@ -390,12 +401,14 @@ class Primitive:
         Parameters
         ----------
         **ranks : int
-            For each argument that may be mapped over, its number of axes without a batch.  The op
-            must accept these arguments with one more axis in front, in all of them at once, and
-            then put one in front of its outputs.  Rank 0 stands for an elementwise op.
+            For each argument that may be mapped over, how many axes it has without a batch.  The
+            op must accept these arguments with one more axis in front, in all of them at once,
+            and then return outputs with one more axis in front.  Rank 0 stands for an
+            elementwise op.
         columns : str, optional
-            An argument in whose last axis, and in the last axis of the output, entries do not
-            interact (right-hand sides).  A batch of it alone becomes more columns of one call.
+            An argument whose columns, along its last axis, do not interact, and become the
+            columns of the output, as the right-hand sides of a solve do.  If only this argument
+            is mapped over, the batch becomes more columns of a single call.
         """
         self.batch(Fold(self.name, self._apply, self.arguments, ranks, columns))
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from tsgu_func.console.arguments import near
 from tsgu_func.console.ending import CommandError
 from tsgu_func.selfcheck.asked import DEVICES, DTYPES, Asked, spelled
 from tsgu_func.selfcheck.records import Record, all_records
@@ -178,7 +179,7 @@ def _chosen(records: Sequence[Record], asked: Asked) -> list[int]:
         found = [names.index(op)] if op in names else _starting(names, op)
         if not found:
             raise CommandError(
-                f"no record is, or starts with, {op!r}; there are {', '.join(names)}"
+                f"no record is, or starts with, {op!r}; there are {', '.join(near(op, names))}"
             )
         chosen.update(found)
     return sorted(chosen)

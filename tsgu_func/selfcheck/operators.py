@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 
 import tsgu_func
+from tsgu_func.console.arguments import near
 from tsgu_func.console.ending import CommandError, writing
 from tsgu_func.console.processes import start
 from tsgu_func.console.progress import bar
@@ -79,9 +80,9 @@ def run_operators(asked: Asked) -> int:
 def _chosen(names: list[str], asked: tuple[str, ...]) -> list[str]:
     unknown = [op for op in asked if op not in names]
     if unknown:
-        near = [name for name in names if unknown[0] in name] or names
+        those = ", ".join(near(unknown[0], names))
         raise CommandError(
-            f"the operator database has no {unknown[0]!r} with a gradient; it has {', '.join(near)}"
+            f"the operator database has no {unknown[0]!r} with a gradient; it has {those}"
         )
     return [name for name in names if not asked or name in asked]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from tsgu_func.console.arguments import output, seconds, whole
+from tsgu_func.console.arguments import near, output, seconds, whole
 from tsgu_func.console.ending import CommandError
 from tsgu_func.selfcheck.asked import DEVICES, DTYPES, LIMIT, ORDER, SEED, Asked
 
@@ -181,5 +181,6 @@ def _cell(text: str) -> str:
 
     known = dict.fromkeys((*GROUPS, *CHECKS))
     if text not in known:
-        raise argparse.ArgumentTypeError(f"is one of {', '.join(map(repr, known))}; got {text!r}")
+        those = ", ".join(map(repr, near(text, list(known))))
+        raise argparse.ArgumentTypeError(f"no cell is {text!r}; there are {those}")
     return text

@@ -139,23 +139,26 @@ class _Work:
 
 @dataclass(frozen=True)
 class Auto:
-    """The solver that suits a matrix: it inspects, and chooses.
+    """Look at a matrix, and choose the solver that suits it.
 
     Parameters
     ----------
     rtol : float, optional
-        What is asked of an iterative solver, where one is chosen: a residual relative to the
+        If an iterative solver is chosen: how small the residual has to become, relative to the
         right-hand side.  Default: 1e-5 in single precision, 1e-10 in double.
 
     Notes
     -----
-    It looks at size, pattern, symmetry of pattern and values, the diagonal, signs and row sums, the
-    bandwidth after reordering, dtype, device, which optional packages are installed, and the number
-    of right-hand sides; if that grows much, it chooses anew.  An iterative solver that does not
-    converge is followed by a direct one, and not asked again.  `Info.solver` names what solved,
-    `Info.vain` counts iterations in vain, and `plan` explains the work.
+    `Auto` looks at the size, the pattern, the symmetry of pattern and values, the diagonal, the
+    signs and the row sums, the bandwidth after reordering, the dtype, the device, the optional
+    packages that are installed, and the number of right-hand sides.  If there are many more
+    right-hand sides later, it chooses again.
 
-    Cost: O(nnz) for the inspection, once for given values.
+    If an iterative solver does not converge, a direct one solves the system, and the iterative one
+    is not tried again.  `Info.solver` names the solver that solved the system, and
+    `Info.vain` counts the iterations without success.  `plan` explains a choice.
+
+    To look at a matrix takes O(nnz) time, once for the given values.
 
     Examples
     --------

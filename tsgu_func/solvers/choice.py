@@ -115,22 +115,22 @@ class Cost:
 
 @dataclass(frozen=True)
 class Plan:
-    """The solvers to try for a matrix, in turn, and why; it prints in full.
+    """The solvers to try for a matrix, one after the other, and the reasons.  Print it to read it.
 
     Attributes
     ----------
     solvers : tuple of Solver
-        The last of them cannot fail to converge.
+        The last one cannot fail to converge.
     hermitian : bool
-        Whether the matrix was seen to equal its adjoint, so that no transpose is made.
+        Whether the matrix was found to be equal to its adjoint, so that no transpose is needed.
     columns : int
-        Right-hand sides that it was made for.
+        For how many right-hand sides the plan was made.
     seen : Inspection, optional
         What was looked at.
     costs : tuple of (Solver, Cost)
-        What was weighed; empty where a rule decided.
+        The estimated costs that were compared.  Empty if a simple rule decided.
     reason : str
-        Why the first comes first.
+        Why the first solver is the first.
     """
 
     solvers: tuple[Solver, ...]
@@ -282,7 +282,7 @@ def plan(A: Any, columns: int = 1, *, rtol: float | None = None) -> Plan:
     Parameters
     ----------
     A : SparseMatrix (n, n)
-        Not a batch: of each of its members `A[i]` a plan can be made.
+        A single matrix.  For a batch, make a plan for each member ``A[i]``.
     columns : int
         How many right-hand sides there are.
     rtol : float, optional
@@ -291,18 +291,18 @@ def plan(A: Any, columns: int = 1, *, rtol: float | None = None) -> Plan:
     Returns
     -------
     Plan
-        It prints what was looked at, what was weighed, and why the first solver comes first.
+        Print it to read which solvers would be tried, why, and what was looked at.
 
     Raises
     ------
     TypeError
-        If A is no SparseMatrix.
+        If A is not a SparseMatrix.
     ValueError
         If A is a batch, or not square, or `columns` is not positive.
 
     Notes
     -----
-    Cost: O(nnz) time, and what it takes to prepare `DIC` where that is a candidate.
+    It takes O(nnz) time.  If `DIC` is a candidate, it also takes the time to prepare that.
 
     Examples
     --------

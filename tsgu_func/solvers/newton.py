@@ -70,20 +70,22 @@ class Newton:
 
 
 class NewtonInfo(NamedTuple):
-    """How a root was reached: a pytree of tensors, so it can leave any transform.
+    """How a root was reached.
+
+    It is a pytree of tensors, so a function under any transform can return it.
 
     Attributes
     ----------
     iterations : Tensor of int64, shape ``batch``
-        Steps that were made, each with a Jacobian and a factorization.
+        The number of steps, each of which takes a Jacobian and a factorization.
     evaluations : Tensor of int64, shape ``batch``
-        How often F was evaluated, beside its Jacobians.
+        How often F was evaluated, apart from its Jacobians.
     initial : Tensor, shape ``batch``
         ``|F(x0)|``, in the 2-norm.
     residual : Tensor, shape ``batch``
-        ``|F(x)|`` of the x that is returned.
+        ``|F(x)|`` for the x that is returned.
     step : Tensor, shape ``batch``
-        Length of the last step, relative to x; 0 where none was made.
+        The length of the last step, relative to x.  It is 0 if no step was made.
     """
 
     iterations: Tensor

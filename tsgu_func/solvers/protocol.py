@@ -39,7 +39,7 @@ class SolveError(torch.linalg.LinAlgError):
 
 
 class SingularError(SolveError):
-    """A matrix is singular, which its solver noticed before it had any solution."""
+    """A matrix is singular, and its solver noticed that before it had computed any solution."""
 
 
 class ConvergenceError(SolveError):
@@ -48,9 +48,9 @@ class ConvergenceError(SolveError):
     Attributes
     ----------
     iterations : int
-        How many were made.
+        How many iterations were made.
     residual : Tensor
-        What the solver judges by, for each column: as a rule the true relative residual.
+        What the solver judges each column by.  Usually it is the true relative residual.
     """
 
     def __init__(self, message: str, iterations: int, residual: Tensor) -> None:
@@ -62,11 +62,11 @@ class ConvergenceError(SolveError):
 
 
 class IllConditionedWarning(UserWarning):
-    """A solution is as good as rounding allows, which is not good: A is close to singular."""
+    """A solution is as good as rounding allows, but inaccurate, because A is close to singular."""
 
 
 class Result(enum.IntEnum):
-    """How a solve ended; `message` says it in full, with what can be done about it."""
+    """How a solve ended.  `message` explains it, and says what can be done about it."""
 
     SOLVED = 0
     ITERATIONS = 1
@@ -89,7 +89,7 @@ class Result(enum.IntEnum):
 
     @property
     def failed(self) -> bool:
-        """Whether it is less than what was asked for, and less than what rounding allows."""
+        """Whether the solution is worse than what was asked for, and worse than rounding allows."""
         return self not in (Result.SOLVED, Result.ILL_CONDITIONED)
 
 
@@ -145,7 +145,7 @@ _MESSAGES = {
 
 
 def _solver(self: Any) -> str:
-    """Name the solver that did it, as it prints: what was chosen is said here."""
+    """Name the solver that solved it, as it prints itself.  It tells what `Auto` has chosen."""
     return ", ".join(_name_of(int(number)) for number in self.method.unique())
 
 
@@ -158,7 +158,7 @@ def _result(self: Any) -> Result:
 
 
 def _message(self: Any) -> str:
-    """Say how the solve ended, in full."""
+    """Say in a sentence how the solve ended, and what can be done."""
     steps = _largest(self.iterations)
     text = f"{self.solver}: relative residual {_largest(self.residual):.1e}"
     text += f" after {steps} iterations" if steps else ""
@@ -191,38 +191,41 @@ def _reduced(self: Any) -> tuple[Any, ...]:
 
 
 class Info(NamedTuple):
-    """How a solution was reached: a pytree of tensors, so it can leave any transform.
+    """How a solution was reached.
+
+    It is a pytree of tensors, so a function under any transform can return it.
 
     Attributes
     ----------
     code : Tensor of int64, shape ``(*batch, p)``
         A `Result` for each column.
     iterations : Tensor of int64, shape ``(*batch, p)``
-        Iterations while the column had not converged; 0 for a direct solver.
+        How many iterations the column took to converge; 0 for a direct solver.
     residual : Tensor, shape ``(*batch, p)``
-        True residual of each column, relative to its right-hand side.
+        The true residual of each column, relative to its right-hand side.
     normwise, componentwise : Tensor, shape ``(*batch, p)``
-        Backward errors of each column: by how much A and B have to be changed for X to be exact,
-        relative to the largest of their entries, and relative to each of them.  NaN for a matrix
-        that is known by its products, and for least squares.
+        The backward errors of each column.  They say by how much A and B would have to be changed
+        for X to be exact: relative to their largest entries, and relative to each single entry.
+        NaN for a matrix that is known by its products alone, and for least squares.
     condition : Tensor, shape ``(*batch, p)``
-        Estimate of the condition number of A in the 1-norm, where a solver makes one; else NaN.
+        An estimate of the condition number of A in the 1-norm.  NaN if the solver makes none.
     shift : Tensor, shape ``(*batch, p)``
-        What was added to the diagonal, relative to it, to complete a preconditioner; else 0.
+        What had to be added to the diagonal, relative to it, to complete the preconditioner, or 0.
     method : Tensor of int64, shape ``(*batch, p)``
-        Number of the solver that did it, the same in every process; `solver` is its name.
+        The number of the solver that solved it, the same in every process.  `solver` is its name.
     vain : Tensor of int64, shape ``(*batch, p)``
-        Iterations of solvers that were tried before it, in vain.
+        How many iterations were made by other solvers before, without success.
     smallest_ritz, largest_ritz : Tensor, shape ``(*batch, p)``
-        Extreme Ritz values of ``M⁻¹ A``, of CG, ICCG and MINRES that are asked for a history: they
-        are between its extreme eigenvalues, up to rounding, and come close to them.  Else NaN.
+        Estimates of the extreme eigenvalues of ``M⁻¹ A`` (Ritz values).  Up to rounding they lie
+        between these eigenvalues, and come close to them.  Only CG, ICCG and MINRES have them, if
+        they are asked for a history; else they are NaN.
     stride : Tensor of int64, shape ``(*batch, p)``
-        Iterations from one entry of the history to the next: a power of two.
+        How many iterations there are between two entries of the history.  It is a power of two.
     history : Tensor, shape ``(*batch, p, length)``
-        Relative residual, as the recurrence knows it, after iterations ``stride``, ``2 stride``,
-        ``3 stride`` and so on of the column; NaN where there was none.  The length is the
-        ``history`` that an iterative solver is asked for, by default 0.  With a ``nullspace`` it is
-        that of the first of several solves.
+        The relative residual of the column after iterations ``stride``, ``2 stride``, ``3 stride``
+        and so on, as the iteration computes it, and NaN after the last one.  The length is the
+        setting ``history`` of an iterative solver, which is 0 by default.  With a ``nullspace``,
+        several systems are solved, and it is the history of the first.
     """
 
     code: Tensor
@@ -247,7 +250,7 @@ class Info(NamedTuple):
 
 
 class Solution(NamedTuple):
-    """A solution X ``(*batch, n, p)``, the `value`, and beside it what `Info` tells of it."""
+    """A solution X ``(*batch, n, p)``, which is the `value`, and what `Info` says about it."""
 
     value: Tensor
     code: Tensor
@@ -370,52 +373,62 @@ def _shown(value: Any) -> str:
 
 @runtime_checkable
 class Solver(Protocol):
-    """A way to solve ``A X = B``: an immutable object, so that it can be part of a compiled graph.
+    """A way to solve ``A X = B``.
 
-    Its `repr` names it with all its settings, and is the key under which graphs refer to it.
+    A solver is an object that is never changed, so it can be part of a compiled graph.  Its `repr`
+    names it with all its settings, and is the key by which graphs refer to it.
 
-    Attributes of the class are optional.  With ``takes_batches = True`` it gets a batch of matrices
-    in one call, and not member by member.  With ``stateless = True``, what it prepares is not kept,
-    because it costs nothing.  With ``takes_operators = True`` it needs products alone, and may get
-    a `MatrixFree`.  With ``square_only = True`` it is refused for least squares.
+    A class of solvers has the methods `init` and `compute`.  It may also have these attributes:
 
-    Further methods are optional as well: ``condition(state)`` estimates the condition number,
-    ``logabsdet(state)`` tells log|det A|, and ``ready(state)`` prepares what ``init`` left to the
-    first solve.
+    - ``takes_batches = True``: it gets a batch of matrices in one call, not one member at a time.
+    - ``stateless = True``: what `init` returns costs nothing, so it is not kept between calls.
+    - ``takes_operators = True``: it needs only products with A, and may get a `MatrixFree`.
+    - ``square_only = True``: it is not accepted for least squares.
+    - ``history``: the length of `Solution.history`, which has to be known beforehand.
 
-    A solve that does not converge is no exception here but a `code`, so that the caller decides
-    what follows.  If there is no solution at all (a singular matrix), `SolveError` is raised.
+    And it may have these methods: ``condition(state)`` estimates the condition number,
+    ``logabsdet(state)`` returns log|det A|, and ``ready(state)`` prepares what ``init`` has left to
+    the first solve.
 
-    The length of `Solution.history` has to be known beforehand: it is the attribute ``history``.
+    If a solve does not converge, the solver raises no error but returns a `code`, so that the
+    caller can decide what to do.  If there is no solution at all, because the matrix is singular,
+    it raises `SolveError`.
     """
 
     def init(self, A: StoredMatrix) -> Any:
-        """Prepare a matrix S that is neither transposed nor conjugated: factor, precondition.
+        """Prepare to solve with a matrix S, and return a state: a factor, or a preconditioner.
 
-        The state may say how many `bytes` it takes.
+        S is neither transposed nor conjugated.  The state may have an attribute `bytes`, which says
+        how much memory it takes.
         """
         ...
 
     def compute(self, state: Any, A: StoredMatrix, B: Tensor, X0: Tensor | None = None) -> Solution:
-        """Solve for the columns of B (n, p) with A, which is S, Sᵀ, conj(S) or Sᴴ, from X0 on.
+        """Solve for the columns of B (n, p), starting from X0.
 
-        ``A.transpose`` and ``A.conjugate`` say which of the four it is.
+        A is S, Sᵀ, conj(S) or Sᴴ, for the S that the state was made of.  ``A.transpose`` and
+        ``A.conjugate`` say which of the four it is.
         """
         ...
 
 
 @runtime_checkable
 class Preconditioner(Protocol):
-    """A cheap approximation M of one matrix: an immutable object, that prints with its settings.
+    """A matrix M that is close to A, and cheap to solve with.
 
-    A state may say how many `bytes` it takes, and by which `shift` of the diagonal, relative to
-    it, a factorization was completed.  One with ``stateless = True`` looks at no matrix when it is
-    prepared, for all members of a batch at once.  It may be handed a `MatrixFree`, which shows
-    products and no entries, unless it says ``takes_operators = False``.
+    A preconditioner is an object that is never changed, and that prints itself with its settings.
+    Its class has the methods `init` and `apply`.  It may also have these attributes:
+
+    - ``stateless = True``: `init` does not look at the matrix, and is called once for a batch.
+    - ``takes_operators = False``: it needs entries, so it never gets a `MatrixFree`, which can only
+      multiply.
+
+    The state that `init` returns may have the attributes `bytes`, its memory, and `shift`: what had
+    to be added to the diagonal, relative to it, to complete a factorization.
     """
 
     def init(self, A: StoredMatrix) -> Any:
-        """Prepare M for a matrix that is neither transposed, conjugated nor batched."""
+        """Prepare M for a matrix that is not transposed, conjugated or batched; return a state."""
         ...
 
     def apply(

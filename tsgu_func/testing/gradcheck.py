@@ -24,9 +24,10 @@ _ASKED_FOR = ("is_grads_batched", "linearize", "vjp is linear")
 
 
 class GradcheckError(RuleError, TorchGradcheckError):
-    """A derivative is wrong or cannot be told; the message is the report.
+    """A derivative is wrong or could not be judged.  The message is the report.
 
-    An ``AssertionError``, as of `check_rules`, and a ``torch.autograd.gradcheck.GradcheckError``.
+    It is an ``AssertionError``, like the error of `assert_rules`, and also a
+    ``torch.autograd.gradcheck.GradcheckError``.
     """
 
 
@@ -48,42 +49,44 @@ def gradcheck(
     fast_mode: bool = False,
     masked: bool | None = None,
 ) -> bool:
-    """Check first derivatives as ``torch.autograd.gradcheck`` does, by the cells of `check_rules`.
+    """Check first derivatives, as ``torch.autograd.gradcheck`` does, but more closely.
 
-    It takes the place of PyTorch's function in a test: the same arguments, the same result.
+    It takes the same arguments as PyTorch's function, and returns the same, so in a test only the
+    import changes.  The checks are those of `check_rules`.
 
     Parameters
     ----------
     fn : callable
-        A function of tensors that returns a tensor or a tuple of them.  Those that come out without
-        ``requires_grad`` are constants, unless all do.
+        A function of tensors that returns a tensor or a tuple of tensors.  Results without
+        ``requires_grad`` count as constants, unless no result has it.
     inputs : Tensor or sequence
         Derivatives are taken with respect to the tensors with ``requires_grad=True``.  Lower
-        precisions are converted to double precision, if fn takes that.
+        precisions are converted to double precision, if fn accepts that.
     eps : float
-        Accepted and not needed: steps are chosen for each function, and their error is estimated.
+        Accepted, but not used: steps are chosen for each function, and their error is estimated.
     atol, rtol : float, optional
-        Tolerances; unless given, those of `check_rules`, which are far tighter than 1e-5 and 1e-3.
+        Tolerances.  The defaults are those of `check_rules`, which are far tighter than PyTorch's
+        1e-5 and 1e-3.
     raise_exception : bool
-        Whether to raise instead of returning False.
+        Whether to raise an error instead of returning False.
     nondet_tol : float
-        How far two runs may be apart, beyond rounding.
+        How far apart the results of two runs may be, beyond rounding.
     check_undefined_grad : bool
-        Whether to check the gradient of each number, and of each tensor, that comes out alone, the
-        other tensors without a cotangent.
+        Whether to check the gradient of each single number of the result, and of each tensor of the
+        result, while the other tensors have no cotangent.
     check_grad_dtypes : bool
-        Accepted and not needed: dtypes are always compared.
+        Accepted, but not used: dtypes are always compared.
     check_batched_grad : bool
         Whether to check ``torch.autograd.grad(is_grads_batched=True)``.
     check_batched_forward_grad : bool
         Whether to check a batch of tangents.
     check_forward_ad, check_backward_ad : bool
-        Which kinds of differentiation.
+        Which modes of differentiation are checked.
     fast_mode : bool
         Whether to leave out the whole Jacobian, unless `check_undefined_grad` asks for it.
-        Derivatives along random directions, in which every entry counts, are always checked.
+        Derivatives along random directions, to which every entry contributes, are always checked.
     masked : bool, optional
-        About torch.sparse tensors, which are not taken: not True.
+        This is about torch sparse tensors, which are not accepted here, so it must not be True.
 
     Returns
     -------
@@ -93,17 +96,17 @@ def gradcheck(
     Raises
     ------
     GradcheckError
-        If a derivative is wrong, or nothing can be told because the function is noisy or not smooth
-        at this point.
+        If a derivative is wrong, or cannot be judged because the function is noisy or not smooth at
+        this point.
     ValueError
         If no input requires a gradient, or options contradict each other.
     TypeError
-        If an input is a torch.sparse tensor, or no floating or complex tensor comes out.
+        If an input is a torch sparse tensor, or no result is floating-point or complex.
 
     Notes
     -----
-    Where ``torch.func`` cannot differentiate fn, as it cannot an ``autograd.Function`` without
-    ``setup_context``, only what plain autograd gives is checked.
+    If ``torch.func`` cannot differentiate fn, because it is an ``autograd.Function`` without
+    ``setup_context``, only plain autograd is checked.
 
     Examples
     --------
@@ -155,24 +158,24 @@ def gradgradcheck(
     fast_mode: bool = False,
     masked: bool | None = None,
 ) -> bool:
-    """Check second derivatives as ``torch.autograd.gradgradcheck`` does.
+    """Check second derivatives, as ``torch.autograd.gradgradcheck`` does, but more closely.
 
     Parameters
     ----------
     fn, inputs, eps, atol, rtol, raise_exception, nondet_tol, check_grad_dtypes, masked
         As for `gradcheck`.
     grad_outputs : Tensor or sequence, optional
-        Cotangents of what comes out; unless given, they are random.
+        The cotangents of the results.  By default they are random.
     gen_non_contig_grad_outputs : bool
-        Whether to check cotangents that are not contiguous, in first derivatives.
+        Whether to check first derivatives with cotangents that are not contiguous.
     check_undefined_grad : bool
-        As for `gradcheck`, of first derivatives.
+        As for `gradcheck`, for first derivatives.
     check_batched_grad : bool
         Whether to check a batch of cotangents.
     check_fwd_over_rev, check_rev_over_rev : bool
-        How to differentiate twice.
+        Which ways to differentiate twice are checked.
     fast_mode : bool
-        Accepted and not needed: second derivatives are those along random directions.
+        Accepted, but not used: second derivatives are always taken along random directions.
 
     Returns
     -------
@@ -186,8 +189,8 @@ def gradgradcheck(
 
     Notes
     -----
-    The pullback is differentiated with respect to the cotangent, too: it is fn composed with a sine
-    that is differentiated twice.
+    The first derivative is also differentiated with respect to its cotangent: the function that is
+    differentiated twice is fn followed by a sine.
 
     Examples
     --------

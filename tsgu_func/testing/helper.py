@@ -12,19 +12,19 @@ __all__ = ["assert_rules"]
 
 
 def assert_rules(fn: Callable[..., Any], args: Any, **options: Any) -> Report:
-    """Check every derivative and batching rule of a function, and raise if one does not hold.
+    """Check every derivative and batch of a function, and raise an error if one is wrong.
 
     Parameters
     ----------
     fn, args
         As for `check_rules`.
     **options
-        Its options.
+        The options of `check_rules`.
 
     Returns
     -------
     Report
-        With every cell, for further questions.
+        The report of `check_rules`, with every cell.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def assert_rules(fn: Callable[..., Any], args: Any, **options: Any) -> Report:
     Warns
     -----
     UserWarning
-        If there are cells of which nothing can be told.
+        If there are cells that could not be judged.
 
     Examples
     --------

@@ -31,17 +31,18 @@ class BICGSTABSettings(NamedTuple):
     Attributes
     ----------
     matvec_max : int, optional
-        Products with A at most, those for the true residual among them; a product with all columns
-        counts once.  Default: 10 n, and 100 at least.
+        The largest number of products with A, including those for the true residual.  A product
+        with all columns counts once.  Default: 10 n, but at least 100.
     abstol : float
-        Norm of the residual at which a column has converged, whatever its right-hand side.
+        A column has converged if the norm of its residual is at most this, whatever its right-hand
+        side.
     reltol : float, optional
-        Norm of the residual at which a column has converged, relative to its right-hand side.
-        Default: 1e-5 in single precision, 1e-10 in double.
+        A column has converged if the norm of its residual, relative to its right-hand side, is at
+        most this.  Default: 1e-5 in single precision, 1e-10 in double.
     precon : matrix or callable, optional
         ``R -> M⁻¹ R`` for an M close to A.
     logger : logging.Logger, optional
-        Told how a solve ended, at level INFO.  Default: that of this module.
+        It is told at level INFO how a solve ended.  Default: the logger of this module.
     """
 
     matvec_max: int | None = None
@@ -68,12 +69,12 @@ def bicgstab(
     Parameters
     ----------
     matmul_closure : matrix or callable
-        A: a tensor (dense or sparse), a SparseMatrix, or a function ``X -> A X``.  A batch of
-        matrices broadcasts with `rhs`.
+        The matrix A: a dense or sparse tensor, a SparseMatrix, or a function ``X -> A X``.  A batch
+        of matrices broadcasts with `rhs`.
     rhs : Tensor, shape (n,), (n, p) or ``(*batch, n, p)``
-        B.  float32, float64, complex64 or complex128.
+        The right-hand sides B.  float32, float64, complex64 or complex128.
     initial_guess : Tensor, optional
-        Where to start, shape of the solution; default zero.
+        Where to start, in the shape of the solution.  Default: zero.
     settings : BICGSTABSettings
     on_failure : {"raise", "warn", "ignore"}
         What to do if a column has not converged.
@@ -89,20 +90,20 @@ def bicgstab(
         If a column has not converged: its residual is above
         :math:`\max(\text{abstol}, \text{reltol}\,|B|)`.  The message says if the method broke down.
     SolveError
-        If a product is of no use: not finite, of another shape or dtype.
+        If a product is not finite, or has another shape or dtype.
     RuntimeError
         If A or `rhs` requires a gradient.
     TypeError
-        If `rhs` is no tensor, or of no floating-point or complex dtype that systems are solved in.
+        If `rhs` is not a tensor, or has a dtype in which systems cannot be solved.
     ValueError
-        If `rhs` or a setting is of no use.
+        If `rhs` is not finite or has another shape, or if a setting makes no sense.
 
     Notes
     -----
-    Two products with A an iteration, all columns in one loop; O(n p) memory.  A column for which
-    the recurrence breaks down goes on from its true residual with another shadow vector.
-    Derivatives are those of `sparse_generic_solve`; autograd through the iterations is refused.
-    Reference: van der Vorst, 1992.
+    An iteration takes two products with A, for all columns at once.  Memory is O(n p).  If the
+    recurrence breaks down for a column, it goes on from the true residual, with another shadow
+    vector.  To differentiate, pass this function to `sparse_generic_solve`; autograd through the
+    iterations is refused.  Reference: van der Vorst, 1992.
 
     Examples
     --------

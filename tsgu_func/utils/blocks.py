@@ -45,27 +45,27 @@ def _matrices(matrices: Any) -> list[SparseMatrix]:
 
 
 def sparse_block_diag(*sparse_tensors: Tensor) -> Tensor:
-    """Put torch sparse matrices along the diagonal of one, as ``torch.block_diag`` does dense ones.
+    """Put torch sparse matrices along the diagonal of one, as ``torch.block_diag`` for dense ones.
 
     Parameters
     ----------
     *sparse_tensors : sparse Tensor, shapes (n_i, m_i)
-        All COO or all CSR, on one device.  COO need not be coalesced, the columns of a CSR row not
-        sorted.  Dtypes promote as in ``torch.cat``.
+        All COO or all CSR, on the same device.  COO tensors need not be coalesced, and the columns
+        in a row of CSR need not be sorted.  Dtypes are promoted as by ``torch.cat``.
 
     Returns
     -------
     sparse Tensor, shape (sum n_i, sum m_i)
-        In the same layout; COO is coalesced.  CSR indices are int32 if those of all blocks are and
-        the sums fit.  The first derivative hands each block its part (for complex dtypes PyTorch
-        has none with CSR).
+        In the same layout; COO is coalesced.  The indices of CSR are int32 if those of all blocks
+        are, and if the sums fit.  It can be differentiated once with respect to each block (but
+        not a complex CSR tensor, for which PyTorch has no derivative).
 
     Raises
     ------
     TypeError
-        If an argument is no tensor.
+        If an argument is not a tensor.
     ValueError
-        If there is none, layouts or devices are mixed, or one is not a sparse matrix.
+        If there is no argument, if layouts or devices differ, or if one is not a sparse matrix.
     NotImplementedError
         If a gradient of complex CSR blocks is asked for.
 
@@ -114,13 +114,13 @@ def sparse_block_diag_split(
     Returns
     -------
     tuple of sparse Tensor, shapes (n_i, m_i)
-        In the same layout, with the same index dtype, in memory of their own.  The first
-        derivative puts the parts together (for complex dtypes PyTorch has none with CSR).
+        In the same layout, with the same index dtype, in memory of their own.  They can be
+        differentiated once (but not complex CSR tensors, for which PyTorch has no derivative).
 
     Raises
     ------
     TypeError
-        If the first argument is no tensor.
+        If the first argument is not a tensor.
     ValueError
         If it is not a sparse COO or CSR matrix, a shape does not have two entries, the shapes do
         not add up to that of the tensor, or an entry is stored outside of the blocks.

@@ -47,11 +47,11 @@ def sparse_eye(
     values_dtype : torch.dtype
         float16, bfloat16, float32, float64, complex64 or complex128.
     indices_dtype : {torch.int64, torch.int32}
-        For CSR; PyTorch keeps int64 indices for COO whatever is asked for, and a SparseMatrix
-        int32 where they fit.
+        For CSR.  The indices of COO are always int64 in PyTorch, and those of a SparseMatrix are
+        int32 if they fit.
     device : torch.device
     requires_grad : bool
-        Whether autograd records what is done with the result.
+        Whether autograd records operations on the result.
 
     Returns
     -------
@@ -61,7 +61,8 @@ def sparse_eye(
     Raises
     ------
     ValueError
-        If the size is not that of square matrices, or a dtype or the layout is another one.
+        If the size is not that of square matrices, or if a dtype or the layout is not among those
+        above.
 
     Notes
     -----
@@ -91,27 +92,28 @@ def sparse_eye(
 
 
 def stack_csr(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """Stack CSR matrices to a batch, as ``torch.stack`` does for other layouts.
+    """Make a batch of CSR matrices, as ``torch.stack`` does for other layouts.
 
     Parameters
     ----------
     tensors : list or tuple of sparse CSR Tensor, shape (n, m)
-        With one shape, dtype and device, and equally many stored entries each.
+        All with the same shape, dtype, device and number of stored entries.
     dim : int
-        0 (or -3): the batch of a CSR tensor is its first axis.
+        0 (or -3), because the batch of a CSR tensor is its first axis.
 
     Returns
     -------
     sparse CSR Tensor, shape (b, n, m)
-        Its first derivative hands each matrix its part; for complex dtypes PyTorch has none.
+        It can be differentiated once with respect to each matrix (but not if it is complex, because
+        PyTorch has no derivative for that).
 
     Raises
     ------
     TypeError
-        If `tensors` is no list or tuple, or a member is no tensor.
+        If `tensors` is not a list or tuple, or a member is not a tensor.
     ValueError
-        If there is no matrix, one is not CSR or not 2-D, they differ in what is named above, or
-        `dim` is another axis.
+        If there is no matrix, if one is not CSR or not 2-D, if they differ in what is named above,
+        or if `dim` is another axis.
     NotImplementedError
         If a gradient of complex matrices is asked for.
 

@@ -24,34 +24,35 @@ def convert_coo_to_csr_indices_values(
     Parameters
     ----------
     coo_indices : Tensor, shape (2, nnz) or (3, nnz), int32 or int64
-        Row and column of each entry, or member of a batch, row and column; in any order.
+        The row and the column of each entry, or the member of a batch, the row and the column, in
+        any order.
     num_rows : int
-        Rows of the matrix.
+        The number of rows of the matrix.
     values : Tensor, shape ``(nnz, ...)``, optional
-        Any dtype.  Without them, the permutation that sorts the entries is returned.
+        Any dtype.  Without values, the permutation that sorts the entries is returned instead.
 
     Returns
     -------
     crow_indices : Tensor, shape (num_rows + 1,) or (b, num_rows + 1)
-        Where each row starts; the dtype of `coo_indices`.
+        Where each row starts, in the dtype of `coo_indices`.
     col_indices : Tensor, shape (nnz,) or (b, nnz / b)
-        Columns, increasing within a row; the dtype of `coo_indices`.
+        The columns, increasing within a row, in the dtype of `coo_indices`.
     values_or_permutation : Tensor, shape ``(nnz, ...)`` or ``(b, nnz / b, ...)``
-        Sorted values (differentiable), or the int64 positions of the sorted entries among the
-        given ones.
+        The sorted values, which are differentiable, or the int64 positions that the sorted entries
+        had among the given ones.
 
     Raises
     ------
     TypeError
-        If an argument is no tensor, or the indices are not int32 or int64.
+        If an argument is not a tensor, or the indices are not int32 or int64.
     ValueError
-        If shapes do not fit, a row is out of range, an index is negative, or the members of a
-        batch have different numbers of entries.
+        If shapes do not fit, if a row is out of range, if an index is negative, or if the members
+        of a batch have different numbers of entries.
 
     Notes
     -----
-    A batch has one member more than the largest index of a member says.  Entries at the same place
-    stay apart, in the order given.  O(nnz log nnz) time.
+    The size of a batch is the largest index of a member, plus one.  Entries at the same place are
+    not summed, and stay in their order.  It takes O(nnz log nnz) time.
 
     Examples
     --------
@@ -84,29 +85,29 @@ def convert_coo_to_csr(sparse_coo_tensor: Tensor) -> Tensor:
     Parameters
     ----------
     sparse_coo_tensor : sparse COO Tensor, shape (n, m) or (b, n, m)
-        Any dtype; uncoalesced is fine: duplicates are summed.
+        Any dtype.  It need not be coalesced: duplicates are summed.
 
     Returns
     -------
     sparse CSR Tensor
-        The same matrices, with int64 indices.  The first derivative is that of the identity; for
-        complex dtypes PyTorch has none.
+        The same matrices, with int64 indices.  It can be differentiated once (but not if it is
+        complex, because PyTorch has no derivative for that).
 
     Raises
     ------
     TypeError
-        If the argument is no tensor.
+        If the argument is not a tensor.
     ValueError
-        If it is not COO, has other axes, or its members store different numbers of entries, which
-        a batched CSR tensor cannot.
+        If it is not COO, or has another number of axes, or if its members store different numbers
+        of entries, because a batched CSR tensor cannot do that.
     NotImplementedError
         If a gradient of a complex tensor is asked for.
 
     Notes
     -----
-    O(nnz) time where the tensor is coalesced.  For one matrix this is ``A.to_sparse_csr()``, which
-    takes no batch.  PyTorch does not differentiate its sparse constructors twice; `SparseMatrix`
-    does.
+    It takes O(nnz) time if the tensor is coalesced.  For a single matrix it is the same as
+    ``A.to_sparse_csr()``, which does not take a batch.  PyTorch cannot differentiate its sparse
+    constructors twice; a `SparseMatrix` can be differentiated to any order.
 
     Examples
     --------

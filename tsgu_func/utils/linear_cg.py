@@ -33,12 +33,12 @@ class LinearCGSettings(NamedTuple):
     Attributes
     ----------
     max_cg_iterations : int
-        Iterations at most.
+        The largest number of iterations.
     max_lanczos_quadrature_iterations : int
-        Size of the tridiagonal matrices at most.
+        The largest size of the tridiagonal matrices.
     cg_tolerance : float, optional
-        Residual at which a column has converged, relative to its right-hand side.  Default: 1e-5
-        in single precision, 1e-10 in double.
+        A column has converged if its residual, relative to its right-hand side, is at most this.
+        Default: 1e-5 in single precision, 1e-10 in double.
     terminate_cg_by_size : bool
         Whether to stop after n iterations, which suffice in exact arithmetic.
     verbose_linalg : bool
@@ -62,16 +62,21 @@ class CGInfo(NamedTuple):
     ----------
     iterations : int
     matvecs : int
-        Products with A: one an iteration, and one for each true residual.
+        The number of products with A: one for each iteration, and one for each true residual.
     converged : Tensor of bool, shape ``(*batch, p)``
-        Which columns reached the tolerance; p is 1 for a vector.
+        Which columns reached the tolerance.  For a vector, p is 1.
     recursive_relative_residual, true_relative_residual : Tensor, shape ``(*batch, p)``
-        What the recurrence took the residual for, and what it is.
+        The residual as the iteration computed it, and the true residual.
     tolerance : float
     reason : str
-        "converged": every column is below the tolerance.  "mean_converged": their mean is.
-        "stopped_updating": all are below `stop_updating_after`.  "max_iter": no iterations left.
-        "recursive_converged": the recurrence converged, the true residual does not follow.
+        Why it ended:
+
+        - "converged": every column is below the tolerance;
+        - "mean_converged": the mean of the columns is;
+        - "stopped_updating": every column is below `stop_updating_after`;
+        - "max_iter": there are no iterations left;
+        - "recursive_converged": the residual that the iteration computes is below the tolerance,
+          but the true residual is not.
     """
 
     iterations: int
@@ -111,62 +116,67 @@ def linear_cg(
     Parameters
     ----------
     matmul_closure : matrix or callable
-        A: a tensor (dense or sparse), a SparseMatrix, or a function ``X -> A X``.  A batch of
-        matrices broadcasts with `rhs`.
+        The matrix A: a dense or sparse tensor, a SparseMatrix, or a function ``X -> A X``.  A batch
+        of matrices broadcasts with `rhs`.
     rhs : Tensor, shape (n,), (n, p) or ``(*batch, n, p)``
-        B.  float32, float64, complex64 or complex128.
+        The right-hand sides B.  float32, float64, complex64 or complex128.
     n_tridiag : int
-        For this many first columns also return the tridiagonal matrix of the Lanczos process.
+        For how many of the first columns to return the tridiagonal matrix of the Lanczos process.
     tolerance : float, optional
-        Relative residual at which a column has converged; default ``settings.cg_tolerance``.  With
-        0, the number of iterations is what is asked for, and no column counts as failed.
+        A column has converged if its relative residual is at most this.  Default:
+        ``settings.cg_tolerance``.  With 0, all iterations are made, and no column counts as failed.
     eps : float, optional
-        What :math:`p^H A p` and :math:`r^H M^{-1} r` must not fall below, for a right-hand side
-        with a largest entry of 1; default: the smallest normal number.
+        :math:`p^H A p` and :math:`r^H M^{-1} r` must not fall below this, for a right-hand side
+        whose largest entry is 1.  Default: the smallest normal number.
     stop_updating_after : float, optional
-        Relative residual at which a column is left alone; default `tolerance`.
+        A column is not changed any more if its relative residual is at most this.  Default:
+        `tolerance`.
     max_iter, max_tridiag_iter : int, optional
-        Iterations, and size of the tridiagonal matrices, at most; default as in `settings`.
+        The largest number of iterations, and the largest size of the tridiagonal matrices.
+        Default: those of `settings`.
     initial_guess : Tensor, optional
-        Where to start, shape of the solution; default zero.
+        Where to start, in the shape of the solution.  Default: zero.
     preconditioner : matrix or callable, optional
         ``R -> M⁻¹ R`` for a Hermitian positive definite M close to A.
     settings : LinearCGSettings
     convergence_reduction : {"all", "mean"}
-        Whether every column has to converge, or the mean of their residuals.
+        Whether every column has to converge, or only the mean of their residuals.
     min_iter : int
-        Iterations at least; a column whose residual has vanished is left alone all the same.
+        The smallest number of iterations.  A column whose residual is zero is not changed any more,
+        however.
     return_info : bool
-        Also return a `CGInfo`, which says whether it converged.
+        Whether to return a `CGInfo` as well, which says whether it converged.
     on_failure : {"raise", "warn", "ignore"}, optional
-        What to do if it did not; default "raise", or "warn" with `return_info`.
+        What to do if it did not converge.  Default: "raise", or "warn" with `return_info`.
 
     Returns
     -------
     Tensor, or a tuple
-        X, with the shape of `rhs`; with `n_tridiag` the tridiagonal matrices, of shape
-        ``(n_tridiag, *batch, k, k)``; with `return_info` the `CGInfo`.
+        X, with the shape of `rhs`; then, with `n_tridiag`, the tridiagonal matrices, of shape
+        ``(n_tridiag, *batch, k, k)``; and, with `return_info`, the `CGInfo`.
 
     Raises
     ------
     ConvergenceError
         If a column has not converged.
     SolveError
-        If A or the preconditioner is not positive definite, or a product is of no use: not finite,
-        of another shape or dtype.
+        If A or the preconditioner is not positive definite, or if a product is not finite or has
+        another shape or dtype.
     RuntimeError
         If A or `rhs` requires a gradient.
     TypeError
-        If `rhs` is no tensor, or of no floating-point or complex dtype that systems are solved in.
+        If `rhs` is not a tensor, or has a dtype in which systems cannot be solved.
     ValueError
-        If `rhs` or a setting is of no use: not finite, another shape, a negative tolerance.
+        If `rhs` is not finite or has another shape, or if a setting makes no sense, such as a
+        negative tolerance.
 
     Notes
     -----
-    One product with A an iteration; O(n p) memory.  Derivatives are those of
-    `sparse_generic_solve`; autograd through the iterations is refused.  A tridiagonal matrix whose
-    Krylov space is exhausted before the others' is continued with ones on the diagonal, so that
-    quadrature with its first row is not touched.  Reference: Hestenes and Stiefel, 1952.
+    An iteration takes one product with A.  Memory is O(n p).  To differentiate, pass this function
+    to `sparse_generic_solve`; autograd through the iterations is refused.  If the Krylov space of a
+    column is exhausted before those of the others, its tridiagonal matrix is continued with ones on
+    the diagonal, which does not change a quadrature with its first row.  Reference: Hestenes and
+    Stiefel, 1952.
 
     Examples
     --------

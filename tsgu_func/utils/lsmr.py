@@ -39,59 +39,61 @@ def lsmr(
 ) -> tuple[Tensor, int]:
     r"""Minimize :math:`|A X - B|^2 + \text{damp}^2 |X|^2` for each column of B.
 
-    Of all minimizers, that of least norm, if `x0` is not given.
+    If there are several minimizers, and `x0` is not given, the one of least norm is returned.
 
     Parameters
     ----------
     A : matrix (m, n) or callable
-        A tensor (dense or sparse), a SparseMatrix, or a function ``X -> A X``.
+        A dense or sparse tensor, a SparseMatrix, or a function ``X -> A X``.
     b : Tensor, shape (m,), (m, p) or ``(*batch, m, p)``
-        B.  float32, float64, complex64 or complex128.
+        The right-hand sides B.  float32, float64, complex64 or complex128.
     Armat : matrix or callable, optional
-        ``Y -> Aᴴ Y``; needed for a function, by default the adjoint of a matrix.
+        ``Y -> Aᴴ Y``.  It has to be given if A is a function.
     n : int, optional
-        Columns of A; needed for a function.
+        The number of columns of A.  It has to be given if A is a function.
     damp : float
-        Damping (Tikhonov regularization).
+        The damping (Tikhonov regularization).
     atol, btol : float
-        Relative errors in A and B that may explain the residual.  A column has converged when
+        Which relative errors in A and B may explain the residual.  A column has converged when
         :math:`|R| \le \text{atol}\,|A|\,|X| + \text{btol}\,|B|` or
-        :math:`|A^H R| \le \text{atol}\,|A|\,|R|`, up to rounding; 0 asks for all digits there are.
+        :math:`|A^H R| \le \text{atol}\,|A|\,|R|`, up to rounding.  0 asks for the full precision.
     conlim : float
-        Condition number beyond which to give up; 0 sets no limit but that of the precision.
+        Give up if the condition number exceeds this.  With 0, only the precision is a limit.
     maxiter : int, optional
-        Iterations at most; default ten times the smaller side of A, and 100 at least.
+        The largest number of iterations.  Default: ten times the smaller side of A, but at least
+        100.
     x0 : Tensor, optional
-        Where to start, shape of the solution; default zero.
+        Where to start, in the shape of the solution.  Default: zero.
     check_nonzero : bool
-        Of no effect, since columns that vanish cost nothing; taken for the sake of old code.
+        Accepted for the sake of old code, but not used: columns that are zero cost nothing.
     on_failure : {"raise", "warn", "ignore"}
         What to do if a column has not converged.
 
     Returns
     -------
     Tensor, int
-        X, shape (n,), (n, p) or ``(*batch, n, p)``, and the iterations.
+        X, of shape (n,), (n, p) or ``(*batch, n, p)``, and the number of iterations.
 
     Raises
     ------
     ConvergenceError
         If a column has not converged; its `residual` is :math:`|A^H R| / (|A| |R|)`.
     SolveError
-        If the adjoint is missing, or a product is of no use: not finite, of another shape or dtype.
+        If the adjoint is missing, or if a product is not finite or has another shape or dtype.
     RuntimeError
         If A or `b` requires a gradient.
     TypeError
-        If `b` is no tensor, or of no floating-point or complex dtype that systems are solved in.
+        If `b` is not a tensor, or has a dtype in which systems cannot be solved.
     ValueError
-        If `b` or a setting is of no use.
+        If `b` is not finite or has another shape, or if a setting makes no sense.
 
     Notes
     -----
-    One product with A and one with its adjoint an iteration, all columns in one loop; O((m + n) p)
-    memory.  The norm of A is estimated as in the paper, from below.  What decides is the residual
-    of the solution, not that of the recurrence, which is started afresh if it drifted.
-    Derivatives are those of `sparse_generic_lstsq`; autograd through the iterations is refused.
+    An iteration takes one product with A and one with its adjoint, for all columns at once.  Memory
+    is O((m + n) p).  The norm of A is estimated as in the paper, from below.  The true residual of
+    the solution decides, and if the recurrence has drifted away from it, it is started again.  To
+    differentiate, pass this function to `sparse_generic_lstsq`; autograd through the iterations is
+    refused.
 
     Examples
     --------

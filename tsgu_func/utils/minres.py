@@ -35,10 +35,10 @@ class MINRESSettings(NamedTuple):
     Attributes
     ----------
     max_cg_iterations : int
-        Iterations at most.
+        The largest number of iterations.
     minres_tolerance : float, optional
-        Residual at which a column has converged, relative to its right-hand side.  Default: 1e-5
-        in single precision, 1e-10 in double.
+        A column has converged if its residual, relative to its right-hand side, is at most this.
+        Default: 1e-5 in single precision, 1e-10 in double.
     verbose_linalg : bool
         Whether to log how the solve ended, at level INFO.
     """
@@ -68,19 +68,19 @@ def minres(
     Parameters
     ----------
     matmul_closure : matrix or callable
-        A: a tensor (dense or sparse), a SparseMatrix, or a function ``X -> A X``.  A batch of
-        matrices broadcasts with `rhs`.
+        The matrix A: a dense or sparse tensor, a SparseMatrix, or a function ``X -> A X``.  A batch
+        of matrices broadcasts with `rhs`.
     rhs : Tensor, shape (n,), (n, p) or ``(*batch, n, p)``
-        B.  float32, float64, complex64 or complex128.
+        The right-hand sides B.  float32, float64, complex64 or complex128.
     eps : float
-        Size, relative to A, below which a coefficient counts as zero; at least the rounding of the
-        dtype.
+        A coefficient of the recurrence counts as zero if its size, relative to A, is below this, or
+        below the rounding of the dtype.
     shifts : float or Tensor, shape () or (s,), optional
-        :math:`\sigma`, real; default zero.
+        :math:`\sigma`, real.  Default: zero.
     value : float, optional
-        :math:`\alpha`, real; default one.
+        :math:`\alpha`, real.  Default: one.
     max_iter : int, optional
-        Default ``settings.max_cg_iterations``.
+        Default: ``settings.max_cg_iterations``.
     preconditioner : matrix or callable, optional
         ``R -> M⁻¹ R`` for a Hermitian positive definite M close to A.
     settings : MINRESSettings
@@ -95,23 +95,23 @@ def minres(
     Raises
     ------
     ConvergenceError
-        If the true relative residual of a column is above the tolerance; for a matrix that is not
-        Hermitian as a rule it is.
+        If the true relative residual of a column is above the tolerance.  For a matrix that is not
+        Hermitian, it usually is.
     SolveError
-        If the preconditioner is not positive definite, or a product is of no use: not finite, of
-        another shape or dtype.
+        If the preconditioner is not positive definite, or if a product is not finite or has another
+        shape or dtype.
     RuntimeError
         If A or `rhs` requires a gradient.
     TypeError
-        If `rhs` is no tensor, or of no floating-point or complex dtype that systems are solved in.
+        If `rhs` is not a tensor, or has a dtype in which systems cannot be solved.
     ValueError
-        If `rhs` or a setting is of no use.
+        If `rhs` is not finite or has another shape, or if a setting makes no sense.
 
     Notes
     -----
-    One product with A an iteration, for all shifts together if there is no preconditioner;
-    O(n p s) memory.  Derivatives are those of `sparse_generic_solve`; autograd through the
-    iterations is refused.  Reference: Paige and Saunders, 1975.
+    An iteration takes one product with A, which serves all shifts if there is no preconditioner.
+    Memory is O(n p s).  To differentiate, pass this function to `sparse_generic_solve`; autograd
+    through the iterations is refused.  Reference: Paige and Saunders, 1975.
 
     Examples
     --------

@@ -48,47 +48,51 @@ def rand_sparse(
     min_diag_value: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> Any:
-    """Draw a sparse matrix, or a batch, with entries from (0, 1] at random places.
+    """Draw a sparse matrix, or a batch of them, with entries from (0, 1] at random places.
 
     Parameters
     ----------
     size : tuple of int
         ``(n, m)`` or ``(b, n, m)``.
     nnz : int
-        Entries of each matrix, exactly; all at different places.
+        The exact number of entries of each matrix, all at different places.
     layout : {torch.sparse_coo, torch.sparse_csr, SparseMatrix}
         The members of a SparseMatrix have their entries at the same random places.
     indices_dtype : {torch.int64, torch.int32}
-        For CSR; PyTorch keeps int64 indices for COO whatever is asked for, and a SparseMatrix
-        int32 where they fit.
+        For CSR.  The indices of COO are always int64 in PyTorch, and those of a SparseMatrix are
+        int32 if they fit.
     values_dtype : torch.dtype
-        float16, bfloat16, float32, float64, complex64 or complex128 (both parts from (0, 1]).
+        float16, bfloat16, float32, float64, complex64 or complex128.  Of a complex number, both
+        parts are from (0, 1].
     device : torch.device
     well_conditioned : bool
-        Store the whole diagonal, with real entries between `min_diag_value` and twice that, and
-        scale the other entries down where they are too large beside it: the matrix has full rank
-        and a condition number of at most 5 (2-norm; up to the rounding of `values_dtype`).
+        Whether to make sure that the matrix has full rank, and a condition number of at most 5 in
+        the 2-norm, up to the rounding of `values_dtype`.  The whole diagonal is then stored, with
+        real entries between `min_diag_value` and twice that, and other entries are scaled down if
+        they are too large.
     min_diag_value : float
-        Least entry of the diagonal of a well-conditioned matrix, positive.
+        The smallest entry that the diagonal of a well-conditioned matrix may have.  Positive.
     generator : torch.Generator, optional
-        Where random numbers come from, instead of PyTorch's global one.
+        The generator to use instead of PyTorch's global one.
 
     Returns
     -------
     sparse Tensor or SparseMatrix, shape `size`
-        COO is coalesced, CSR sorted.  A generator in the same state gives the same matrix in
-        every layout (but for batches of a SparseMatrix); if it is a CPU one, on every device.
+        COO is coalesced, and CSR is sorted.  A generator in the same state gives the same matrix in
+        every layout, apart from batches of a SparseMatrix.  A generator of the CPU gives the same
+        matrix on every device.
 
     Raises
     ------
     ValueError
-        If a size, count, dtype or layout is none of the above; if a well-conditioned matrix
-        cannot store its diagonal, of min(n, m) entries.
+        If a size, number, dtype or layout is not among those above, or if `nnz` is too small for
+        the diagonal of a well-conditioned matrix, which has min(n, m) entries.
 
     Notes
     -----
-    Every set of places is as likely (well-conditioned: beside the diagonal).  O(b nnz log nnz)
-    time and O(b nnz) memory, however large the matrix; CSR adds O(b n).
+    All sets of places are equally likely (of a well-conditioned matrix, all sets beside the
+    diagonal).  It takes O(b nnz log nnz) time and O(b nnz) memory, however large the matrix is, and
+    O(b n) more for CSR.
 
     Examples
     --------
@@ -129,49 +133,50 @@ def rand_sparse_tri(
     min_diag_value: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> Any:
-    """Draw a sparse triangular matrix, or a batch, with or without its diagonal.
+    """Draw a sparse triangular matrix, or a batch of them, with or without the diagonal.
 
     Parameters
     ----------
     size : tuple of int
         ``(n, n)`` or ``(b, n, n)``.
     nnz : int
-        Entries of each matrix, exactly: n to n (n + 1) / 2 with the diagonal, which is always
-        stored; 0 to n (n - 1) / 2 without.
+        The exact number of entries of each matrix.  With the diagonal, which is always stored, it
+        is from n to n (n + 1) / 2, and without it from 0 to n (n - 1) / 2.
     layout : {torch.sparse_coo, torch.sparse_csr, SparseMatrix}
         The members of a SparseMatrix have their entries at the same random places.
     upper : bool
-        Which triangle.
+        True for the upper triangle, False for the lower one.
     strict : bool
-        Leave out the diagonal.
+        Whether to leave out the diagonal.
     indices_dtype, values_dtype, device
         As for `rand_sparse`.
     value_range : tuple of float
-        Entries are drawn from (low, high]; of complex ones, both parts.
+        Entries are drawn from (low, high].  Of a complex number, both parts are.
     well_conditioned : bool
-        Bound the condition number (2-norm; up to the rounding of `values_dtype`) by 5: the
-        diagonal has real entries between `min_diag_value` and twice that, and the other entries
-        are scaled down where they are too large beside it.  A strict triangle is scaled as if it
-        had ones on its diagonal: with them the condition number is at most 3.
+        Whether to make sure that the condition number is at most 5 in the 2-norm, up to the
+        rounding of `values_dtype`.  The diagonal then has real entries between `min_diag_value` and
+        twice that, and other entries are scaled down if they are too large.  A strict triangle is
+        scaled as if it had ones on its diagonal; with them, the condition number is at most 3.
     min_diag_value : float
-        Least entry of the diagonal of a well-conditioned matrix, positive.
+        The smallest entry that the diagonal of a well-conditioned matrix may have.  Positive.
     generator : torch.Generator, optional
-        Where random numbers come from, instead of PyTorch's global one.
+        The generator to use instead of PyTorch's global one.
 
     Returns
     -------
     sparse Tensor or SparseMatrix, shape `size`
-        COO is coalesced, CSR sorted.
+        COO is coalesced, and CSR is sorted.
 
     Raises
     ------
     ValueError
-        If the matrices are not square, or a count, dtype, layout or range is none of the above.
+        If the matrices are not square, or if a number, dtype, layout or range is not among those
+        above.
 
     Notes
     -----
-    Every set of places in the triangle (beside the diagonal) is as likely.  O(b nnz log nnz) time
-    and O(b nnz) memory, however large the matrix; CSR adds O(b n).
+    All sets of places in the triangle, beside the diagonal, are equally likely.  It takes
+    O(b nnz log nnz) time and O(b nnz) memory, however large the matrix is, and O(b n) more for CSR.
 
     Without `well_conditioned`, random triangular matrices have condition numbers that grow
     exponentially with n.

@@ -29,44 +29,45 @@ def make_spd_sparse(
     *,
     generator: torch.Generator | None = None,
 ) -> tuple[Any, Tensor]:
-    """Draw a sparse Hermitian positive definite matrix, and give it dense as well.
+    """Draw a sparse Hermitian positive definite matrix, and return it as a dense one as well.
 
     Parameters
     ----------
     n : int
-        Rows and columns.
+        The number of rows and columns.
     layout : {torch.sparse_coo, torch.sparse_csr, SparseMatrix}
     value_dtype : torch.dtype
         float16, bfloat16, float32, float64, complex64 or complex128.
     index_dtype : {torch.int64, torch.int32}
-        For CSR; PyTorch keeps int64 indices for COO whatever is asked for, and a SparseMatrix
-        int32 where they fit.
+        For CSR.  The indices of COO are always int64 in PyTorch, and those of a SparseMatrix are
+        int32 if they fit.
     device : torch.device
     sparsity_ratio : float
-        Share of the n (n - 1) / 2 pairs (i, j), (j, i) off the diagonal that is not stored,
+        Of the n (n - 1) / 2 pairs (i, j), (j, i) beside the diagonal, the share that is not stored,
         rounded down.
     nz : int, optional
-        How many pairs are not stored, instead of a share.
+        Instead of a share, the number of pairs that are not stored.
     generator : torch.Generator, optional
-        Where random numbers come from, instead of PyTorch's global one.
+        The generator to use instead of PyTorch's global one.
 
     Returns
     -------
     sparse : sparse Tensor or SparseMatrix, shape (n, n)
-        With n entries and two for each pair that is stored.
+        It has n entries, and two for each pair that is stored.
     dense : Tensor, shape (n, n)
         The same matrix.
 
     Raises
     ------
     ValueError
-        If a size, share, count, dtype or layout is none of the above.
+        If a size, share, number, dtype or layout is not among those above.
 
     Notes
     -----
-    Entries off the diagonal are standard normal.  Each one on it exceeds the absolute sum of its
-    row by 1 or more (up to rounding), so by Gershgorin's theorem no eigenvalue is below 1.  The
-    dense matrix takes O(n²) memory; large matrices come from `rand_sparse`, well-conditioned.
+    Entries beside the diagonal are standard normal.  Each entry on the diagonal exceeds the sum of
+    absolute values of its row by at least 1, up to rounding, so no eigenvalue is below 1, by
+    Gershgorin's theorem.  The dense matrix takes O(n²) memory.  For large matrices use
+    `rand_sparse` with ``well_conditioned=True``.
 
     Examples
     --------

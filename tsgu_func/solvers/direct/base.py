@@ -104,16 +104,17 @@ class Factored:
 
 @dataclass(frozen=True, repr=False)
 class Direct(Settings):
-    """Settings of a direct solver.
+    """The settings that direct solvers have in common.
 
     Parameters
     ----------
     refine : int
-        Steps of iterative refinement.
+        The number of steps of iterative refinement.
     precision : {None, "single"}
-        With "single", factor in single precision, in half the memory, and refine to the precision
-        of A until that gains no more.  `Solution.residual` tells what was reached; a solution that
-        fell short of a stable one has the code `Result.STAGNATED`.
+        With "single", the matrix is factored in single precision, which takes half the memory, and
+        the solution is refined in the precision of A until this gains nothing more.
+        `Solution.residual` tells how accurate it is.  If it is less accurate than that of a stable
+        method, it has the code `Result.STAGNATED`.
     """
 
     refine: int = 0

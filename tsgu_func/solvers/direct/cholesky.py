@@ -60,8 +60,8 @@ class _Factor:
 class Cholesky(DirectWithPivots):
     """Sparse Cholesky factorization by CHOLMOD, for Hermitian positive definite matrices.
 
-    The symbolic analysis is made once for a pattern, and belongs to it.  Single precision is solved
-    in double precision.  `refine` is that of `Direct`.
+    A pattern is analysed once, and the analysis is kept with it.  A system in single precision is
+    solved in double precision.  `refine` is that of `Direct`.
 
     Raises
     ------

@@ -40,21 +40,22 @@ class _Factor:
 
 @dataclass(frozen=True, repr=False)
 class DenseLU(DirectWithPivots):
-    """LU factorization of the matrix with its zeros filled in, for small systems.
+    """LU factorization of the dense matrix, for small systems.
 
-    A batch is one call.  `refine` and `precision` are those of `Direct`.
+    A batch of matrices is factored in one call.  `refine` and `precision` are those of `Direct`.
 
     Parameters
     ----------
     limit : int
-        Rows that a matrix may have at most; beyond, O(n²) memory is not what is wanted here.
+        How many rows a matrix may have.  It keeps you from using O(n²) memory without intention.
 
     Raises
     ------
     ValueError
-        If the matrix has more rows.
+        If the matrix has more rows than `limit`.
     SingularError
-        If the matrix is singular; the row is named that depends on those eliminated before it.
+        If the matrix is singular.  The message names the row that depends on those eliminated
+        before it.
 
     Notes
     -----

@@ -137,17 +137,19 @@ class _Factor:
 class Pardiso(Direct):
     """Sparse direct factorization by MKL's PARDISO, for real matrices on x86.
 
-    Nested dissection and threads make it the fastest factorization here for large systems.  One
-    factor serves A and its transpose.  The analysis of a pattern is made once, as long as
-    `cache_limit` leaves room for it; values that it does not suit are analysed anew.  float32 is
-    solved in float64.  `refine` and `precision` are those of `Direct`.
+    It is the fastest factorization here for large systems, thanks to nested dissection and threads.
+    The same factor solves with A and with its transpose.  A pattern is analysed once, and the
+    analysis is kept as long as `cache_limit` leaves room for it; if it does not suit later values,
+    the matrix is analysed again.  A float32 system is solved in float64.  `refine` and `precision`
+    are those of `Direct`.
 
     Parameters
     ----------
     kind : {"auto", "definite", "symmetric", "general"}
-        What is factored: a Cholesky factor of the upper triangle, a factor with pivots of one or
-        two rows of it, or an LU factor of the whole.  By default a symmetric matrix with a positive
-        diagonal is tried as definite, any other symmetric one as symmetric.
+        How the matrix is factored.  "definite" is a Cholesky factorization of the upper triangle,
+        "symmetric" a factorization of it with pivots of one or two rows, and "general" an LU
+        factorization of the whole matrix.  With "auto", a symmetric matrix with a positive diagonal
+        is first tried as definite, and any other symmetric matrix as symmetric.
 
     Raises
     ------
@@ -156,7 +158,7 @@ class Pardiso(Direct):
     TypeError
         If the matrix is complex, which pypardiso does not support.
     SolveError
-        If the matrix is singular to working precision, or not of the kind that is claimed.
+        If the matrix is singular to working precision, or is not of the given kind.
 
     Examples
     --------

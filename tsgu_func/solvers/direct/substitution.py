@@ -27,7 +27,7 @@ class _Triangle:
 
 @dataclass(frozen=True)
 class Substitution:
-    """Substitution, for a matrix that stores nothing on one side of its diagonal.
+    """Substitution, for a triangular matrix: one that stores nothing on one side of its diagonal.
 
     Raises
     ------
@@ -36,7 +36,7 @@ class Substitution:
 
     Notes
     -----
-    Cost: O(nnz p) time; memory O(n p).
+    It takes O(nnz p) time and O(n p) memory.
 
     Examples
     --------

@@ -65,16 +65,19 @@ class _Factor:
 class SuperLU(DirectWithPivots):
     """Sparse LU factorization with SciPy's SuperLU, on the CPU.
 
-    Works for any non-singular matrix, float32 to complex128.  A matrix with a symmetric pattern is
-    first factored along its diagonal with a minimum-degree ordering, which is sparser; if the
-    residual shows that this lost accuracy, it is factored again with full row pivoting.
-    One factor serves A, its transpose and its conjugate, and all right-hand sides at once.
+    It takes any non-singular matrix, of float32 to complex128.  If the pattern is symmetric, the
+    matrix is first factored along its diagonal in a minimum-degree order, because that factor is
+    sparser.  If the residual shows that accuracy was lost, the matrix is factored again with full
+    row pivoting.  The same factor solves with A, its transpose and its conjugate, and for all
+    right-hand sides at once.
+
     The parameters are those of `Direct`.
 
     Raises
     ------
     SingularError
-        If the matrix is singular to working precision; a row is named that depends on the others.
+        If the matrix is singular to working precision.  The message names a row that depends on the
+        others.
 
     Examples
     --------

@@ -93,16 +93,16 @@ def _vanishes(product: Tensor, X: Tensor, Y: Tensor) -> Tensor:
 class BiCGStab(Krylov):
     """BiCGSTAB, for any square A.
 
-    The parameters are those of `Krylov`; the preconditioner stands on the right of A.
+    The parameters are those of `Krylov`.  The preconditioner is applied on the right of A.
 
     Notes
     -----
-    A column for which the recurrence breaks down goes on from its true residual with another shadow
-    vector; one that breaks down every time ends with `Result.BREAKDOWN`.  The residual does not
-    fall evenly: the best iterate of each pass is kept.
+    If the recurrence breaks down for a column, it starts again from the true residual, with another
+    shadow vector.  If it breaks down every time, the column ends with `Result.BREAKDOWN`.  The
+    residual rises and falls on its way, so the best iterate is kept.
 
-    Cost: two products with A and two with M⁻¹ an iteration, for all columns at once; memory O(n p).
-    van der Vorst, 1992.
+    An iteration takes two products with A and two with M⁻¹, for all columns at once.  Memory is
+    O(n p).  van der Vorst, 1992.
 
     Examples
     --------

@@ -72,18 +72,19 @@ def tridiagonal(inverse: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
 class CG(Krylov):
     r"""Conjugate gradients, for Hermitian positive definite A.
 
-    The parameters are those of `Krylov`; `preconditioner` is Hermitian positive definite.
+    The parameters are those of `Krylov`.  The `preconditioner` has to be Hermitian positive
+    definite.
 
     Notes
     -----
-    A column in whose direction A is not positive ends with `Result.INDEFINITE`.  One without
-    iterations left has the iterate, whose error is least in the norm of A, while its residual may
-    be larger than that of the start.
+    If a column comes upon a direction in which A is not positive, it ends with `Result.INDEFINITE`.
+    If the iterations are used up, the last iterate is returned.  Its error is the smallest in the
+    norm of A, although its residual may be larger than that of the start.
 
-    Cost: one product with A and one with :math:`M^{-1}` an iteration, for all columns at once;
-    memory O(n p).  The error falls in the norm of A by
-    :math:`(\sqrt\kappa - 1) / (\sqrt\kappa + 1)` an iteration or faster, for the condition
-    number :math:`\kappa` of :math:`M^{-1} A`.  Hestenes and Stiefel, 1952.
+    An iteration takes one product with A and one with :math:`M^{-1}`, for all columns at once.
+    Memory is O(n p).  In the norm of A, the error falls by a factor of :math:`(\sqrt\kappa - 1) /
+    (\sqrt\kappa + 1)` in each iteration or faster, where :math:`\kappa` is the condition number of
+    :math:`M^{-1} A`.  Hestenes and Stiefel, 1952.
 
     Examples
     --------

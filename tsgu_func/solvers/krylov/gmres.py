@@ -43,18 +43,20 @@ class State(NamedTuple):
 class GMRES(Krylov):
     """Generalized minimal residuals, restarted, for any square A.
 
-    The parameters are those of `Krylov`, the preconditioner on the right of A, and
+    The parameters are those of `Krylov`, and one more.  The preconditioner is applied on the right
+    of A.
 
     restart : int
-        Iterations after which to start afresh: the size of the Krylov space.
+        After how many iterations it starts again.  This is the size of the Krylov space.
 
     Notes
     -----
-    A column whose Krylov space ends before it has converged, as it does where A is singular, ends
-    with `Result.BREAKDOWN`; one that gains nothing in a whole cycle with `Result.STAGNATED`.
+    If the Krylov space of a column is exhausted before it has converged, which happens if A is
+    singular, the column ends with `Result.BREAKDOWN`.  If it gains nothing in a whole cycle, it
+    ends with `Result.STAGNATED`.
 
-    Cost: one product with A and one with M⁻¹ an iteration, and O(n p restart) for the
-    orthogonalization, which is done twice; memory O(n p restart).  Saad and Schultz, 1986.
+    An iteration takes one product with A, one with M⁻¹, and O(n p restart) time for the
+    orthogonalization, which is done twice.  Memory is O(n p restart).  Saad and Schultz, 1986.
 
     Examples
     --------

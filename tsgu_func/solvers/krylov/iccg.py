@@ -37,22 +37,22 @@ _WORTH_A_THREAD = 1 << 14
 class ICCG(CG):
     r"""Conjugate gradients with `DIC`, for Hermitian positive definite A, on the CPU.
 
-    The same iterations as ``CG(DIC())``, each for less: with the triangles of A in M, no product
-    with A is needed (Eisenstat's trick), and rows are swept over in an order that keeps the
-    processor busy.  For the matrices of diffusion on grids this is the ICCG of Meijerink and van
-    der Vorst, modified by Gustafsson.
+    It makes the same iterations as ``CG(DIC())``, but each takes less time.  Because M contains the
+    triangles of A, no product with A is needed (Eisenstat's trick), and the rows are swept over in
+    an order that keeps the processor busy.  For the matrices of diffusion on grids, this is the
+    ICCG of Meijerink and van der Vorst, modified by Gustafsson.
 
-    The parameters are those of `Krylov`; `preconditioner` is a `DIC`.  Each column is solved for by
-    itself, in one of as many threads as PyTorch uses, or in two if it is alone; the result is the
-    same.
+    The parameters are those of `Krylov`.  The `preconditioner` has to be a `DIC`.  Each column is
+    solved for by itself.  The columns are shared among as many threads as PyTorch uses, and a
+    single column is computed in two threads.  The result does not depend on that.
 
     Notes
     -----
-    A column in whose direction A is not positive ends with `Result.INDEFINITE`.
+    If a column comes upon a direction in which A is not positive, it ends with `Result.INDEFINITE`.
 
-    Cost: two sweeps over a triangle of A an iteration, O(nnz p) time; memory O(nnz + n p).  On a
-    grid with m points along its longest axis the iterations grow like :math:`\sqrt m` to
-    :math:`m`, in the natural order of its points.  Eisenstat, 1981.
+    An iteration takes two sweeps over a triangle of A, which is O(nnz p) time.  Memory is O(nnz + n
+    p).  On a grid with m points along its longest axis, in their natural order, the number of
+    iterations grows like something between :math:`\sqrt m` and :math:`m`.  Eisenstat, 1981.
 
     Examples
     --------

@@ -65,34 +65,37 @@ _GAIN = 1e-3
 
 @dataclass(frozen=True, repr=False)
 class Krylov(Settings):
-    """Settings of an iterative solver, and the loop around its recurrence.
+    """The settings that iterative solvers have in common, and the loop around their recurrences.
 
     Parameters
     ----------
     preconditioner : Preconditioner or callable, optional
-        M close to A, cheap to solve with; a function ``R -> M⁻¹ R`` is one, by `Custom`.
+        A matrix M that is close to A, and cheap to solve with.  A function ``R -> M⁻¹ R`` is also
+        accepted, and made a `Custom`.
     rtol : float, optional
-        Residual at which a column has converged, relative to its right-hand side.  Default: 1e-5
-        in single precision, 1e-10 in double.
+        A column has converged if its residual, relative to its right-hand side, is at most this.
+        Default: 1e-5 in single precision, 1e-10 in double.
     atol : float
-        Residual at which a column has converged, whatever its right-hand side.
+        A column has also converged if its residual is at most this, whatever its right-hand side.
     max_iterations : int, optional
-        Default: 10 n, but 100 at least and 20000 at most.
+        Default: 10 n, but at least 100 and at most 20000.
     warm_start : bool
-        Start where the last solve of this solver with the same pattern and shape ended; so does
-        the solve with the adjoint that a backward pass makes.
+        Whether to start where the last solve of this solver with the same pattern and shape ended.
+        The adjoint solve of a backward pass starts where the last adjoint solve ended.
     componentwise : float, optional
-        Componentwise backward error at which a column has converged, beside the residual: for a
-        right-hand side that is large in a few rows, which the others are to be solved for too.
+        A column has then converged only if its componentwise backward error is at most this, too.
+        Use it for a right-hand side that is large in a few rows, if the equations of the other rows
+        are to be solved as accurately.
     callback : callable, optional
-        ``callback(iteration, residual)`` after each iteration, with the largest relative residual
-        of the columns in work, as the recurrence knows it.  One that needs a third argument gets
-        the iterate X, ``(n, p)`` or ``(b, n, p)``, as well, which is computed for it.
+        ``callback(iteration, residual)`` is called after each iteration, with the largest relative
+        residual of the columns that have not converged, as the iteration computes it.  A callback
+        with a third argument also gets the iterate X, ``(n, p)`` or ``(b, n, p)``, which is
+        computed for it.
     progress : bool
-        Show a bar with the residual, by rich.
+        Whether to show a progress bar with the residual (it needs rich).
     history : int
-        How many residuals of each column to keep for `Info.history`; CG, ICCG and MINRES tell Ritz
-        values too, from as many iterations of the first pass at most.
+        How many residuals of each column to keep for `Info.history`.  CG, ICCG and MINRES then
+        return Ritz values too, from at most as many iterations.
     """
 
     preconditioner: Preconditioner | Callable[[Tensor], Tensor] | None = None

@@ -153,16 +153,18 @@ def _preconditioned(problem: Problem, Q: Tensor, code: Tensor) -> tuple[Tensor, 
 class MINRES(Krylov):
     """Minimal residuals, for Hermitian A, definite or not.
 
-    The parameters are those of `Krylov`; `preconditioner` is Hermitian positive definite.
+    The parameters are those of `Krylov`.  The `preconditioner` has to be Hermitian positive
+    definite.
 
     Notes
     -----
-    A column whose residual A maps to zero, as far as rounding allows, can get no better: A is
-    singular, X minimizes ``|A X - B|``, and the column ends with `Result.LEAST_SQUARES`.  With
-    a preconditioner, what falls in each iteration is the residual in the norm of M⁻¹.
+    If A is singular and the system has no solution, the iteration ends when A maps the residual to
+    zero, as far as rounding allows.  Then X minimizes ``|A X - B|``, and the column ends with
+    `Result.LEAST_SQUARES`.  The residual falls in each iteration; with a preconditioner, it falls
+    in the norm of M⁻¹.
 
-    Cost: one product with A and one with M⁻¹ an iteration, for all columns at once; memory O(n p).
-    Paige and Saunders, 1975.
+    An iteration takes one product with A and one with M⁻¹, for all columns at once.  Memory is O(n
+    p).  Paige and Saunders, 1975.
 
     Examples
     --------

@@ -84,19 +84,20 @@ class _State:
 class Augmented(Settings):
     """Least squares, or the least norm, by a sparse factorization, for a matrix that is stored.
 
-    For any shape of A: the X that minimizes ``|A X - B|``, or, for a wide A, the solution of least
-    norm.  What is factored is the augmented system, by SuperLU, in double precision.
+    It takes A of any shape, and finds the X that minimizes ``|A X - B|`` or, for a wide A, the
+    solution of least norm.  It factors the augmented system, with SuperLU and in double precision.
 
     Notes
     -----
-    It pays where ``Aᴴ A`` has a sparse factor, as for a banded A, or few unknowns; then it takes as
-    long for a condition number of 1e10 as for one of 10.  One factor serves A, its adjoint, and all
-    right-hand sides; a batch of small matrices is factored at once.
+    It is worth while if ``Aᴴ A`` has a sparse factor, as for a banded A, or if there are few
+    unknowns.  Then it takes as long for a condition number of 1e10 as for one of 10.  The same
+    factor solves with A and its adjoint, and for all right-hand sides.  A batch of small matrices
+    is factored in one call.
 
-    An A without full rank, up to rounding, has `Result.SINGULAR`, and no solution.  Where rounding
-    leaves no digits of the solution, the code is `Result.ILL_CONDITIONED`.  `Info.condition` is an
-    estimate of the condition number in the 2-norm of A with its columns (of a wide A, its rows)
-    scaled to norm one.
+    If A lacks full rank, up to rounding, there is no solution and the code is `Result.SINGULAR`.
+    If rounding leaves no correct digit in the solution, the code is `Result.ILL_CONDITIONED`.
+    `Info.condition` estimates the condition number of A in the 2-norm, after its columns (of a wide
+    A, its rows) were scaled to norm one.
 
     Examples
     --------

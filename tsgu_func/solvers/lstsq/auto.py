@@ -91,18 +91,20 @@ class _Choice:
 
 @dataclass(frozen=True)
 class AutoLeastSquares:
-    """The solver of least squares that suits a matrix, by its pattern: what `sparse_lstsq` takes.
+    """Choose a solver of least squares by the pattern of the matrix: the default of `sparse_lstsq`.
 
-    `Augmented`, a factorization, where it costs no more than some hundred iterations of `LSMR`, as
-    for a banded matrix, or few unknowns; else `LSMR`, and `Augmented` where that does not converge
-    and a factorization is within reach.  `LSMR` for a matrix that is known by its products.
+    If a factorization costs no more than about a hundred iterations of `LSMR`, as for a banded
+    matrix or few unknowns, this is `Augmented`.  Otherwise it is `LSMR`.  If that does not
+    converge, and a factorization is within reach, it is `Augmented` after all.  For a matrix that
+    is known by its products alone, it is `LSMR`.
 
     Notes
     -----
-    `Info.solver` names what solved.  Where `Augmented` finds that A lacks full rank, which has the
-    code `Result.SINGULAR`, the solution is one of the minimizers, as `LSMR` finds it.
+    `Info.solver` names the solver that solved it.  If `Augmented` finds that A lacks full rank, the
+    code is `Result.SINGULAR`, and the solution is one of the minimizers, found by `LSMR`.
 
-    Cost: O(nnz), and the pattern of ``Aᴴ A`` if that is sparse, once for a pattern.
+    The choice takes O(nnz) time and, if ``Aᴴ A`` is sparse, the time to compute its pattern, once
+    for a pattern.
 
     Examples
     --------

@@ -50,36 +50,42 @@ _ROUNDINGS = 100.0
 
 @dataclass(frozen=True, repr=False)
 class LeastSquares(Settings):
-    """Settings of a solver of least-squares problems.
+    """The settings that iterative solvers of least-squares problems have in common.
 
-    A tall A (m > n): the X that minimizes ``|A X - B|``.  A wide one: of all solutions of
-    ``A X = B``, that of least norm, which is what derivatives of the former are made of.  A square
-    one: the solution of ``A X = B``, which counts as one if its residual is as small as asked.
+    For a tall A (m > n), they look for the X that minimizes ``|A X - B|``.  For a wide A, they look
+    for the solution of ``A X = B`` of least norm; the derivatives of the former need this.  For a
+    square A, they look for the solution of ``A X = B``, and it counts as solved if the residual is
+    as small as `rtol` asks.
 
     Parameters
     ----------
     rtol : float, optional
-        For a tall A, relative errors in A and B that may explain the residual, or the gradient
-        ``|Aᴴ R| / (|A| |R|)``; for any other, the residual relative to B.  Default: a few
-        roundings; for a square A 1e-5 in single precision and 1e-10 in double.
+        When to stop.  For a tall A: when relative errors of this size in A and B would explain the
+        residual, or when the gradient ``|Aᴴ R| / (|A| |R|)`` is at most this.  For any other A:
+        when the residual, relative to B, is at most this.  Default: a few rounding errors; for a
+        square A 1e-5 in single precision and 1e-10 in double.
     max_iterations : int, optional
-        Default: ten times the larger side, and 100 at least.
+        Default: ten times the larger side of A, but at least 100.
     warm_start : bool
-        Start where the last solve of this solver with the same pattern and shape ended.
+        Whether to start where the last solve of this solver with the same pattern and shape ended.
     preconditioner : Preconditioner, optional
-        M (n, n) such that the columns of ``A M⁻¹`` are close to orthonormal; for a wide A (m, m),
-        and the rows of ``M⁻ᴴ A``.  It is applied from the right: ``A M⁻¹`` is what is iterated
-        with, and X is ``M⁻¹`` times the solution, so it costs or saves iterations and changes
-        neither X nor its derivatives.  (Of the solutions of an A without full rank, that is taken
-        for which ``|M X|`` is least.)  It is handed A as it is stored; `Custom`, which is made of
-        functions, is one for a `LinearOperator` too.  Default: the columns of a stored matrix are
+        A matrix M (n, n) such that the columns of ``A M⁻¹`` are close to orthonormal; for a wide A,
+        (m, m) such that the rows of ``M⁻ᴴ A`` are.  By default, the columns of a stored matrix are
         scaled to norm one.
+
+        It is applied on the right: the solver iterates with ``A M⁻¹``, and multiplies what it finds
+        with ``M⁻¹``.  So it changes the number of iterations, but neither X nor its derivatives.
+        (If A lacks full rank, there are several solutions, and the one with the least ``|M X|`` is
+        found.)  It is prepared from A as it is stored.  A `Custom`, which is made of functions, can
+        also be used for a `LinearOperator`.
     damp : float
-        δ: of ``|A X - B|² + δ² |X|²`` the minimum, in `sparse_lstsq` and `sparse_generic_lstsq`
-        alone.  A constant; what is given to `sparse_lstsq` itself can be differentiated.
+        The damping δ: the minimum of ``|A X - B|² + δ² |X|²`` is looked for.  This works only in
+        `sparse_lstsq` and `sparse_generic_lstsq`.  Here it is a constant; the argument `damp` of
+        `sparse_lstsq` can be differentiated.
     history : int
-        How many residuals ``|A X - B|`` of each column to keep for `Info.history`: those of what is
-        iterated with, columns or rows scaled, and with damping part of the residual.
+        How many residuals ``|A X - B|`` of each column to keep for `Info.history`.  They belong to
+        the matrix that the solver iterates with, whose columns or rows are scaled, and with damping
+        they contain the rows of the damping.
     """
 
     rtol: float | None = None

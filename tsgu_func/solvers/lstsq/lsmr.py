@@ -24,8 +24,8 @@ class LSMR(LeastSquares):
 
     Notes
     -----
-    Cost: one product with A and one with its adjoint an iteration, for all columns at once; memory
-    O((m + n) p).  ``|Aᴴ R|`` falls in every iteration, so that it may be stopped at any.  Fong and
+    An iteration takes one product with A and one with its adjoint, for all columns at once.  Memory
+    is O((m + n) p).  ``|Aᴴ R|`` falls in every iteration, so it may be stopped at any.  Fong and
     Saunders, 2011.
 
     Examples

@@ -24,8 +24,8 @@ class LSQR(LeastSquares):
 
     Notes
     -----
-    Cost: one product with A and one with its adjoint an iteration, for all columns at once; memory
-    O((m + n) p).  ``|R|`` falls in every iteration.  Paige and Saunders, 1982.
+    An iteration takes one product with A and one with its adjoint, for all columns at once.  Memory
+    is O((m + n) p).  ``|R|`` falls in every iteration.  Paige and Saunders, 1982.
 
     Examples
     --------

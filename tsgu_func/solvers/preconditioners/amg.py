@@ -93,18 +93,18 @@ class _State:
 
 @dataclass(frozen=True, repr=False)
 class AMG(Settings):
-    """A multigrid cycle with coarse levels made from the entries of A, by pyamg.
+    """One cycle of algebraic multigrid, by pyamg: the coarse levels are made from the entries of A.
 
-    For discretized elliptic equations and graph Laplacians, where iterations then hardly grow with
-    n.  Where A is Hermitian positive definite, so is M.
+    Use it for discretized elliptic equations and graph Laplacians, where the number of iterations
+    then hardly grows with n.  If A is Hermitian positive definite, so is M.
 
     Parameters
     ----------
     method : str
-        ``"ruge_stuben"``, for real matrices, strongest where entries beside the diagonal are
-        negative; or ``"smoothed_aggregation"``, for complex matrices too.
+        ``"ruge_stuben"`` is for real matrices, and works best if the entries beside the diagonal
+        are negative.  ``"smoothed_aggregation"`` takes complex matrices too.
     cycle : str
-        ``"V"``, or ``"W"``, which goes to coarse levels more often.
+        ``"V"``, or ``"W"``, which visits the coarse levels more often.
 
     Raises
     ------
@@ -115,9 +115,9 @@ class AMG(Settings):
 
     Notes
     -----
-    Cost: O(nnz) time to prepare, and to apply to a column; memory O(nnz).  Columns are cycled one
-    by one.  The transpose of a matrix that is not Hermitian has levels of its own, made at its
-    first use.  Nothing is drawn at random.
+    It takes O(nnz) time to prepare, O(nnz) time for each column that it is applied to, one after
+    the other, and O(nnz) memory.  The transpose of a matrix that is not Hermitian needs levels of
+    its own, which are made when they are first used.  No random numbers are used.
     """
 
     method: str = "ruge_stuben"

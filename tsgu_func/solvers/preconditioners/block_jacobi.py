@@ -34,12 +34,12 @@ class _Places(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class BlockJacobi(Settings):
-    """The blocks on the diagonal of A: for unknowns that come in groups, one after the other.
+    """The blocks on the diagonal of A, for unknowns that come in groups of equal size.
 
     Parameters
     ----------
     size : int
-        Rows of a block; the last one may have fewer.
+        The number of rows of a block.  The last block may have fewer.
 
     Raises
     ------
@@ -48,7 +48,7 @@ class BlockJacobi(Settings):
 
     Notes
     -----
-    Cost: O(n size²) time to prepare, O(n size p) to apply; memory O(n size).
+    It takes O(n size²) time to prepare, O(n size p) time to apply, and O(n size) memory.
 
     Examples
     --------

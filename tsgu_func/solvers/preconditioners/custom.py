@@ -26,29 +26,35 @@ __all__ = ["Custom"]
 
 @dataclass(frozen=True, repr=False)
 class Custom(Settings):
-    """A function that comes close to ``A⁻¹``; of A no entries are asked, so it may be an operator.
+    """A preconditioner that is a function of your own.
+
+    It does not look at the entries of A, so A may be a `LinearOperator`.
 
     Parameters
     ----------
     inverse : callable
-        ``inverse(R) -> M⁻¹ R`` for the columns of R (n, p), linear.  A `LinearOperator` is one; the
-        values of its parameters are taken, and neither derivatives nor levels of ``torch.func``:
-        it may be made of what is differentiated, because no solution depends on it.
+        ``inverse(R) -> M⁻¹ R`` for the columns of R (n, p).  It has to be linear, and should come
+        close to ``A⁻¹ R``.
+
+        It may also be a `LinearOperator`.  Then only the values of its parameters are used, without
+        derivatives.  So the parameters may be tensors that are being differentiated: a solution
+        does not depend on its preconditioner.
     adjoint : callable, optional
-        ``adjoint(R) -> M⁻ᴴ R``, which preconditions the adjoint systems of derivatives.  Default:
-        that of a `LinearOperator`; else `inverse`, which is right for a Hermitian M.
+        ``adjoint(R) -> M⁻ᴴ R``, for the adjoint systems that derivatives solve.  By default, the
+        adjoint of a `LinearOperator`; for a function it is `inverse`, which is right if M is
+        Hermitian.
 
     Raises
     ------
     TypeError
-        If it is not callable.
+        If `inverse` or `adjoint` is not callable.
     ValueError
-        If ``vmap`` maps over a parameter of a `LinearOperator`; or another function is closed over
-        a tensor that ``torch.func`` differentiates or maps over.
+        If ``vmap`` maps over a parameter of a `LinearOperator`, or if another function uses a
+        tensor that ``torch.func`` differentiates or maps over.
 
     Notes
     -----
-    A preconditioner that is not a good one costs iterations, and no accuracy: the residual decides.
+    A bad preconditioner costs iterations, but no accuracy, because the residual decides.
 
     Examples
     --------

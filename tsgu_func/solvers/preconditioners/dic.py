@@ -103,13 +103,15 @@ class Split:
 
 @dataclass(frozen=True, repr=False)
 class DIC(IncompleteCholesky):
-    """Incomplete Cholesky factorization whose triangles are those of A, and only pivots are new.
+    """Incomplete Cholesky factorization that keeps the triangles of A, and computes only pivots.
 
-    ``M = (E + L) E⁻¹ (E + L)ᴴ`` with the strict lower triangle L of A and pivots E.  Where no three
-    rows are joined with each other, as on grids with their nearest neighbours, it is `IC0`
-    up to the order; elsewhere it is less close to A, but cheaper to make.  Rows are eliminated in a
-    *twisted* order, from both ends to the middle, where they are in an order that goes along the
-    graph.  `ICCG` makes use of this form, and sweeps in two threads.
+    ``M = (E + L) E⁻¹ (E + L)ᴴ``, with the strict lower triangle L of A and the pivots E.  If no
+    three rows are all joined with each other, as on a grid where points are joined with their
+    nearest neighbours, this is `IC0`, apart from the order of the rows.  For other matrices it is
+    less close to A than `IC0`, but cheaper to make.  If the rows are in an order that goes along
+    the graph, they are eliminated in a *twisted* order, from both ends to the middle.  `ICCG` makes
+    use of this form, and sweeps in two threads.
+
     The parameters are those of `IncompleteCholesky`.
 
     Raises
@@ -119,8 +121,8 @@ class DIC(IncompleteCholesky):
 
     Notes
     -----
-    Cost: O(nnz) time to prepare, O(nnz p) to apply; memory O(nnz).
-    Scaling rows and columns of A alike scales M.
+    It takes O(nnz) time to prepare, O(nnz p) time to apply, and O(nnz) memory.  If rows and columns
+    of A are scaled by the same numbers, so are those of M.
 
     Examples
     --------

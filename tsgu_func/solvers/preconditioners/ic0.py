@@ -22,7 +22,7 @@ __all__ = ["IC0"]
 
 @dataclass(frozen=True, repr=False)
 class IC0(IncompleteCholesky):
-    """Cholesky factorization on the pattern of A: what would fill in is dropped.
+    """Incomplete Cholesky factorization with the pattern of A: all fill is dropped.
 
     The parameters are those of `IncompleteCholesky`.
 
@@ -33,8 +33,8 @@ class IC0(IncompleteCholesky):
 
     Notes
     -----
-    Cost: O(nnz b) time to prepare for b entries in a row, O(nnz p) to apply; memory O(nnz).
-    Scaling rows and columns of A alike scales M.
+    With b entries in a row, it takes O(nnz b) time to prepare, O(nnz p) time to apply, and O(nnz)
+    memory.  If rows and columns of A are scaled by the same numbers, so are those of M.
 
     Examples
     --------

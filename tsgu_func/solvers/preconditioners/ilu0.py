@@ -27,29 +27,29 @@ __all__ = ["ILU0"]
 
 @dataclass(frozen=True, repr=False)
 class ILU0(Settings):
-    """LU factorization on the pattern of A: what would fill in is dropped.
+    """Incomplete LU factorization with the pattern of A: all fill is dropped.
 
-    Where a pivot vanishes, a multiple of the diagonal is added to it, the least that helps: the
-    state tells it as its `shift`.  It is relative to the diagonal entry, or to the largest
-    magnitude of the row where that entry is zero or not stored.
+    If a pivot is zero, a multiple of the diagonal is added to it, as small as possible.  The state
+    has this multiple as its `shift`.  It is relative to the diagonal entry or, if that entry is
+    zero or not stored, to the largest magnitude in the row.
 
     Parameters
     ----------
     relaxation : float
-        Share of the dropped fill that is added to the diagonal of its row, between 0 and 1; with
+        Which share of the dropped fill is added to the diagonal of its row, between 0 and 1.  With
         1, M and A have the same row sums.
     shift : float
-        The shift to begin with.
+        The shift to try first.
 
     Raises
     ------
     SolveError
-        If a row has nothing but zeros, or no shift helps.
+        If all entries of a row are zero, or no shift helps.
 
     Notes
     -----
-    Cost: O(nnz b) time to prepare for b entries in a row, O(nnz p) to apply; memory O(nnz).
-    Scaling rows and columns of A scales M, as long as no shift is needed.
+    With b entries in a row, it takes O(nnz b) time to prepare, O(nnz p) time to apply, and O(nnz)
+    memory.  If rows and columns of A are scaled, so are those of M, as long as no shift is needed.
 
     Examples
     --------

@@ -43,19 +43,19 @@ class _State:
 
 @dataclass(frozen=True, repr=False)
 class ILUT(Settings):
-    """LU factorization with row pivoting that drops small entries, by SciPy's SuperLU.
+    """Incomplete LU factorization that drops only small entries, by SciPy's SuperLU.
 
-    For matrices where `ILU0` is too weak, or breaks down: it fills in where it matters.  A matrix
-    with a symmetric pattern is first factored along its diagonal in a minimum-degree order, where
-    less has to be dropped.
+    Use it for matrices for which `ILU0` is too weak or breaks down.  It keeps the fill that
+    matters, and pivots by rows.  A matrix with a symmetric pattern is first factored along its
+    diagonal in a minimum-degree order, because less has to be dropped there.
 
     Parameters
     ----------
     drop_tol : float
-        What is dropped, relative to the largest entry of a column of the factor; between 0 (none)
-        and 1.
+        Entries that are smaller than this are dropped, relative to the largest entry of their
+        column of the factor.  Between 0, which drops none, and 1.
     fill_factor : float
-        How many times the entries of A the factors may have; at least 1.
+        How many times as many entries as A the factors may have; at least 1.
 
     Raises
     ------
@@ -64,8 +64,8 @@ class ILUT(Settings):
 
     Notes
     -----
-    Cost: memory O(fill_factor nnz), and as much time to apply to a column; the time to prepare is
-    that of a sparse factorization with this fill.
+    It takes O(fill_factor nnz) memory, and as much time for each column that it is applied to.  To
+    prepare it takes the time of a sparse factorization with this fill.
 
     Examples
     --------

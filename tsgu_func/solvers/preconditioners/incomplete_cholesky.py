@@ -36,23 +36,28 @@ _SMALL, _FEW = 0.1, 0.1
 
 @dataclass(frozen=True, repr=False)
 class IncompleteCholesky(Settings):
-    """Settings of an incomplete Cholesky factorization, for Hermitian positive definite matrices.
+    """The settings of incomplete Cholesky factorizations, for Hermitian positive definite matrices.
 
-    The lower triangle is read, and the diagonal; the upper triangle need not be stored.  Where a
-    pivot is not positive, a multiple of the diagonal is added to it, the least that helps: the
-    state tells it as its `shift`.
+    A full Cholesky factor has entries where A has none (the *fill*).  An incomplete one drops them,
+    so that it is cheap, and only close to A.
+
+    Only the lower triangle and the diagonal are read, so the upper triangle need not be stored.  If
+    a pivot is not positive, a multiple of the diagonal is added to it, as small as possible.  The
+    state has this multiple as its `shift`.
 
     Parameters
     ----------
     relaxation : float, optional
-        Share of the dropped fill that is added to the diagonals of its two rows, between 0 and 1;
-        with 1, M and A have the same row sums (if complex, the real part of them that a Hermitian
-        M can keep).  Default: for what behaves like a Laplacian on a grid in its natural order,
-        what is best for a grid of this length (Chan, 1991).  That is: real, no positive entries
-        beside the diagonal, no negative row sums, and few relaxed pivots that are small.  0 for
-        any other, where it may do harm.
+        Which share of the dropped fill is added to the diagonals of its two rows, between 0 and 1.
+        With 1, M and A have the same row sums (of a complex matrix, the real part of them, which a
+        Hermitian M can keep).
+
+        By default, if the matrix behaves like a Laplacian on a grid in its natural order, this is
+        the best value for a grid of this length (Chan, 1991).  The matrix has to be real, without
+        positive entries beside the diagonal, without negative row sums, and with few relaxed
+        pivots that are small.  For any other matrix it is 0, because a relaxation may do harm.
     shift : float
-        The shift to begin with.
+        The shift to try first.
     """
 
     relaxation: float | None = None

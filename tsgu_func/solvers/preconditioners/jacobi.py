@@ -24,7 +24,7 @@ class _State(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Jacobi(Settings):
-    """The diagonal of A: undoes a bad scaling of the rows, and costs next to nothing.
+    """The diagonal of A.  It undoes a bad scaling of the rows, and costs next to nothing.
 
     Raises
     ------
@@ -33,7 +33,7 @@ class Jacobi(Settings):
 
     Notes
     -----
-    Cost: O(n p) time; memory O(n).
+    It takes O(n p) time and O(n) memory.
 
     Examples
     --------

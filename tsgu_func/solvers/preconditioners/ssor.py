@@ -21,15 +21,15 @@ __all__ = ["SSOR"]
 
 @dataclass(frozen=True, repr=False)
 class SSOR(Settings):
-    """A sweep of over-relaxation down the rows, and one up: no factorization.
+    """One sweep of over-relaxation down the rows and one up, without a factorization.
 
-    For ``A = L + D + U``, M is ``ω/(2-ω) (D/ω + L) D⁻¹ (D/ω + U)``; Hermitian positive definite
-    where A is.
+    For ``A = L + D + U``, M is ``ω/(2-ω) (D/ω + L) D⁻¹ (D/ω + U)``.  If A is Hermitian positive
+    definite, so is M.
 
     Parameters
     ----------
     omega : float
-        The relaxation ω, between 0 and 2; with 1 it is the symmetric Gauss-Seidel method.
+        The relaxation ω, between 0 and 2.  With 1 it is the symmetric Gauss-Seidel method.
 
     Raises
     ------
@@ -38,7 +38,7 @@ class SSOR(Settings):
 
     Notes
     -----
-    Cost: O(nnz) time to prepare, O(nnz p) to apply; memory O(nnz).
+    It takes O(nnz) time to prepare, O(nnz p) time to apply, and O(nnz) memory.
 
     Examples
     --------

@@ -37,32 +37,32 @@ class _Factor:
 
 @dataclass(frozen=True, repr=False)
 class Stale(Settings):
-    """The last factor of a pattern, until its values are too far away.
+    """The factor of an earlier matrix with the same pattern.
 
-    In a sequence of systems that change little, as in Newton's method or in time steps, the factor
-    of one matrix preconditions the next ones, in a few iterations each.  After a solve that took
-    more than `most`, or did not converge, the next one makes a new factor; in the latter case that
-    is done at once.
+    If a matrix changes little from one system to the next, as in Newton's method or in time steps,
+    the factor of one matrix is a good preconditioner for those that follow, which then take a few
+    iterations each.  If a solve takes more than `most` iterations, the next one makes a new factor.
+    If a solve does not converge, a new factor is made at once.
 
     Parameters
     ----------
     solver : SuperLU, Pardiso, Cholesky or DenseLU
-        What factors.
+        The direct solver that factors the matrix.
     most : int
-        Iterations of a solve that are worth another factorization.
+        After a solve with more iterations than this, the matrix is factored again.
 
     Raises
     ------
     TypeError
-        If `solver` is no direct solver.
+        If `solver` is not a direct solver.
     ValueError
-        If `most` is no positive whole number.
+        If `most` is not a positive whole number.
 
     Notes
     -----
-    A factor belongs to a pattern and a dtype, whatever the values, and is kept as long as the
-    pattern lives and `cache_limit` leaves room.  So the number of iterations depends on what was
-    solved before; the solution does not, up to the tolerance of the solver.
+    A factor belongs to a pattern and a dtype, and is used whatever the values are.  It is kept as
+    long as the pattern exists and `cache_limit` leaves room.  So the number of iterations depends
+    on what was solved before.  The solution does not, up to the tolerance of the solver.
 
     Examples
     --------

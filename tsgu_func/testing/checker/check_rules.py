@@ -72,7 +72,10 @@ def check_rules(
     constant: Iterable[str] = (),
     randomness: str = "error",
 ) -> Report:
-    r"""Compare every derivative and batching rule of a function with an oracle.
+    r"""Check whether every derivative and every batch of a function is right.
+
+    Derivatives are compared with finite differences, batches with a loop, and compiled functions
+    with the function that is not compiled.
 
     Parameters
     ----------
@@ -80,66 +83,71 @@ def check_rules(
         A function of tensors and pytrees of tensors: an op of ``torch.library``, the ``apply`` of a
         ``torch.autograd.Function``, a `tsgu_func.Primitive`, a plain function.
     args : tuple or list
-        What it is called with.  Derivatives are taken at this point, with respect to every floating
-        or complex tensor in it.  A `tsgu_func.SparseMatrix` is such a pytree; torch sparse tensors
-        are not.
+        The arguments to call it with.  Derivatives are taken at this point, with respect to every
+        floating-point or complex tensor among them.  A `tsgu_func.SparseMatrix` may be an argument;
+        a torch sparse tensor may not.
     order : {1, 2, 3}, default 2
         Up to which order derivatives are checked, in all mixes of forward and reverse mode.
     modes : iterable of {"forward", "reverse"}
-        Which kinds of differentiation.
+        Which modes of differentiation are checked.
     transforms : iterable of str
-        Groups of cells, or single cells by their names in the report:
+        What is checked: groups of cells, or single cells by their names in the report.  The groups:
 
         ``value``
-            repeatable, arguments left alone, the same for strided and lazily conjugated arguments
+            The function gives the same result twice, leaves its arguments alone, and gives the same
+            for strided and for lazily conjugated arguments.
         ``first``
-            jvp and vjp against finite differences along random directions, and against each other
+            jvp and vjp, compared with finite differences along random directions, and with each
+            other.
         ``higher``
-            each mix of forward and reverse mode (``fr``: forward over reverse) against finite
-            differences of the derivative inside it
+            Each mix of forward and reverse mode (``fr`` is forward over reverse), compared with
+            finite differences of the derivative inside of it.
         ``eager``
-            `backward`, double backward, ``forward_ad``, checkpointing, ... against ``torch.func``
+            `backward`, double backward, ``forward_ad``, checkpointing and more, compared with
+            ``torch.func``.
         ``jacobian``
-            `jacrev`, `jacfwd`, `hessian` and their compositions, all entries at once
+            `jacrev`, `jacfwd`, `hessian` and their compositions, with all entries.
         ``vmap``
-            over each argument, pairs and all, nested, around derivatives and inside of them,
-            against a loop
+            Over each argument, over pairs and over all of them, nested, around derivatives and
+            inside of them, compared with a loop.
         ``opcheck``
-            ``torch.library.opcheck`` of each custom op that is called
+            ``torch.library.opcheck`` of each custom op that is called.
         ``compile``
-            inside ``torch.compile(fullgraph=True)`` against outside
+            Inside of ``torch.compile(fullgraph=True)``, compared with outside.
         ``precision``
-            lower precisions against double precision, and the dtypes of what comes out
+            Lower precisions, compared with double precision, and the dtypes of the results.
     dtypes : iterable of torch.dtype, optional
-        Arguments are converted to each.  float64 and complex128 run all cells; lower precisions
-        those of ``precision``.  Default: all five that are common, or complex128 and complex64
-        for complex arguments.  One that `fn` does not take is reported as not run.
+        The arguments are converted to each of these.  With float64 and complex128 all cells are
+        run, and with lower precisions those of ``precision``.  Default: the five common dtypes, or
+        complex128 and complex64 if the arguments are complex.  A dtype that `fn` does not accept is
+        reported as not run.
     reference : callable, optional
-        Another function of the same arguments, of which everything must be the same.
+        Another function of the same arguments.  All results of `fn` are compared with its results
+        as well.
     rtol : float, optional
-        Relative tolerance; default: the square root of the rounding unit, and its power 2/5 where
-        finite differences are the oracle.
+        Relative tolerance.  Default: the square root of the rounding unit; where results are
+        compared with finite differences, its power 2/5.
     atol : float, optional
-        Absolute tolerance; default 0: rounding is allowed for.
+        Absolute tolerance.  Default: 0, and what rounding explains is allowed in any case.
     seed : int
-        Of directions and batches.
+        The seed of random directions and batches.
     constant : iterable of str
-        What is not to be differentiated: arguments and results, or parts of them, as
-        ``"args[1]"``, ``"args[0]['mask']"``, ``"out[1]"``, ``"out.mean"``, ``"out"`` being what
-        `fn` returns.  Of results the values are checked, of arguments nothing.
+        Arguments and results, or parts of them, that are not to be differentiated, such as
+        ``"args[1]"``, ``"args[0]['mask']"``, ``"out[1]"`` or ``"out.mean"``, where ``"out"`` is
+        what `fn` returns.  The values of such results are still checked.
     randomness : {"error", "same", "different"}
-        What random functions do under ``vmap``, as there.
+        What ``vmap`` does with random functions; it is passed on to it.
 
     Returns
     -------
     Report
-        A cell for each check and dtype: holds, fails, raises, can't tell (the function is too noisy
-        or not smooth at this point), or was not run.
+        It has a cell for each check and dtype, which holds, fails, raises, cannot be told (because
+        the function is too noisy, or not smooth at this point), or was not run.
 
     Raises
     ------
     ValueError
-        If an option is none of the above, or arguments are not finite.
+        If an option is not one of those above, or an argument is not finite.
     TypeError
         If nothing in `args` or in the result can be differentiated.
 
@@ -150,13 +158,14 @@ def check_rules(
     .. math:: \mathtt{jvp} = J u, \qquad \mathrm{Re}\langle G, J u\rangle =
         \mathrm{Re}\langle \mathtt{vjp}(G), u\rangle,
 
-    the convention of PyTorch for complex numbers.  J u comes from central differences with
-    extrapolation (Ridders, 1982), whose error is estimated; above the first order from differences
-    of the derivative inside.  Directions are random, so an error in any entry shows.  Higher
-    derivatives are those of ``sin(f)``, scaled, so that linear functions are checked in full.
+    which is PyTorch's convention for complex numbers.  J u is computed by central differences with
+    extrapolation (Ridders, 1982), and their error is estimated.  For higher orders, they are
+    differences of the derivative inside.  Because the directions are random, an error in any entry
+    shows.  Higher derivatives are taken of ``sin(f)``, scaled, so that those of a linear function
+    are not all zero.
 
-    Cost: a few hundred evaluations of `fn`, and compilations (the group ``compile`` takes most of
-    the time); for the cells of ``jacobian``, memory for the whole Jacobian.
+    This takes a few hundred evaluations of `fn`, and compilations (the group ``compile`` takes most
+    of the time).  The cells of ``jacobian`` take the memory of the whole Jacobian.
 
     Examples
     --------

@@ -152,25 +152,25 @@ def _largest(x: Tensor) -> float:
 def finite_difference_jacobian(
     fn: Callable[..., Any], args: Any, argnum: int = 0, *, tolerance: float = 1e-6
 ) -> Any:
-    """Differentiate by finite differences with respect to each entry of an argument.
+    """Compute a Jacobian by finite differences with respect to each entry of an argument.
 
     Parameters
     ----------
     fn : callable
         A function of tensors and pytrees of tensors.
     args : tuple
-        What it is called with.
+        The arguments to call it with.
     argnum : int, default 0
         Which argument to differentiate with respect to: a tensor or a pytree.
     tolerance : float, default 1e-6
-        What error, relative to the largest entry, is accepted without a warning.
+        Which error, relative to the largest entry, is accepted without a warning.
 
     Returns
     -------
     Tensor or pytree
-        As ``torch.func.jacrev(fn, argnum)(*args)``: for each tensor that comes out the structure of
-        the argument, of tensors with the shape of the result followed by that of the leaf.  For a
-        complex leaf the derivative is the complex one.
+        It has the structure of ``torch.func.jacrev(fn, argnum)(*args)``.  For each tensor of the
+        result, that is the structure of the argument, whose leaves have the shape of the result
+        followed by that of the leaf.  For a complex leaf it is the complex derivative.
 
     Raises
     ------
@@ -186,7 +186,8 @@ def finite_difference_jacobian(
 
     Notes
     -----
-    Cost: 6 to 24 evaluations for each entry of the argument, twice that for a complex one.
+    It takes 6 to 24 evaluations for each entry of the argument, and twice as many if the entry is
+    complex.
 
     Examples
     --------

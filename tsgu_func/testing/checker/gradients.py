@@ -22,20 +22,21 @@ def assert_grad_matches(
     atol: float | None = None,
     seed: int = 0,
 ) -> None:
-    r"""Assert that a function and its gradient are those of a reference.
+    r"""Assert that a function has the same value and the same gradient as a reference.
 
     Parameters
     ----------
     fn, reference : callable
         Functions of the same tensors and pytrees of tensors.
     args : tuple
-        What they are called with; the gradient is with respect to every floating or complex tensor.
+        The arguments to call them with.  Gradients are taken with respect to every floating-point
+        or complex tensor among them.
     rtol : float, optional
-        Relative to the largest entry; default: the square root of the rounding unit.
+        Tolerance relative to the largest entry.  Default: the square root of the rounding unit.
     atol : float, optional
-        Default: 0; rounding is allowed for.
+        Absolute tolerance.  Default: 0, and what rounding explains is allowed in any case.
     seed : int
-        Of the cotangent.
+        The seed of the cotangent.
 
     Raises
     ------
@@ -44,8 +45,8 @@ def assert_grad_matches(
 
     Notes
     -----
-    Compared are the value and the pullback :math:`J^H G` of one random cotangent G of all that
-    comes out, by ``torch.autograd``.
+    It compares the values, and the pullbacks :math:`J^H G` that ``torch.autograd`` computes for a
+    random cotangent G of all results.
 
     Examples
     --------

@@ -22,12 +22,13 @@ _OF_PYTORCH = frozenset({"aten", "prims", "prim"})
 
 
 class Graphs(NamedTuple):
-    """How often each op stands in the forward and in the backward graph.
+    """How often each op occurs in the forward and in the backward graph.
 
     Parameters
     ----------
     forward, backward : Counter of str
-        Keys are names of ops, as in ``"tsgu_func::spmm"``.  What is absent counts as zero.
+        The keys are names of ops, such as ``"tsgu_func::spmm"``.  An op that does not occur has the
+        count zero.
 
     Examples
     --------
@@ -45,42 +46,43 @@ class Graphs(NamedTuple):
 def count_ops(
     fn: Callable[..., Any], args: Sequence[Any], argnums: int | Sequence[int] | None = None
 ) -> Graphs:
-    """Count the ops of libraries in the forward and in the backward graph of ``fn(*args)``.
+    """Count the custom ops in the forward and in the backward graph of ``fn(*args)``.
 
     Parameters
     ----------
     fn : callable
-        Returns a pytree of tensors.
+        A function that returns a pytree of tensors.
     args : tuple or list
-        Pytrees of dense tensors of any dtype, a `SparseMatrix` included; leaves of other kinds are
+        Pytrees of dense tensors of any dtype; a `SparseMatrix` is one.  Leaves of other kinds are
         constants.
     argnums : int or sequence of int, optional
-        With respect to which arguments the backward graph differentiates, as in
-        ``torch.func.grad``.  Default: all.  Leaves that are neither floating nor complex never are.
+        The arguments with respect to which the backward graph differentiates, as in
+        ``torch.func.grad``.  Default: all, apart from leaves that are neither floating-point nor
+        complex.
 
     Returns
     -------
     Graphs
-        Names of ops, without those that PyTorch itself brings (`count_all_ops` has them too), and
-        how often they are called.
+        The names of the ops and how often they are called.  PyTorch's own ops are left out;
+        `count_all_ops` has them too.
 
     Raises
     ------
     TypeError
-        If fn is not callable, args is no tuple or list, or holds a sparse tensor.
+        If fn is not callable, if args is not a tuple or list, or if it contains a sparse tensor.
     ValueError
         If there is no tensor among the arguments or in the output, or argnums names no argument.
 
     Notes
     -----
-    The function is first traced by ``make_fx`` on the numbers given, because ``aot_function``
-    refuses tensors that a function is closed over, as it is over the pattern of a matrix.  So the
-    derivatives are those of the ops that were traced: ``torch.no_grad`` and
-    ``torch.autograd.Function`` inside of fn are not seen, ``detach`` is.  The forward graph is then
-    run once; the backward graph is not run.
+    The function is first traced by ``make_fx`` with the given numbers, because ``aot_function``
+    refuses functions that use tensors from outside, such as the pattern of a matrix.  So the
+    derivatives are those of the ops that were traced.  ``detach`` inside of fn counts, but
+    ``torch.no_grad`` and ``torch.autograd.Function`` do not.  The forward graph is then run once;
+    the backward graph is not run.
 
-    The graphs are parted as they were recorded: nothing is computed again in the backward graph.
-    What a rule computes and nobody uses is in neither of them, though eager mode would compute it.
+    Nothing that the forward graph has computed is computed again in the backward graph.  What a
+    rule computes and nobody uses is in neither of them, although eager mode would compute it.
 
     Examples
     --------
@@ -109,8 +111,8 @@ def count_all_ops(
 ) -> Graphs:
     """Count all ops in the forward and in the backward graph of ``fn(*args)``.
 
-    As `count_ops`, with the ops of PyTorch.  Their names carry the overload, as in
-    ``"aten::add.Tensor"``; what is no op, as ``getitem``, goes by the name of the function.
+    It is `count_ops` with the ops of PyTorch.  Their names contain the overload, as in
+    ``"aten::add.Tensor"``.  What is not an op, such as ``getitem``, has the name of its function.
 
     Parameters
     ----------

@@ -54,7 +54,7 @@ class Counterexample:
 
 @dataclass(frozen=True)
 class Cell:
-    """A check in one dtype, and its verdict."""
+    """One check in one dtype, and its verdict."""
 
     name: str
     group: str
@@ -74,9 +74,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Report:
-    """The cells of a function.
+    """What `check_rules` found out about a function: a list of cells.
 
-    ``str`` gives a table and what went wrong, in plain text; ``rich.print`` the same in colours.
+    ``print`` shows a table and what went wrong, as plain text.  ``rich.print`` shows it in colours.
 
     Examples
     --------
@@ -103,7 +103,7 @@ class Report:
 
     @property
     def holds(self) -> bool:
-        """Whether every cell that was run holds, and there is one."""
+        """Whether every cell that was run holds, and at least one was run."""
         ran = [c for c in self.cells if c.verdict is not Verdict.NOT_RUN]
         return bool(ran) and all(c.verdict is Verdict.HOLDS for c in ran)
 
@@ -114,11 +114,11 @@ class Report:
 
     @property
     def undecided(self) -> tuple[Cell, ...]:
-        """The cells that cannot be told."""
+        """The cells that could not be judged."""
         return tuple(c for c in self.cells if c.verdict is Verdict.UNDECIDED)
 
     def raise_if_failed(self) -> None:
-        """Raise if a cell fails or raises, or if nothing was run; warn of what cannot be told.
+        """Raise an error if a cell fails or raises, or if nothing was run.
 
         Raises
         ------
@@ -128,7 +128,7 @@ class Report:
         Warns
         -----
         UserWarning
-            If there are cells of which nothing can be told.
+            If there are cells that could not be judged.
         """
         if self.failures or not (self.holds or self.undecided):
             raise RuleError(f"\n{self}")
@@ -194,7 +194,7 @@ class Report:
         return "\n".join([self._headline(), "", *markdown(["cell", *dtypes], texts), ""])
 
     def to_json(self) -> str:
-        """Return everything as JSON; complex numbers as ``[real, imaginary]``."""
+        """Return everything as JSON.  Complex numbers are written as ``[real, imaginary]``."""
         whole = {
             "subject": self.subject,
             "holds": self.holds,

@@ -1,14 +1,14 @@
 """Hypothesis strategies for sparse matrices, and for what goes with them.
 
-They draw the pattern first and then a seed for the values, so that a failing example shrinks to a
-handful of entries.  They reach what code for sparse matrices tends to forget: nothing stored, empty
-and full rows, one row, one column, the same place twice, entries in any order, entries that are
-stored and zero, and, where asked for, huge and tiny magnitudes.
+They first draw the pattern, and then a seed for the values, so that a failing example shrinks to a
+handful of entries.  They also draw what code for sparse matrices tends to forget: matrices that
+store nothing, empty and full rows, a single row or column, the same place twice, entries in any
+order, stored zeros and, if you ask for them, huge and tiny numbers.
 
 Examples
 --------
-A property, which is checked for many matrices (without a deadline: a kernel's first call takes
-longer than the others):
+A property that is checked for many matrices (without a deadline, because the first call of a kernel
+takes longer than the others):
 
 >>> import torch
 >>> from hypothesis import given, settings, strategies as st
@@ -21,7 +21,8 @@ longer than the others):
 ...     torch.testing.assert_close(sparse_mm(e.matrix(), B), e.dense() @ B)
 >>> test_product_is_the_dense_one()
 
-What a failure shrinks to, here that of a product which keeps the last of several entries:
+The example that a failure shrinks to, here for a function that keeps only the last of several
+entries at the same place:
 
 >>> from hypothesis import find
 >>> def forgetful(e):

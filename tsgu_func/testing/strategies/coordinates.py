@@ -16,7 +16,7 @@ __all__ = ["LAYOUTS", "Entries", "joined", "kept", "merged", "ordered"]
 
 
 class Entries(NamedTuple):
-    """Entries of a matrix, or of a batch with one pattern: in any order, with duplicates.
+    """The entries of a matrix, or of a batch with one pattern, in any order and with duplicates.
 
     Attributes
     ----------
@@ -42,11 +42,11 @@ class Entries(NamedTuple):
 
     @property
     def places(self) -> Places:
-        """Where the entries are."""
+        """The places of the entries."""
         return Places(self.row, self.col, self.shape)
 
     def dense(self) -> Tensor:
-        """Add up the entries one by one: the oracle, which shares no code with the library."""
+        """Return the dense matrix, by a loop that shares no code with the library: the oracle."""
         A = self.values.new_zeros(*self.values.shape[:-1], *self.shape)
         for k, (i, j) in enumerate(zip(self.row.tolist(), self.col.tolist(), strict=True)):
             A[..., i, j] += self.values[..., k]
@@ -57,7 +57,7 @@ class Entries(NamedTuple):
         return SparseMatrix.from_coo(self.row, self.col, self.values, self.shape)
 
     def transposed(self) -> SparseMatrix:
-        """Return the same matrix, as the transpose of one: its pattern is kept by columns."""
+        """Return a SparseMatrix that is made as a transpose, so its pattern is kept by columns."""
         n, m = self.shape
         return SparseMatrix.from_coo(self.col, self.row, self.values, (m, n)).T
 

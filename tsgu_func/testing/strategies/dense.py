@@ -34,27 +34,27 @@ def right_hand_sides(
     strides: str | st.SearchStrategy[str] | None = None,
     units_of_rows: bool = False,
 ) -> st.SearchStrategy[Tensor]:
-    """Draw a dense tensor with the rows of a matrix, as B in ``A X = B``.
+    """Draw a dense tensor with as many rows as a matrix, as the B in ``A X = B``.
 
     Parameters
     ----------
     rows : int, SparseMatrix, Tensor, Entries or Places
-        How many rows, or the matrix A that has as many.  For a product ``A B`` give
+        The number of rows, or the matrix A, which has as many.  For a product ``A B``, give
         ``A.shape[-1]``.
     columns : int or (int, int), optional
-        Least and most.  With None a vector is drawn.
+        The smallest and the largest number of columns.  With None, a vector is drawn.
     batch : tuple of int, or a strategy of them, optional
-        Axes in front.  Unless given, those of A.
+        The axes in front.  Default: those of A.
     dtype : torch.dtype, or a strategy of them, optional
-        Unless given, that of A; for a number of rows, float64 and complex128.
+        Default: that of A; if only a number of rows is given, float64 and complex128.
     magnitudes : float, or a strategy of them
         A factor for all numbers; see `entries`.
     strides : str, or a strategy of them, optional
-        How it lies in memory, as for `restrided`; all of `STRIDES` unless given.
+        How the tensor lies in memory: see `restrided`.  Default: all of `STRIDES`.
     units_of_rows : bool
         Whether each row is multiplied with a power of two close to the largest entry in the same
-        row of A.  In a system that ``entries("penalty")`` draws, what is prescribed by a penalty
-        has then the size of everything else.
+        row of A.  Then, in a system that ``entries("penalty")`` draws, the unknowns that a penalty
+        prescribes are as large as all others.
 
     Returns
     -------
@@ -66,8 +66,8 @@ def right_hand_sides(
     TypeError
         If `rows` or `columns` is of another kind.
     ValueError
-        If a number is negative, there are no such strides, or rows shall have the units of a
-        matrix that is not given, or of one with another batch.
+        If a number is negative, if there are no such strides, or if `units_of_rows` is set without
+        a matrix, or with a matrix that has another batch.
 
     Examples
     --------
@@ -104,17 +104,17 @@ def dense_tensors(
     magnitudes: float | st.SearchStrategy[float] = 1.0,
     strides: str | st.SearchStrategy[str] | None = None,
 ) -> st.SearchStrategy[Tensor]:
-    """Draw a dense tensor, in every place in memory.
+    """Draw a dense tensor that lies in memory in any way that PyTorch knows.
 
     Parameters
     ----------
     shape : tuple of int, or a strategy of them
     dtype : torch.dtype, or a strategy of them
-        float64 and complex128 unless given.
+        Default: float64 and complex128.
     magnitudes : float, or a strategy of them
         A factor for all numbers; see `entries`.
     strides : str, or a strategy of them, optional
-        How it lies in memory, as for `restrided`; all of `STRIDES` unless given.
+        How the tensor lies in memory: see `restrided`.  Default: all of `STRIDES`.
 
     Returns
     -------
@@ -123,7 +123,7 @@ def dense_tensors(
     Raises
     ------
     TypeError
-        If the shape is no tuple.
+        If the shape is not a tuple.
     ValueError
         If there are no such strides.
 

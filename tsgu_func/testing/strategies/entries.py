@@ -39,15 +39,15 @@ def entries(
     condition: tuple[float, float] | None = None,
     **where: Unpack[Where],
 ) -> st.SearchStrategy[Entries]:
-    """Draw entries of a matrix: the pattern, then a seed for the values.
+    """Draw the entries of a matrix: first the pattern, then a seed for the values.
 
-    A failing example shrinks to few entries, and to ones as their values.
+    A failing example shrinks to few entries, whose values are ones.
 
     Parameters
     ----------
     kind : str, or a strategy of them
-        ``"general"``, any entries anywhere, singular matrices among them.  The next ones have a
-        condition number of at most 5, up to rounding, unless `condition` is given:
+        ``"general"`` is any entries at any places, so the matrix may be singular.  The following
+        kinds have a condition number of at most 5, up to rounding, unless `condition` is given:
 
         - ``"dominant"``: square, diagonally dominant by rows and by columns;
         - ``"definite"``: Hermitian, to the last bit if duplicates are added up in order, and
@@ -60,37 +60,41 @@ def entries(
         - ``"arrow"``: as ``"dominant"``, with a full row, a full column, or both;
         - ``"tall"``, ``"wide"``: of full rank, with at least (at most) as many rows as columns.
 
-        The last ones are hard:
+        The remaining kinds are hard:
 
-        - ``"laplacian"``: of a graph with positive weights, connected or not; symmetric, singular,
-          with rows that sum to zero.  With a `condition` it is shifted;
-        - ``"graded"``: ``"dominant"`` with rows, columns or both multiplied with powers of two
+        - ``"laplacian"``: the Laplacian of a graph with positive weights, connected or not.  It is
+          symmetric and singular, and its rows sum to zero.  With a `condition` it is shifted;
+        - ``"graded"``: ``"dominant"``, with rows, columns or both multiplied with powers of two
           that are up to 2⁴⁰ apart;
-        - ``"penalty"``: ``"definite"`` with one to three rows, or entries of the diagonal, times
-          1e6 to 1e12; see `right_hand_sides` for what goes with them;
-        - ``"dependent"``: ``"dominant"``, but one row is another one, up to 2⁻²⁰, 2⁻³⁴ or 2⁻⁵⁰ of
-          what it was, or exactly.
+        - ``"penalty"``: ``"definite"``, with one to three rows, or entries of the diagonal, times
+          1e6 to 1e12.  `right_hand_sides` draws what goes with them;
+        - ``"dependent"``: ``"dominant"``, but one row is a copy of another row, to which 2⁻²⁰, 2⁻³⁴
+          or 2⁻⁵⁰ of what it was is added, or nothing.
     batch : tuple of int, or a strategy of them
-        Of matrices that share the pattern.
+        The shape of a batch of matrices that share the pattern.
     dtype : torch.dtype, or a strategy of them
-        float64 and complex128 unless given.
+        Default: float64 and complex128.
     magnitudes : float, or a strategy of them
-        A factor for all values.  It is 1 unless given, because finite differences and absolute
-        tolerances judge numbers of size one; `magnitudes` draws huge and tiny ones, and `scales`
-        powers of two.
+        A factor for all values.  The default is 1, because finite differences and absolute
+        tolerances are made for numbers of this size.  `magnitudes` draws huge and tiny factors, and
+        `scales` powers of two.
     values : str, or a strategy of them
-        ``"random"``, or ``"special"``: 0, 1, -1 and powers of two, which cancel and tie.
+        ``"random"``, or ``"special"``, which is 0, 1, -1 and powers of two: they cancel each other,
+        and tie.
     condition : (float, float), optional
-        Least and most condition number in the 2-norm, 1 <= least <= most and 5 <= most <= 1e14, for
-        the kinds of the first list (but the strictly triangular ones) and ``"laplacian"``.  It is
-        reached by units of rows and columns, which can be undone, and by rows, columns and pivots
-        that nearly depend on each other, which cannot.  A matrix stays triangular, Hermitian or
-        definite, not dominant.  If `least` exceeds 1 there are at least two rows and columns, and
-        four if ``"skew"``; else the numbers of smaller ones are 1.
+        The smallest and the largest condition number in the 2-norm, with 1 <= smallest <= largest
+        and 5 <= largest <= 1e14.  It is for the kinds of the first list, apart from the strictly
+        triangular ones, and for ``"laplacian"``.
+
+        A large condition number is reached by scaling rows and columns, which can be undone, and by
+        rows, columns and pivots that nearly depend on each other, which cannot.  A matrix stays
+        triangular, Hermitian or definite, but not dominant.  If the smallest condition number
+        exceeds 1, there are at least two rows and columns (four if ``"skew"``).  If not, there may
+        be fewer, and the condition number of such a matrix is 1.
     **where
-        Options of `patterns`.  A kind decides on `form` and `triangle`.  The bounds of `nnz` and
-        `density` count what is drawn beside the diagonal, mirror images, and the full rows of an
-        arrow.
+        Options of `patterns`, apart from `form` and `triangle`, which follow from the kind.  The
+        bounds of `nnz` and `density` count the entries that are drawn beside the diagonal, their
+        mirror images, and the full rows of an arrow.
 
     Returns
     -------
@@ -99,9 +103,9 @@ def entries(
     Raises
     ------
     TypeError
-        If a bound is no number and no pair.
+        If a bound is neither a number nor a pair.
     ValueError
-        If there is no such kind, or bounds contradict each other or the kind.
+        If there is no such kind, or if bounds contradict each other or the kind.
 
     Examples
     --------
@@ -113,7 +117,7 @@ def entries(
     tensor([[1.0000, 0.5000],
             [0.5000, 1.0000]], dtype=torch.float64)
 
-    The graph of one edge, whose Laplacian is singular, and what is close to it:
+    The Laplacian of a graph with one edge, which is singular, and a matrix that is close to it:
 
     >>> find(entries("laplacian"), lambda e: bool(e.values.any())).dense()
     tensor([[ 1., -1.],

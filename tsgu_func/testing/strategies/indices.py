@@ -23,18 +23,18 @@ def segments(
     total: int | None = None,
     index_dtype: torch.dtype | st.SearchStrategy[torch.dtype] = INDEX_DTYPES,
 ) -> st.SearchStrategy[Tensor]:
-    """Draw lengths of segments, many of them zero.
+    """Draw the lengths of segments.  Many of them are zero.
 
     Parameters
     ----------
     number : int or (int, int)
-        Least and most segments.
+        The smallest and the largest number of segments.
     longest : int, optional
-        The most rows in one of them; 9 unless given.
+        The largest number of rows in a segment.  Default: 9.
     total : int, optional
-        In place of `longest`: the sum of all lengths.
+        Instead of `longest`: the sum of all lengths.
     index_dtype : torch.dtype, or a strategy of them
-        int64 and int32 unless given.
+        Default: int64 and int32.
 
     Returns
     -------
@@ -43,10 +43,10 @@ def segments(
     Raises
     ------
     TypeError
-        If `number` is no number and no pair.
+        If `number` is neither a number nor a pair.
     ValueError
-        If a number is negative, `longest` and `total` are both given, or there is a total but no
-        segment.
+        If a number is negative, if both `longest` and `total` are given, or if there is a total but
+        no segment.
 
     Examples
     --------
@@ -88,18 +88,18 @@ def index_vectors(
     ordered: bool = False,
     index_dtype: torch.dtype | st.SearchStrategy[torch.dtype] = INDEX_DTYPES,
 ) -> st.SearchStrategy[Tensor]:
-    """Draw indices: in any order, sorted, all the same; with repetitions, and targets unused.
+    """Draw indices: in any order, sorted, or all the same, with repetitions and with gaps.
 
     Parameters
     ----------
     length : int or (int, int)
-        Least and most indices.
+        The smallest and the largest number of indices.
     bound : int
-        They run from 0 to ``bound - 1``.
+        The indices are from 0 to ``bound - 1``.
     ordered : bool
-        Whether they are sorted always.
+        Whether they are always sorted.
     index_dtype : torch.dtype, or a strategy of them
-        int64 and int32 unless given.
+        Default: int64 and int32.
 
     Returns
     -------
@@ -108,9 +108,9 @@ def index_vectors(
     Raises
     ------
     TypeError
-        If `length` is no number and no pair.
+        If `length` is neither a number nor a pair.
     ValueError
-        If a number is negative, or there shall be indices although `bound` is 0.
+        If a number is negative, or if indices are asked for although `bound` is 0.
 
     Examples
     --------

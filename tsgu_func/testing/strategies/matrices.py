@@ -35,24 +35,26 @@ def sparse_matrices(
     strides: str | st.SearchStrategy[str] = "contiguous",
     **where: Unpack[Where],
 ) -> st.SearchStrategy[Any]:
-    """Draw a sparse matrix; a test that fails prints the entries it was made of.
+    """Draw a sparse matrix.  A test that fails prints the entries that it was made of.
 
-    Where a test needs a dense oracle beside the matrix, `entries` draws what both are made of.
+    If a test needs the dense matrix as well, draw `entries`, and make both of them.
 
     Parameters
     ----------
     kind : str, or a strategy of them
         One of `KINDS`, which `entries` explains.
     layout : str, or a strategy of them
-        ``"matrix"``, a SparseMatrix; ``"transposed"``, one whose pattern is kept by columns;
-        ``"coo"``, a COO tensor, not coalesced; ``"coalesced"``; ``"csr"``.
+        ``"matrix"`` is a SparseMatrix, and ``"transposed"`` one whose pattern is kept by columns.
+        ``"coo"`` is a COO tensor that is not coalesced, ``"coalesced"`` one that is, and ``"csr"``
+        a CSR tensor.
     batch : tuple of int, or a strategy of them
-        Members of a SparseMatrix share the pattern.  Those of a torch tensor, which has one axis
-        of them at most, store different entries; in CSR equally many, so some of them store zeros.
+        The shape of a batch.  The members of a SparseMatrix share the pattern.  A torch sparse
+        tensor has at most one axis of a batch, and its members store different entries; in CSR
+        they have to store equally many, so some of them store zeros.
     dtype, magnitudes, values, condition
         As for `entries`.
     strides : str, or a strategy of them
-        How the values of a SparseMatrix lie in memory, as for `restrided`; not ``"expanded"``.
+        How the values of a SparseMatrix lie in memory: see `restrided`, apart from ``"expanded"``.
     **where
         Options of `patterns`, as for `entries`.
 
@@ -63,10 +65,10 @@ def sparse_matrices(
     Raises
     ------
     TypeError
-        If a bound is no number and no pair.
+        If a bound is neither a number nor a pair.
     ValueError
-        If there is no such kind, layout or strides, or a torch tensor shall have several axes of
-        batches.
+        If there is no such kind, layout or strides, or if a torch sparse tensor is asked for with
+        more than one axis of a batch.
 
     Examples
     --------

@@ -32,7 +32,7 @@ Cell = tuple[int, int]
 
 
 class Places(NamedTuple):
-    """Rows and columns of entries: in any order, and a place may come up more than once.
+    """The rows and columns of entries, in any order.  A place may occur more than once.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class Places(NamedTuple):
     shape: tuple[int, int]
 
     def mask(self) -> Tensor:
-        """Return a dense (n, m) bool: where an entry is stored."""
+        """Return a dense (n, m) tensor of bool, which is True where an entry is stored."""
         mask = torch.zeros(self.shape, dtype=torch.bool)
         for i, j in zip(self.row.tolist(), self.col.tolist(), strict=True):
             mask[i, j] = True
@@ -200,31 +200,34 @@ def patterns(
     triangle: str | None = None,
     index_dtype: torch.dtype | st.SearchStrategy[torch.dtype] = INDEX_DTYPES,
 ) -> st.SearchStrategy[Places]:
-    """Draw where a matrix stores entries.
+    """Draw the places where a matrix stores entries.
 
-    Among what comes up: nothing stored, empty rows, full rows, one row, one column, no row, the
-    same place twice, places in any order.  A failing example shrinks to few places in a small
-    matrix, near its first row and column.
+    Among the examples are matrices that store nothing, empty rows, full rows, a single row or
+    column, no row at all, the same place twice, and places in any order.  A failing example shrinks
+    to a few places in a small matrix, near its first row and column.
 
     Parameters
     ----------
     rows, cols : int or (int, int)
-        Least and most of each, (0, 6) unless given.
+        The smallest and the largest number of each.  Default: (0, 6).
     nnz : int or (int, int)
-        Least and most entries, each repetition counted; (0, 12) unless given.
+        The smallest and the largest number of entries, where repeated places count each time.
+        Default: (0, 12).
     density : (float, float)
-        In place of `nnz`: least and most entries as a share of all places, rounded up and down.
+        Instead of `nnz`: the smallest and the largest number of entries as a share of all places,
+        rounded up and down.
     unique : bool
-        Whether no place comes up twice.
+        Whether all places are different.
     ordered : bool
         Whether entries are sorted by row, then by column.
     form : {"any", "square", "even", "tall", "wide"}
-        ``"tall"`` has at least as many rows as columns, ``"wide"`` at most.  A square matrix takes
-        its size from `rows`; ``"even"`` is a square one with an even number of them.
+        ``"tall"`` has at least as many rows as columns, and ``"wide"`` at most as many.  A square
+        matrix takes its size from `rows`; ``"even"`` is square with an even number of rows.
     triangle : {None, "lower", "upper", "strictly lower", "strictly upper"}
-        The part of a square matrix in which entries are stored; without the diagonal if strictly.
+        The part of a square matrix in which entries are stored.  A strict triangle is without the
+        diagonal.
     index_dtype : torch.dtype, or a strategy of them
-        int64 and int32 unless given.
+        Default: int64 and int32.
 
     Returns
     -------
@@ -233,9 +236,9 @@ def patterns(
     Raises
     ------
     TypeError
-        If a bound is no number and no pair.
+        If a bound is neither a number nor a pair.
     ValueError
-        If bounds are not in order, contradict each other, or leave no shape.
+        If bounds are not in order or contradict each other, or if no shape fits them.
 
     Examples
     --------

@@ -21,15 +21,16 @@ _FACTORS = (1.0, 0.75, -0.5)  # of the members of a batch: the point, and multip
 
 
 class TransformStack(NamedTuple):
-    """Transforms, one around the other.
+    """A nesting of transforms of torch.func.
 
-    Each turns a function of tensors into another of the same tensors: ``jvp`` and ``vjp`` along
-    directions that follow from shapes, ``vmap`` over three multiples of the tensors.
+    Each transform turns a function of tensors into another function of the same tensors: ``jvp``
+    and ``vjp`` along directions that follow from the shapes, and ``vmap`` over three multiples of
+    the tensors.
 
     Attributes
     ----------
     names : tuple of str
-        From the outside to the inside.
+        The transforms, from the outside to the inside.
 
     Examples
     --------
@@ -48,11 +49,11 @@ class TransformStack(NamedTuple):
         return "(".join((*self.names, "f")) + ")" * len(self.names)
 
     def apply(self, fn: Callable[..., Any], *x: Tensor) -> Tensors:
-        """Return what the transforms of torch.func give at x."""
+        """Apply the transforms of torch.func to f, and return the result at x."""
         return self._nested(fn, _BY_FUNC)(*x)
 
     def by_hand(self, fn: Callable[..., Any], *x: Tensor) -> Tensors:
-        """Return the same by ``torch.autograd.grad`` and a loop, without torch.func."""
+        """Compute the same with ``torch.autograd.grad`` and a loop, without torch.func."""
         leaves = [a.detach().requires_grad_() for a in x]
         return tuple(a.detach() for a in self._nested(fn, _BY_HAND)(*leaves))
 
@@ -140,16 +141,16 @@ _BY_HAND = {"vmap": _loop, "jvp": _jvp_by_hand, "vjp": _vjp_by_hand}
 def transform_stacks(
     depth: Bounds = (1, 3), *, order: Bounds = (0, 2), levels: Sequence[str] = LEVELS
 ) -> st.SearchStrategy[TransformStack]:
-    """Draw transforms of torch.func, one around the other, as ``vmap(jvp(vjp(f)))``.
+    """Draw nestings of the transforms of torch.func, such as ``vmap(jvp(vjp(f)))``.
 
     Parameters
     ----------
     depth : int or (int, int)
-        Least and most transforms.
+        The smallest and the largest number of transforms.
     order : int or (int, int)
-        Least and most derivatives among them.
+        The smallest and the largest number of derivatives among them.
     levels : sequence of {"vmap", "jvp", "vjp"}
-        Which transforms.
+        Which transforms are used.
 
     Returns
     -------
@@ -158,13 +159,13 @@ def transform_stacks(
     Raises
     ------
     TypeError
-        If a bound is no number and no pair.
+        If a bound is neither a number nor a pair.
     ValueError
         If bounds are not in order, or there is no such transform.
 
     Examples
     --------
-    A property that holds for every stack, and the least for which another does not:
+    A property that holds for every nesting, and the smallest nesting for which another does not:
 
     >>> import torch
     >>> from hypothesis import find, given, settings

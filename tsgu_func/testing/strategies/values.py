@@ -28,7 +28,7 @@ SEEDS = st.integers(0, 2**16 - 1)
 
 
 def numbers(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
-    """Return the numbers that a seed stands for: normal, with one in ten exactly zero.
+    """Return the random numbers that belong to a seed: normal, with one in ten exactly zero.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def numbers(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
     dtype : torch.dtype
         Floating-point or complex.
     seed : int
-        0 stands for ones: the simplest numbers, to which a failing example shrinks.
+        With 0, all numbers are ones: the simplest numbers, to which a failing example shrinks.
 
     Returns
     -------
@@ -61,9 +61,9 @@ def numbers(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
 
 
 def special_numbers(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
-    """Return other numbers that a seed stands for: 0, 1, -1, and powers of two from 1/8 to 8.
+    """Return the special numbers that belong to a seed: 0, 1, -1, and powers of two from 1/8 to 8.
 
-    Sums and products of a few of them are exact, so that they cancel to zero and tie.
+    Sums and products of a few of them are exact.  So they cancel to zero, and tie.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def special_numbers(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Te
     dtype : torch.dtype
         Floating-point or complex; some complex numbers are imaginary.
     seed : int
-        0 stands for ones, as for `numbers`.
+        With 0, all numbers are ones, as for `numbers`.
 
     Returns
     -------
@@ -110,17 +110,18 @@ def numbers_of(values: str) -> Callable[[tuple[int, ...], torch.dtype, int], Ten
 
 
 def magnitudes(dtype: torch.dtype = torch.float64) -> st.SearchStrategy[float]:
-    """Draw a factor for all numbers of a tensor: one most often, else huge or tiny.
+    """Draw a factor for all numbers of a tensor.  Mostly it is one, and else huge or tiny.
 
     Parameters
     ----------
     dtype : torch.dtype
-        A product of two numbers of the drawn magnitude neither overflows nor vanishes in it.
+        The product of two numbers of the drawn size neither overflows nor vanishes in this dtype.
 
     Returns
     -------
     SearchStrategy of float
-        1, and powers of ten to both sides: up to 1e150 in double precision, 1e18 in single.
+        1, or a positive or negative power of ten: up to 1e150 in double precision, and up to 1e18
+        in single.
 
     Examples
     --------
@@ -139,10 +140,11 @@ def magnitudes(dtype: torch.dtype = torch.float64) -> st.SearchStrategy[float]:
 
 
 def scales(dtype: torch.dtype = torch.float64) -> st.SearchStrategy[float]:
-    """Draw a power of two as a factor for all numbers of a tensor: from nearly all of the range.
+    """Draw a power of two, from nearly the whole range, as a factor for all numbers of a tensor.
 
-    Nothing is rounded by such a factor, so that what does not depend on units comes out the same to
-    the last bit.  Products of two numbers of the drawn size may overflow or vanish.
+    Such a factor rounds nothing.  So what does not depend on the units of the numbers has to come
+    out the same to the last bit.  The product of two numbers of the drawn size may overflow or
+    vanish.
 
     Parameters
     ----------
@@ -205,17 +207,22 @@ STRIDES = tuple(_WAYS)
 
 
 def restrided(x: Tensor, strides: str) -> Tensor:
-    """Put the numbers of a tensor elsewhere in memory.
+    """Return a tensor with the same numbers that lies in memory in another way.
 
     Parameters
     ----------
     x : Tensor, dense
     strides : str
-        One of `STRIDES`: ``"contiguous"``; ``"transposed"``, columns one after the other;
-        ``"sliced"``, every second number of a larger tensor; ``"offset"``, not at the start of its
-        memory; ``"lazy"``, conjugated (or, if real, negated) only when it is read (in half
-        precision contiguous); ``"expanded"``, the first column for every one, which is the only way
-        that changes numbers.
+        One of `STRIDES`:
+
+        - ``"contiguous"``;
+        - ``"transposed"``: the columns lie one after the other;
+        - ``"sliced"``: it is every second number of a larger tensor;
+        - ``"offset"``: it does not start where its memory starts;
+        - ``"lazy"``: it is conjugated (or, if real, negated) only when it is read; in half
+          precision it is contiguous;
+        - ``"expanded"``: the first column stands for all columns.  This is the only way that
+          changes the numbers.
 
     Returns
     -------
@@ -225,12 +232,12 @@ def restrided(x: Tensor, strides: str) -> Tensor:
     Raises
     ------
     ValueError
-        If there is no such way.
+        If `strides` is not one of these.
 
     Notes
     -----
-    ``torch.func.jvp`` fails by itself at arguments that are lazy or expanded (torch 2.13): leave
-    these two out where forward mode is tested.
+    ``torch.func.jvp`` of PyTorch 2.13 fails for arguments that are lazy or expanded.  Leave these
+    two out if you test forward mode.
 
     Examples
     --------
