@@ -30,6 +30,10 @@ _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, type)
 _CONSTANTS = (bool, complex, str, bytes, type(None), torch.dtype, torch.device)
 _NUMBERS = (*_CONSTANTS, int, float)
 
+# Before PyTorch 2.13 the compiler does not guard on the `id` of a function, and for an object that
+# is made inside of the compiled function it is that of the shell.
+_GUARDED = torch.__version__ >= (2, 13)
+
 
 def taken_apart(x: Any) -> tuple[Any, ...]:
     """Return what `put_together` makes an equal object of: a head, then all that belongs to it."""
@@ -62,7 +66,9 @@ def taken_apart(x: Any) -> tuple[Any, ...]:
         return flat
     if isinstance(x, types.FunctionType) and x.__code__.co_freevars and not _has_cells(x):
         repr(x)  # breaks the graph if x holds a tensor: make x outside, or pass it in parameters
-    if not isinstance(x, _FUNCTIONS) and _made_inside(x, id(x)):
+    elif isinstance(x, types.FunctionType) and not _GUARDED:
+        _guard(x)
+    if not isinstance(x, _FUNCTIONS) and _made_inside(x, id(x), _size(x)):
         flat = ("dataclass", type(x))
         for name in _field_names(type(x)):
             flat = (*flat, *taken_apart(getattr(x, name)))
@@ -80,6 +86,31 @@ def _has_cells(function: Any) -> bool:
         return function.__closure__ is not None
     except AttributeError:
         return False
+
+
+def _guard(function: Any) -> None:
+    """Have the compiler guard on which function this is, by the cells and the defaults it has."""
+    if function.__code__.co_freevars:
+        for cell in function.__closure__:
+            id(cell)
+    defaults, by_name = _defaults(function)
+    for default in (*defaults, *by_name.values()):
+        if isinstance(default, Tensor):
+            id(default)
+        else:
+            taken_apart(default)
+
+
+def _defaults(function: Any) -> tuple[Any, Any]:
+    try:
+        return function.__defaults__ or (), function.__kwdefaults__ or {}
+    except AttributeError:  # it is made inside: `_check_made_inside` looks at them
+        return (), {}
+
+
+def _size(x: Any) -> int:
+    """Return how many attributes x has, where the compiler does not tell by its ``id``."""
+    return -1 if _GUARDED else len(getattr(x, "__dict__", ()))
 
 
 def put_together(flat: tuple[Any, ...]) -> Any:
@@ -137,13 +168,16 @@ def _new(cls: Any, values: dict[str, Any]) -> Any:
 
 
 @constant_when_traced
-def _made_inside(x: Any, identity: int) -> bool:
+def _made_inside(x: Any, identity: int, size: int) -> bool:
     """Say whether x was made by the function that is being compiled.
 
     What is handed over then is a shell without attributes, whose `id` is not the one that traced
-    code was told.
+    code was told.  Before PyTorch 2.13 it is: there the attributes are counted, and slots tried.
     """
     inside = id(x) != identity
+    if not _GUARDED:
+        fields = dataclasses.fields(x) if dataclasses.is_dataclass(x) else ()
+        inside = inside or _size(x) != size or any(not hasattr(x, f.name) for f in fields)
     if inside and not dataclasses.is_dataclass(x):
         raise TypeError(
             f"the compiler cannot read a {type(x).__name__} that is made inside of a compiled "
