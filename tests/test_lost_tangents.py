@@ -17,6 +17,9 @@ from tsgu_func import (
 )
 from tsgu_func.registration.transforms import SingleLevelFunction, record
 
+# Of ops without a batching rule PyTorch warns, from 2.14 on in forward mode, too.
+pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")
+
 X = wave(4)
 DIAGONAL = SparsityPattern.from_coo(range(4), range(4), (4, 4))[0]  # as one makes it by hand
 

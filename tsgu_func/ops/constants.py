@@ -64,9 +64,9 @@ def taken_apart(x: Any) -> tuple[Any, ...]:
         for key in x:
             flat = (*flat, key, *taken_apart(x[key]))
         return flat
-    if isinstance(x, types.FunctionType) and x.__code__.co_freevars and not _has_cells(x):
+    if isinstance(x, types.FunctionType) and x.__code__.co_freevars and _can_be_named(x):
         repr(x)  # breaks the graph if x holds a tensor: make x outside, or pass it in parameters
-    elif isinstance(x, types.FunctionType) and not _GUARDED:
+    if isinstance(x, types.FunctionType) and not _GUARDED:
         _guard(x)
     if not isinstance(x, _FUNCTIONS) and _made_inside(x, id(x), _size(x)):
         flat = ("dataclass", type(x))
@@ -76,24 +76,21 @@ def taken_apart(x: Any) -> tuple[Any, ...]:
     return ("known", x, id(x))
 
 
-def _has_cells(function: Any) -> bool:
-    """Say whether the compiler knows a function from outside, and not as code that it has read.
+def _can_be_named(function: Any) -> bool:
+    """Say whether `repr` of a function does not break the graph.
 
-    Of the latter it makes a function where what it is closed over are constants, as `repr` does,
-    which breaks the graph where they are not; handed over as it is, it is an internal error.
+    Of a function that the compiler has read as code, `repr` makes one where what it is closed over
+    are constants, and breaks the graph where they are not: handed over as it is, it is an internal
+    error.  Before PyTorch 2.13 it breaks the graph for one that is known from outside, too.
     """
-    try:
-        return function.__closure__ is not None
-    except AttributeError:
-        return False
+    return _GUARDED or not _held(function)[0]
 
 
 def _guard(function: Any) -> None:
     """Have the compiler guard on which function this is, by the cells and the defaults it has."""
-    if function.__code__.co_freevars:
-        for cell in function.__closure__:
-            id(cell)
-    defaults, by_name = _defaults(function)
+    cells, defaults, by_name = _held(function)
+    for cell in cells:
+        id(cell)
     for default in (*defaults, *by_name.values()):
         if isinstance(default, Tensor):
             id(default)
@@ -101,11 +98,12 @@ def _guard(function: Any) -> None:
             taken_apart(default)
 
 
-def _defaults(function: Any) -> tuple[Any, Any]:
+def _held(function: Any) -> tuple[Any, Any, Any]:
     try:
-        return function.__defaults__ or (), function.__kwdefaults__ or {}
+        cells = function.__closure__ or ()
+        return cells, function.__defaults__ or (), function.__kwdefaults__ or {}
     except AttributeError:  # it is made inside: `_check_made_inside` looks at them
-        return (), {}
+        return (), (), {}
 
 
 def _size(x: Any) -> int:

@@ -1,6 +1,7 @@
 """Derivatives and batches that PyTorch gets wrong, each with the smallest program that shows it.
 
-All were seen with torch 2.13, which is the first to have all these functions.  A program computes ``got`` and ``right``, after `PREAMBLE`.
+All were seen with torch 2.13, the first version with all these functions.  A program computes
+``got`` and ``right``, after `PREAMBLE`.
 """
 
 from __future__ import annotations
