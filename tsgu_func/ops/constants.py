@@ -83,14 +83,14 @@ def _can_be_named(function: Any) -> bool:
     are constants, and breaks the graph where they are not: handed over as it is, it is an internal
     error.  Before PyTorch 2.13 it breaks the graph for one that is known from outside, too.
     """
-    return _GUARDED or not _held(function)[0]
+    return _GUARDED or len(_cells(function)) == 0
 
 
 def _guard(function: Any) -> None:
     """Have the compiler guard on which function this is, by the cells and the defaults it has."""
-    cells, defaults, by_name = _held(function)
-    for cell in cells:
+    for cell in _cells(function):
         id(cell)
+    defaults, by_name = _defaults(function)
     for default in (*defaults, *by_name.values()):
         if isinstance(default, Tensor):
             id(default)
@@ -98,12 +98,19 @@ def _guard(function: Any) -> None:
             taken_apart(default)
 
 
-def _held(function: Any) -> tuple[Any, Any, Any]:
+def _cells(function: Any) -> tuple[Any, ...]:
     try:
-        cells = function.__closure__ or ()
-        return cells, function.__defaults__ or (), function.__kwdefaults__ or {}
+        cells = function.__closure__
+    except AttributeError:  # it is made inside
+        return ()
+    return () if cells is None else cells
+
+
+def _defaults(function: Any) -> tuple[Any, Any]:
+    try:
+        return function.__defaults__ or (), function.__kwdefaults__ or {}
     except AttributeError:  # it is made inside: `_check_made_inside` looks at them
-        return (), (), {}
+        return (), {}
 
 
 def _size(x: Any) -> int:
