@@ -1,5 +1,7 @@
 """An op that PyTorch's forward mode takes for a constant is refused, wherever f calls it."""
 
+import re
+
 import pytest
 import torch
 from torch.func import grad, jacrev, jvp, vmap
@@ -96,6 +98,8 @@ FUNCTIONS = {
     "mapped": lambda x: vmap(torch.ops.lost.hand)(x),
 }
 LOST = r"lost::\w+ has no derivative in forward mode, .* for zero.*Primitive.*mode='reverse'"
+# On PyTorch 2.14 a warning that it gives meanwhile may be raised over the error, as its effect.
+LOSES = (NotImplementedError, SystemError)[: 1 + ((2, 14) <= torch.__version__ < (2, 15))]
 
 
 @pytest.mark.parametrize("chunk_size", [None, 1])
@@ -117,8 +121,10 @@ def test_under_transforms(name):
     jac = sparse_jacobian(FUNCTIONS[name], DIAGONAL)
     entries = lambda x: jac(x).values
     for call in (vmap(entries), vmap(lambda x: jvp(entries, (x,), (x,)))):
-        with pytest.raises(NotImplementedError, match=LOST):
+        with pytest.raises(LOSES) as caught:
             call(X[None])
+        lost = caught.value.__cause__ if caught.type is SystemError else caught.value
+        assert re.search(LOST, str(lost))
     with pytest.raises(RuntimeError, match=rf"{LOST}|setup_context"):  # what PyTorch says of some
         grad(lambda x: entries(x).sum())(X)
 
