@@ -164,7 +164,9 @@ def test_a_solver_that_is_made_inside_of_a_compiled_function_has_its_settings(A,
 
 def test_what_the_compiler_would_not_notice_is_refused(A, b):
     class Plain:
-        """Not a dataclass: the compiler hands over a shell without attributes."""
+        """Not a dataclass: the compiler hands over a shell without attributes of its own."""
+
+        k = 5
 
         def __init__(self, k):
             self.k = k

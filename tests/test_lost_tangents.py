@@ -1,5 +1,7 @@
 """An op that PyTorch's forward mode takes for a constant is refused, wherever f calls it."""
 
+import re
+
 import pytest
 import torch
 from torch.func import grad, jacfwd, jacrev, jvp, vmap
@@ -16,6 +18,9 @@ from tsgu_func import (
     sparse_jacobian,
 )
 from tsgu_func.registration.transforms import SingleLevelFunction, record
+
+# Of ops without a batching rule PyTorch warns, from 2.14 on in forward mode, too.
+pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")
 
 X = wave(4)
 DIAGONAL = SparsityPattern.from_coo(range(4), range(4), (4, 4))[0]  # as one makes it by hand
@@ -93,6 +98,8 @@ FUNCTIONS = {
     "mapped": lambda x: vmap(torch.ops.lost.hand)(x),
 }
 LOST = r"lost::\w+ has no derivative in forward mode, .* for zero.*Primitive.*mode='reverse'"
+# On PyTorch 2.14 a warning that it gives meanwhile may be raised over the error, as its effect.
+LOSES = (NotImplementedError, SystemError)[: 1 + ((2, 14) <= torch.__version__ < (2, 15))]
 
 
 @pytest.mark.parametrize("chunk_size", [None, 1])
@@ -114,8 +121,10 @@ def test_under_transforms(name):
     jac = sparse_jacobian(FUNCTIONS[name], DIAGONAL)
     entries = lambda x: jac(x).values
     for call in (vmap(entries), vmap(lambda x: jvp(entries, (x,), (x,)))):
-        with pytest.raises(NotImplementedError, match=LOST):
+        with pytest.raises(LOSES) as caught:
             call(X[None])
+        lost = caught.value.__cause__ if caught.type is SystemError else caught.value
+        assert re.search(LOST, str(lost))
     with pytest.raises(RuntimeError, match=rf"{LOST}|setup_context"):  # what PyTorch says of some
         grad(lambda x: entries(x).sum())(X)
 
@@ -178,7 +187,15 @@ def test_patterns_are_detected_in_reverse_mode():
 
 
 INDEX = torch.tensor([0, 1, 2, 0])
-CHUNKED = torch.nn.LinearCrossEntropyOptions()
+
+
+def chunked(x):
+    return torch.nn.functional.linear_cross_entropy(
+        x[None],
+        torch.eye(4).double(),
+        INDEX[:1],
+        options=torch.nn.LinearCrossEntropyOptions(),
+    )
 
 
 @pytest.mark.parametrize(
@@ -188,8 +205,11 @@ CHUNKED = torch.nn.LinearCrossEntropyOptions()
         lambda x: torch.scatter_reduce(torch.ones(3).double(), 0, INDEX, x, "prod"),
         lambda x: torch.ones(3).double().scatter_reduce_(0, INDEX, x, "prod"),
         lambda x: torch.ones(3).double().scatter_reduce_(0, INDEX, x, reduce="prod").square(),
-        lambda x: torch.nn.functional.linear_cross_entropy(
-            x[None], torch.eye(4).double(), INDEX[:1], options=CHUNKED
+        pytest.param(
+            chunked,
+            marks=pytest.mark.skipif(
+                torch.__version__ < (2, 13), reason="PyTorch 2.12 has no such function"
+            ),
         ),
     ],
 )

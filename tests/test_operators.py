@@ -220,8 +220,9 @@ def test_the_names_of_the_database():
     assert stopped == ""
     assert len(answer["names"]) > 400
     assert answer["right"]
-    found = {id(k) for name in answer["names"] for k in known_of(name)}
-    assert [k.title for k in KNOWN if k.ops and id(k) not in found] == []
+    if torch.__version__ >= (2, 13):  # in which the defects were seen; before, some are missing
+        found = {id(k) for name in answer["names"] for k in known_of(name)}
+        assert [k.title for k in KNOWN if k.ops and id(k) not in found] == []
 
 
 @pytest.fixture
@@ -239,14 +240,19 @@ def double():
             known,
             id=known.title.replace(" ", "_"),
             marks=pytest.mark.xfail(
-                strict=True, raises=(AssertionError, RuntimeError), reason=known.title
+                not known.mended or torch.__version__ < known.mended,
+                strict=True,
+                raises=(AssertionError, RuntimeError),
+                reason=known.title,
             ),
         )
         for known in KNOWN
     ],
 )
 def test_canary(known):
-    """They fail when PyTorch mends a defect, which then leaves the list."""
+    """They fail when PyTorch mends a defect: say then in which version."""
+    if "LinearCrossEntropyOptions" in known.program and torch.__version__ < (2, 13):
+        pytest.skip("PyTorch 2.12 has no chunked linear_cross_entropy")
     space = {}
     exec(PREAMBLE + known.program, space)
     got, right = space["got"].detach(), space["right"].detach()

@@ -8,6 +8,7 @@ import torch
 from tests.systems import N, matrix_for, numpy_solve, randn, stored
 from tsgu_func import SparseMatrix, sparse_solve
 from tsgu_func.bench.problems import PROBLEMS
+from tsgu_func.bench.timing import in_threads
 from tsgu_func.kernels import processors
 from tsgu_func.kernels.structure import patterns
 from tsgu_func.solvers import Pardiso, SolveError, cache_info, cache_limit, clear_cache
@@ -140,6 +141,16 @@ def test_one_analysis_works_in_one_number_of_threads(phases, threads_of_torch, m
         del M
     assert set(map(len, numbers.values())) == {1}
     assert phases.count(22)
+
+
+def test_mkl_follows_pytorch_after_a_bench(threads_of_torch):
+    pytest.importorskip("threadpoolctl")
+    threads = pardiso._mkl().MKL_Get_Max_Threads
+    with in_threads(1):
+        assert threads() == 1
+    for number in (2, 1):
+        threads_of_torch(number)
+        assert threads() == number
 
 
 def test_a_limit_holds_for_analyses(phases):

@@ -39,9 +39,10 @@ def in_threads(number: int) -> Iterator[None]:
     """Have this process, its children, and packages imported from now on use so many threads.
 
     NumPy's OpenBLAS reads the environment when it is loaded, which was before, and a norm in two
-    threads of it can take ten times as long as in one.
+    threads of it can take ten times as long as in one.  MKL follows PyTorch, until it is told a
+    number: from then on it would keep to that.
     """
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import ThreadpoolController
 
     flags = f"--xla_cpu_multi_thread_eigen={str(number > 1).lower()}"
     asked = {"OMP_NUM_THREADS": str(number), "MKL_NUM_THREADS": str(number), "XLA_FLAGS": flags}
@@ -50,7 +51,7 @@ def in_threads(number: int) -> Iterator[None]:
     os.environ.update(asked)
     torch.set_num_threads(number)
     try:
-        with threadpool_limits(number):
+        with ThreadpoolController().select(internal_api="openblas").limit(limits=number):
             yield
     finally:
         torch.set_num_threads(threads)

@@ -30,6 +30,10 @@ _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, type)
 _CONSTANTS = (bool, complex, str, bytes, type(None), torch.dtype, torch.device)
 _NUMBERS = (*_CONSTANTS, int, float)
 
+# Before PyTorch 2.13 the compiler does not guard on the `id` of a function, and for an object that
+# is made inside of the compiled function it is that of the shell.
+_GUARDED = torch.__version__ >= (2, 13)
+
 
 def taken_apart(x: Any) -> tuple[Any, ...]:
     """Return what `put_together` makes an equal object of: a head, then all that belongs to it."""
@@ -60,9 +64,11 @@ def taken_apart(x: Any) -> tuple[Any, ...]:
         for key in x:
             flat = (*flat, key, *taken_apart(x[key]))
         return flat
-    if isinstance(x, types.FunctionType) and x.__code__.co_freevars and not _has_cells(x):
+    if isinstance(x, types.FunctionType) and x.__code__.co_freevars and _can_be_named(x):
         repr(x)  # breaks the graph if x holds a tensor: make x outside, or pass it in parameters
-    if not isinstance(x, _FUNCTIONS) and _made_inside(x, id(x)):
+    if isinstance(x, types.FunctionType) and not _GUARDED:
+        _guard(x)
+    if not isinstance(x, _FUNCTIONS) and _made_inside(x, id(x), _size(x)):
         flat = ("dataclass", type(x))
         for name in _field_names(type(x)):
             flat = (*flat, *taken_apart(getattr(x, name)))
@@ -70,16 +76,46 @@ def taken_apart(x: Any) -> tuple[Any, ...]:
     return ("known", x, id(x))
 
 
-def _has_cells(function: Any) -> bool:
-    """Say whether the compiler knows a function from outside, and not as code that it has read.
+def _can_be_named(function: Any) -> bool:
+    """Say whether `repr` of a function does not break the graph.
 
-    Of the latter it makes a function where what it is closed over are constants, as `repr` does,
-    which breaks the graph where they are not; handed over as it is, it is an internal error.
+    Of a function that the compiler has read as code, `repr` makes one where what it is closed over
+    are constants, and breaks the graph where they are not: handed over as it is, it is an internal
+    error.  Before PyTorch 2.13 it breaks the graph for one that is known from outside, too.
     """
+    return _GUARDED or len(_cells(function)) == 0
+
+
+def _guard(function: Any) -> None:
+    """Have the compiler guard on which function this is, by the cells and the defaults it has."""
+    for cell in _cells(function):
+        id(cell)
+    defaults, by_name = _defaults(function)
+    for default in (*defaults, *by_name.values()):
+        if isinstance(default, Tensor):
+            id(default)
+        else:
+            taken_apart(default)
+
+
+def _cells(function: Any) -> tuple[Any, ...]:
     try:
-        return function.__closure__ is not None
-    except AttributeError:
-        return False
+        cells = function.__closure__
+    except AttributeError:  # it is made inside
+        return ()
+    return () if cells is None else cells
+
+
+def _defaults(function: Any) -> tuple[Any, Any]:
+    try:
+        return function.__defaults__ or (), function.__kwdefaults__ or {}
+    except AttributeError:  # it is made inside: `_check_made_inside` looks at them
+        return (), {}
+
+
+def _size(x: Any) -> int:
+    """Return how many attributes x has, where the compiler does not tell by its ``id``."""
+    return -1 if _GUARDED else len(getattr(x, "__dict__", ()))
 
 
 def put_together(flat: tuple[Any, ...]) -> Any:
@@ -137,13 +173,16 @@ def _new(cls: Any, values: dict[str, Any]) -> Any:
 
 
 @constant_when_traced
-def _made_inside(x: Any, identity: int) -> bool:
+def _made_inside(x: Any, identity: int, size: int) -> bool:
     """Say whether x was made by the function that is being compiled.
 
     What is handed over then is a shell without attributes, whose `id` is not the one that traced
-    code was told.
+    code was told.  Before PyTorch 2.13 it is: there the attributes are counted, and slots tried.
     """
     inside = id(x) != identity
+    if not _GUARDED:
+        fields = dataclasses.fields(x) if dataclasses.is_dataclass(x) else ()
+        inside = inside or _size(x) != size or any(not hasattr(x, f.name) for f in fields)
     if inside and not dataclasses.is_dataclass(x):
         raise TypeError(
             f"the compiler cannot read a {type(x).__name__} that is made inside of a compiled "

@@ -1,6 +1,7 @@
 """Derivatives and batches that PyTorch gets wrong, each with the smallest program that shows it.
 
-All were seen with torch 2.13.  A program computes ``got`` and ``right``, after `PREAMBLE`.
+All were seen with torch 2.13, the first version with all these functions.  A program computes
+``got`` and ``right``, after `PREAMBLE`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class Known:
     program : str
     issues : tuple of int
         Those of https://github.com/pytorch/pytorch; none where we found none.
+    mended : str
+        The first version of PyTorch that was seen to be right; empty where none was.
     """
 
     title: str
@@ -40,6 +43,7 @@ class Known:
     told: str
     program: str
     issues: tuple[int, ...] = ()
+    mended: str = ""
 
 
 def known_of(op: str) -> list[Known]:
@@ -127,6 +131,7 @@ def mean(x):
 got = jacrev(mean)(x).flatten()
 right = torch.full((3,), 1 / 3)
 """,
+        mended="2.14.1",
     ),
     Known(
         "median over an axis that is expanded",
@@ -149,6 +154,7 @@ D = torch.tensor([[0.0, 1.0], [0.0, 0.0]])
 got = jvp(torch.linalg.det, (same,), (D,))[1]
 right = jvp(torch.linalg.det, (A,), (D,))[1]
 """,
+        mended="2.15.0",
     ),
     Known(
         "NaN behind a mask in masked.logaddexp",
@@ -197,6 +203,7 @@ got = jacfwd(jacfwd(lambda t: torch.linalg.det(A + t * D)))(torch.tensor(0.0))
 right = 2 * torch.linalg.det(D)
 """,
         (196695, 196696, 196697),
+        mended="2.15.0",
     ),
     Known(
         "forward over forward mode of linalg.solve",
@@ -209,6 +216,7 @@ got = jacfwd(jacfwd(inverse))(t)
 right = 2 / t**3
 """,
         (192540,),
+        mended="2.15.0",
     ),
     Known(
         "second derivatives of det at the identity",
@@ -221,6 +229,7 @@ right[0, 0, 1, 1] = right[1, 1, 0, 0] = 1
 right[0, 1, 1, 0] = right[1, 0, 0, 1] = -1
 """,
         (192521,),
+        mended="2.15.0",
     ),
     Known(
         "forward over forward mode of householder_product",
@@ -368,6 +377,7 @@ got = torch.tensor(vmap(lambda x: torch.ones(2), out_dims=-1)(torch.ones(3)).sha
 right = torch.tensor([2, 3])
 """,
         (178425,),
+        mended="2.14.1",
     ),
     Known(
         "reverse mode of init.constant_",

@@ -169,4 +169,5 @@ def defects() -> str:
 
 def _reported(known: Known) -> str:
     links = ", ".join(f"[#{i}]({_ISSUES}{i})" for i in known.issues)
-    return f"Reported: {links}." if links else "We found no public issue."
+    told = f"Reported: {links}." if links else "We found no public issue."
+    return f"{told} Right with torch {known.mended}." if known.mended else told

@@ -15,8 +15,14 @@ from tsgu_func.derivatives.detection.table import mixed, positions, rule, spread
 __all__: list[str] = []
 
 
+def _cotangent(given: dict[str, Any]) -> Operand:
+    """Return the cotangent of distances, which is named ``grad`` before PyTorch 2.14."""
+    return given["grad_output" if "grad_output" in given else "grad"]
+
+
 @rule("_cdist_backward")
-def _(grad, x1, x2, cdist, out, inputs):
+def _(x1, x2, cdist, given, out, inputs):
+    grad = _cotangent(given)
     parts = [by_member([x1, x2, cdist], out, out.shape[:-2], inputs)]
     if grad.depends:  # of all distances from a point
         last = len(grad.shape) - 1
@@ -25,7 +31,8 @@ def _(grad, x1, x2, cdist, out, inputs):
 
 
 @rule("_pdist_backward")
-def _(grad, given, out, inputs):
+def _(given, out, inputs):
+    grad = _cotangent(given)
     parts = [by_member([given["self"], given["pdist"]], out, (), inputs)]
     if grad.depends:
         points = np.concatenate(np.triu_indices(out.shape[0], 1))
