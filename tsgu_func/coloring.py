@@ -33,58 +33,62 @@ _FEW = 4  # times the elements of the index, that seeds may have to be kept
 def color(
     pattern: SparsityPattern, mode: str = "auto", *, order: str = "best", seed: int = 0
 ) -> Coloring:
-    """Colour a sparsity pattern, so that a product for each colour tells all entries.
+    """Colour a sparsity pattern, so that one product for each colour is enough to read all entries.
 
-    Columns that have one colour are summed by one product ``J @ seed``, a jvp; rows by one product
-    ``seed @ J``, a vjp.  An entry can be read if no other one in its row has a column of the same
-    colour, or no other one in its column a row of the same colour.
+    A seed is the sum of the unit vectors of one colour.  So the product ``J @ seed``, a jvp, is the
+    sum of all columns of that colour, and ``seed @ J``, a vjp, the sum of all rows.  An entry can
+    be read from such a sum if nothing was added to it: if no other entry in its row has a column of
+    the same colour, or no other entry in its column a row of the same colour.
 
     Parameters
     ----------
     pattern : SparsityPattern, shape (n, m)
-        Where the derivative stores entries: of a Jacobian ``f(x).numel()`` rows and ``x.numel()``
-        columns.
+        Which entries of the derivative may differ from zero.  For a Jacobian there are
+        ``f(x).numel()`` rows and ``x.numel()`` columns.
     mode : {"auto", "forward", "reverse", "bidirectional", "symmetric"}
-        What is coloured:
+        What gets a colour:
 
-        - "forward": columns, no two of one colour in a row (partial distance-2 colouring);
-        - "reverse": rows, no two of one colour in a column;
-        - "bidirectional": both, so that each entry is read one way or the other, where a dense
-          row meets a dense column: a star colouring of ``[0 Jᵀ; J 0]``;
-        - "symmetric": columns of a symmetric pattern, a Hessian's, so that each entry is read, or
-          its mirror image: a star colouring;
-        - "auto": the cheapest of the first three, where a vjp counts as two jvps; of those that
-          cost the same, the first.  Rows, or columns, are not tried if they cannot be cheaper, nor
-          are both if nothing can be saved by setting dense rows or columns apart.  A pattern does
-          not know whether its function has a forward mode: one that has none needs "reverse".
+        - "forward": columns, so that no row has two entries in columns of the same colour (a
+          partial distance-2 colouring);
+        - "reverse": rows, so that no column has two entries in rows of the same colour;
+        - "bidirectional": some columns and some rows, so that each entry can be read one way or
+          the other.  It is for patterns with dense rows and dense columns: a star colouring of
+          ``[0 Jᵀ; J 0]``;
+        - "symmetric": columns of a symmetric pattern, as that of a Hessian, so that each entry or
+          its mirror image can be read: a star colouring;
+        - "auto": the cheapest of the first three, where a vjp counts as two jvps, and the first of
+          those that cost the same.  A mode that cannot be cheaper is not tried.  A pattern does not
+          know whether its function has a forward mode: for one without, pass "reverse".
     order : {"best", "natural", "largest_first", "smallest_last", "random"}
-        In which columns and rows are coloured, each by the first colour that is permitted.  "best"
-        takes the fewest colours of all orders but the random one.  In addition it colours again,
-        class by class, breaks ties another way, sets dense rows or columns apart, and tries a
-        colouring of columns for a symmetric pattern, as the case may be.
+        The order in which columns and rows are coloured, each with the first colour that is
+        permitted.  "best" tries all orders but the random one, and a few more ways, where they may
+        help: it colours again class by class, breaks ties another way, sets dense rows or columns
+        apart, and colours a symmetric pattern as if it were not symmetric.  It keeps what needs the
+        fewest colours.
     seed : int, default 0
-        For the random order.
+        The seed of the random order.
 
     Returns
     -------
     Coloring
-        The same one for the same arguments.
+        It is the same for the same arguments, on every machine.
 
     Raises
     ------
     TypeError
-        If `pattern` is no pattern, or `seed` no integer.
+        If `pattern` is not a pattern, or `seed` not an integer.
     ValueError
-        If `mode` or `order` is none of these, if the pattern is on the meta device, or not
-        symmetric and is to be, or if `seed` is negative.
+        If `mode` or `order` is not one of these, if the pattern is on the meta device, if it is not
+        symmetric and the mode is "symmetric", or if `seed` is negative.
     RuntimeError
-        Inside of a compiled function: a colouring is made outside.
+        Inside of a compiled function.  Make the colouring outside.
 
     Notes
     -----
-    O(nnz) memory, and in each order O(nnz d) time, for d the mean length of a row, by entries;
-    rows and columns that are dense cost no more than others.  It is done on the host.  An empty row
-    or column has no colour, -1, nor has one whose entries are all read by other products.
+    Memory is O(nnz).  Each order takes O(nnz d) time, where d is the mean length of the row of an
+    entry; rows and columns that are dense cost no more than others.  It is done on the host.  A row
+    or column gets no colour, -1, if it is empty, or if all its entries are read from other
+    products.
 
     Sources: Gebremedhin, Manne, Pothen, *What Color Is Your Jacobian? Graph Coloring for Computing
     Derivatives*, SIAM Review 47, 2005; Gebremedhin, Tarafdar, Manne, Pothen, *New Acyclic and Star
@@ -140,9 +144,9 @@ def color(
 class Coloring:
     """Which columns, and which rows, of a sparse derivative are summed by one product each.
 
-    Made by `color`; or from colours of another origin, which are checked.  Immutable, equal and
-    hashable by pattern, mode and colours, picklable, and of use under every transform and inside of
-    a compiled function that is closed over it.
+    `color` makes colourings.  You can also make one from colours of your own, which are checked.  A
+    colouring is immutable, can be compared, hashed and pickled, and can be used under every
+    transform, and inside of a compiled function that is closed over it.
 
     Parameters
     ----------
@@ -156,10 +160,11 @@ class Coloring:
     Raises
     ------
     ValueError
-        If some entry cannot be read; the message names it, and what it is summed with.  If there
-        are more or fewer colours than the mode takes, or they are not numbered from 0.
+        If some entry cannot be read; the message names it, and the entry that is added to it.  If
+        colours are missing that the mode takes, or given that it does not take, or if they are not
+        numbered from 0 without gaps.
     TypeError
-        If an argument is of another kind.
+        If an argument has the wrong type.
 
     Notes
     -----

@@ -38,48 +38,56 @@ def sparse_jacobian(
 ) -> SparseJacobian:
     """Make a function that returns the Jacobian of f, as a `SparseMatrix`.
 
-    It stands where ``torch.func.jacrev`` does, and asks for as many products with the Jacobian as
-    its pattern has colours, instead of one for each row.  What it returns can be differentiated,
-    in any mode and to any order, mapped by ``vmap``, and compiled.
+    It is called as ``torch.func.jacrev`` is.  The difference is the cost: ``jacrev`` computes one
+    product for each row of the Jacobian, and this one product for each colour of its sparsity
+    pattern, of which there are often fewer than ten.  The function that is returned can be
+    differentiated, in any mode and to any order, mapped by ``vmap``, and compiled.
 
     Parameters
     ----------
     f : callable
-        A function of tensors, or pytrees of them, that returns tensors, which are the rows.
+        A function of tensors, or pytrees of tensors, that returns a tensor or a pytree of them.
+        Its results are the rows of the Jacobian.
     pattern_or_coloring : SparsityPattern or Coloring, optional
-        Where the Jacobian stores entries, at least, from `jacobian_pattern`, by hand, or from
-        `SparsityPattern.from_coo`; or the colouring that `color` makes of it.  Default: it is
-        detected at the first call, and kept for arguments of the same shapes, dtypes and device;
-        ``repr`` tells what was found.
+        Which entries of the Jacobian may differ from zero: a pattern from `jacobian_pattern`, or
+        your own from `SparsityPattern.from_coo`; or the colouring that `color` makes of a pattern.
+        By default the pattern is detected at the first call, and kept for all calls with arguments
+        of the same shapes, dtypes and device; ``repr`` of the returned function shows what was
+        found.
     argnums : int or tuple of int
-        The arguments to differentiate with respect to, which are the columns.
+        The arguments to differentiate with respect to.  They are the columns of the Jacobian.
     has_aux : bool
-        Whether f returns a pair, of which the second is not differentiated.
+        Whether f returns a pair, of which only the first is differentiated.
     mode : {"auto", "forward", "reverse", "bidirectional"}
-        By which products: columns with ``jvp``, rows with ``vjp``, or some of each.  By default
-        what needs the fewest, where a ``vjp`` counts as two ``jvp``.  A Coloring has its mode.
+        Which products are computed: ``jvp``, each a sum of columns ("forward"), ``vjp``, each a
+        sum of rows ("reverse"), or some of both.  "auto" takes the cheapest, where a ``vjp`` counts
+        as two ``jvp``.  If a Coloring is given, it has a mode already.
     chunk_size : int, optional
-        How many products are computed at once.  Default: all.  With 1, ``vmap`` is not used, which
-        ``torch.cdist`` needs: its derivative is wrong in PyTorch where cotangents are mapped.
+        How many products are computed at the same time, by ``vmap``.  Default: all.  With 1 they
+        are computed one after the other without ``vmap``.  A function that calls ``torch.cdist``
+        needs that: its derivative is wrong in PyTorch where cotangents are mapped.
 
     Returns
     -------
     callable
-        ``jac(*args) -> SparseMatrix (rows, columns)``, or with `has_aux` a pair of it and aux.
+        ``jac(*args)`` returns a `SparseMatrix` of shape (rows, columns), or with `has_aux` a pair
+        of it and the second result of f.
 
     Raises
     ------
     ValueError
-        If the pattern does not fit the function or an option is unknown; when called, if shapes do
-        not fit, or if f is not complex differentiable where it should be.
+        If the pattern does not fit the function, or an option is unknown.  When the returned
+        function is called: if shapes do not fit, or f is not complex differentiable at a complex
+        argument.
     TypeError
-        If what is differentiated is not floating point or complex.
+        If what is differentiated is neither floating point nor complex.
     NotImplementedError
-        When called, if f has no derivative in that mode.  That of a ``torch.library.custom_op``,
-        and of all ops that are registered without a rule for forward mode, PyTorch takes for zero
-        there, as in ``jacfwd``: here such an op is an error that names it.  So is an
-        ``autograd.Function`` where its ``jvp`` is differentiated in forward mode once more, and
-        ``torch.cdist`` in reverse mode, but with a `chunk_size` of 1.
+        When the returned function is called, if f has no derivative in this mode, or PyTorch would
+        compute a wrong one without saying so.  There are three such cases, of which ``jacfwd`` and
+        ``jacrev`` return wrong numbers: an op that is registered without a rule for forward mode,
+        as a ``torch.library.custom_op`` is, in forward mode; an ``autograd.Function`` in forward
+        mode inside of another forward mode; and ``torch.cdist`` in reverse mode, unless
+        `chunk_size` is 1.
 
     Notes
     -----
@@ -88,19 +96,20 @@ def sparse_jacobian(
     are taken in the order of `argnums`.  Leaves come as ``torch.func`` orders them: tuples and
     lists by position, dicts as they were filled.  `ravel_pytree` makes such vectors, and goes back.
 
-    **Entries.** The values have the dtype of the result, to which several are promoted, as those of
-    ``torch.func.jacfwd``.  An entry that the pattern stores and that is zero stays: patterns do not
-    depend on numbers.  An entry that is not zero and that the pattern lacks makes others *wrong*:
-    `jacobian_pattern` lacks none, and `check_pattern` finds out about one made by hand.  Where a
-    derivative is not finite, others in its row (in reverse mode, its column) may be NaN, as those
-    of ``jacfwd`` are, where zero times infinity was added up.
+    **Entries.** The values have the dtype of the result, as those of ``torch.func.jacfwd`` have; if
+    there are several results, their common dtype.  The pattern is the same at every point: an entry
+    that happens to be zero is stored as a zero.  An entry that the pattern lacks, and that is not
+    zero, makes others *wrong*, because products add it to them.  A pattern of `jacobian_pattern`
+    lacks none, and `check_pattern` checks one of your own.  Where a derivative is not finite,
+    others in its row (in reverse mode, its column) may be NaN, because zero times infinity was
+    added to them; those of ``jacfwd`` are NaN then, too.
 
-    **Complex numbers.** Of a holomorphic function, these are the complex derivatives.  One that is
-    not complex differentiable at the point is refused where numbers can be looked at, which is
-    not so under transforms or in a graph.  Real arguments may have a complex result, in forward
-    mode.
+    **Complex numbers.** The Jacobian of a holomorphic function has its complex derivatives.  A
+    function that is not complex differentiable at the point is refused where numbers can be looked
+    at, which is outside of transforms and of compiled functions.  A function of real arguments may
+    have complex results, in forward mode.
 
-    **Cost.** As many products as there are colours; O(colors (rows + columns) + nnz) memory.
+    **Cost.** One product for each colour; O(colors (rows + columns) + nnz) memory.
 
     The method is that of Curtis, Powell and Reid, *On the Estimation of Sparse Jacobian Matrices*,
     IMA J. Appl. Math. 13 (1974); see Gebremedhin, Manne and Pothen, *What Color Is Your Jacobian?*,
@@ -148,48 +157,51 @@ def sparse_hessian(
 ) -> SparseHessian:
     """Make a function that returns the Hessian of f, as a `SparseMatrix`.
 
-    It stands where ``torch.func.hessian`` does.  Since a Hessian is symmetric, an entry need not be
-    alone in a product: it may be read in the place of its mirror image, which takes fewer colours
-    (a star colouring).
+    It is called as ``torch.func.hessian`` is, and computes one product with the Hessian for each
+    colour of its sparsity pattern.  Since a Hessian is symmetric, an entry can also be read in the
+    place of its mirror image, so fewer colours are needed than for a Jacobian (a star colouring).
 
     Parameters
     ----------
     f : callable
-        A real function, which returns a tensor of shape ().
+        A function that returns a real tensor of shape ().
     pattern_or_coloring : SparsityPattern or Coloring, optional
-        Where the Hessian stores entries, at least, from `hessian_pattern` or by hand, or what
-        `color` makes of it, in any mode.  Default: it is detected at the first call, and kept, as
-        in `sparse_jacobian`.
+        Which entries of the Hessian may differ from zero: a pattern from `hessian_pattern`, or your
+        own; or what `color` makes of it, in any mode.  By default the pattern is detected at the
+        first call, and kept, as in `sparse_jacobian`.
     argnums : int or tuple of int
-        The arguments to differentiate with respect to: rows and columns, in raveled order.
+        The arguments to differentiate with respect to.  They are the rows and the columns.
     has_aux : bool
-        Whether f returns a pair, of which the second is not differentiated.
+        Whether f returns a pair, of which only the first is differentiated.
     mode : {"forward-reverse", "reverse-forward", "reverse-reverse", "forward-forward"}
-        How products with vectors are made; the first named is the outer one.  By default a ``jvp``
-        of the gradient.  ``"forward-forward"`` is for functions without reverse mode: it knows no
-        products, and costs an evaluation of f for each stored entry.
+        How a product with a vector is computed; the outer derivative is named first.  By default it
+        is a ``jvp`` of the gradient.  ``"forward-forward"`` is for functions without reverse mode:
+        it computes entries one by one, each by an evaluation of f.
     chunk_size : int, optional
-        How many products are computed at once.  Default: all; of entries in forward over forward
-        mode, as many as take the memory of some.
+        How many products are computed at the same time.  Default: all.  In forward over forward
+        mode it is the number of entries, by default as many as fit into some ten megabytes.
 
     Returns
     -------
     callable
-        ``hess(*args) -> SparseMatrix (n, n)``, or with `has_aux` a pair of it and aux.
+        ``hess(*args)`` returns a `SparseMatrix` of shape (n, n), or with `has_aux` a pair of it and
+        the second result of f.
 
     Raises
     ------
     ValueError
-        If the pattern does not fit or is not square, if an option is unknown; when called, if f
-        returns no single real number, or shapes do not fit.
+        If the pattern does not fit or is not square, or an option is unknown.  When the returned
+        function is called: if f does not return a single real number, or shapes do not fit.
     TypeError
         If what is differentiated is not real.
+    NotImplementedError
+        In the cases that `sparse_jacobian` names.
 
     Notes
     -----
-    What `sparse_jacobian` says of the order of rows and columns, of entries and of cost holds here.
-    Where rules of an ``autograd.Function`` make a second derivative that is not symmetric, there is
-    no Hessian: ``sparse_jacobian(torch.func.grad(f))`` returns what the rules say.
+    The order of rows and columns, the entries and the cost are as described in `sparse_jacobian`.
+    The rules of an ``autograd.Function`` may define a second derivative that is not symmetric.
+    Then there is no Hessian, and ``sparse_jacobian(torch.func.grad(f))`` returns what they define.
 
     Forward over forward mode is wrong for a few ops of PyTorch, such as ``torch.linalg.solve`` and
     ``batch_norm`` (the page on errors in PyTorch lists them).
@@ -231,35 +243,35 @@ def check_pattern(
 ) -> None:
     """Check that a pattern lacks no entry of the Jacobian of f, at a point.
 
-    The Jacobian that is evaluated by the pattern is multiplied with a random vector from either
-    side, and the products compared with one ``jvp`` and one ``vjp``.  A missing entry changes them,
-    wherever it went: it is lost, or added to another one.  Differences that rounding explains are
-    none.
+    The Jacobian is evaluated with this pattern, and multiplied with a random vector from either
+    side.  The two products are compared with one ``jvp`` and one ``vjp`` of f, as far as rounding
+    allows.  If an entry is missing in the pattern, its value is lost or added to another entry, so
+    the products differ.
 
     Parameters
     ----------
     f : callable
         As for `sparse_jacobian`.  For a Hessian, ``torch.func.grad(loss)``.
     args : Tensor, or tuple of all arguments of f
-        Where to check.  Entries that are zero here, as behind a ``relu`` that is off, cannot be
-        seen.
+        The point at which to check.  An entry that is zero there, as behind a ``relu`` that is off,
+        is not missed.
     pattern : SparsityPattern or Coloring
-        Of a Coloring, its pattern is checked.
+        The pattern to check; of a Coloring, the pattern that it colours.
     argnums, has_aux
         As for `sparse_jacobian`.
     mode : {"auto", "forward", "reverse", "bidirectional"}
-        As for `sparse_jacobian`.  With ``"forward"`` there is no ``vjp``; with ``"reverse"`` no
-        forward mode is used at all: the product is a ``vjp`` of the ``vjp``.  Pass one of these for
-        a function that has no derivative in the other mode.
+        As for `sparse_jacobian`.  With ``"forward"`` no ``vjp`` is computed.  With ``"reverse"``
+        forward mode is not used at all; the product is a ``vjp`` of the ``vjp``.  Pass one of these
+        for a function that has no derivative in the other mode.
     seed : int
-        Of the random vector; the generators of PyTorch are not used.
+        The seed of the random vector.  It does not touch the generators of PyTorch.
 
     Raises
     ------
     ValueError
-        If entries are missing, with their rows and, of some, their columns; if the derivatives of
-        f in forward and in reverse mode differ; if the shape does not fit; or if derivatives at
-        this point are not finite, so that nothing can be said.
+        If entries are missing; the message names their rows and, for some, their columns.  If the
+        derivatives of f in forward and in reverse mode differ; if the shape does not fit; or if
+        derivatives at this point are not finite, so that nothing can be said.
     NotImplementedError
         If f has no derivative in one of the modes.
 
@@ -288,11 +300,11 @@ def check_pattern(
 
 
 def ravel_pytree(tree: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """Return the leaves of a pytree in one vector, and the function that goes back.
+    """Return the leaves of a pytree in one vector, and the function that makes the tree of it.
 
-    Rows and columns of `sparse_jacobian` and `sparse_hessian` are in this order: the leaves as
-    ``torch.func`` orders them, one after the other, each read row by row.  Several arguments are a
-    tuple.  As ``jax.flatten_util.ravel_pytree``.
+    The vector has the order that rows and columns have in `sparse_jacobian` and `sparse_hessian`:
+    the leaves as ``torch.func`` orders them, one after the other, each read row by row.  For
+    several arguments, pass them as a tuple.  It is called as ``jax.flatten_util.ravel_pytree`` is.
 
     Parameters
     ----------
@@ -302,17 +314,17 @@ def ravel_pytree(tree: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
     Returns
     -------
     vector : Tensor, shape (size,)
-        In the dtype to which those of the leaves are promoted.
+        In the common dtype of the leaves.
     unravel : callable
-        ``unravel(vector) -> tree`` with leaves of the same shapes and dtypes.
+        ``unravel(vector)`` returns a tree with leaves of the same shapes and dtypes.
 
     Raises
     ------
     TypeError
         If a leaf is something else.
     ValueError
-        If there is no leaf, or they are on several devices; of `unravel`, if the vector has another
-        length, or is complex where all leaves are real.
+        If there is no leaf, or they are on several devices.  `unravel` raises it if the vector has
+        another length, or is complex where all leaves are real.
 
     Examples
     --------

@@ -87,57 +87,61 @@ def sparse_root(
     Parameters
     ----------
     F : callable
-        ``F(x, parameters)``, or ``F(x)`` without parameters; differentiable, and of values with as
-        many elements as x, in its dtype: in raveled order, element i is equation i.  Tensors that
-        are differentiated or mapped over reach it in `parameters`; one that it is closed over is an
-        error.
+        ``F(x, parameters)``, or ``F(x)`` if there are no parameters.  It is differentiable, and
+        returns as many elements as x has, in the dtype of x; element i, in raveled order, is
+        equation i.  A tensor that is being differentiated or mapped over has to reach F in
+        `parameters`: it is an error if F is closed over one.
     x0 : Tensor or pytree of Tensor
-        Where to start: float32, float64, complex64 or complex128.  The solution of a problem nearby
-        is a warm start.
+        Where Newton's method starts: float32, float64, complex64 or complex128.  If you have solved
+        a similar problem, its solution is a good start.
     parameters : pytree, optional
-        Tensors with respect to which the root is to be differentiated, in tuples, lists, dicts; a
-        `SparseMatrix` is such, too.  They fit into the dtype of x0.  What else is in it, also
-        tensors of integers, is constant.
+        The tensors with respect to which the root can be differentiated, in tuples, lists or dicts;
+        a `SparseMatrix` can be among them.  They are converted to the dtype of x0, into which they
+        have to fit.  Everything else in the tree, as tensors of integers, is constant.
     solver : Solver or callable, optional
-        Solves with the Jacobian, and for derivatives with its adjoint; as in `sparse_solve`.
+        What solves linear systems with the Jacobian, and for derivatives with its adjoint, as in
+        `sparse_solve`.
     pattern : SparsityPattern or Coloring, optional
-        Where the Jacobian stores entries, at least, as in `sparse_jacobian`.  Default: it is
-        detected at the first call with F and arguments of these shapes, and kept as long as F
-        lives: a lambda that is made anew for each call has it detected anew.  It is checked at the
-        root: what F uses beside its arguments may change numbers, but not where entries are.  For a
-        function without forward mode, a Coloring is one of "reverse" mode.
+        Which entries of the Jacobian may differ from zero, as in `sparse_jacobian`.  By default the
+        pattern is detected at the first call with F and arguments of these shapes, and kept as long
+        as F lives; a lambda that is written in a loop is another function each time, and has its
+        pattern detected each time.  The pattern is checked at the root: what F uses beside its
+        arguments may change the numbers in the Jacobian, but not which of them are zero.  For a
+        function without forward mode, pass no Coloring or one of "reverse" mode.
     rtol : float, optional
-        How large the last step may be, relative to x, in the 2-norm.  Default: ``eps ** (2 / 3)``
-        of the dtype.  Steps shrink quadratically, so x is closer than that.
+        How long the last step may be, relative to x, in the 2-norm.  Default: ``eps ** (2 / 3)`` of
+        the dtype.  Steps shrink quadratically, so the error of x is smaller than that.
     atol : float
-        A norm of ``F(x)`` that counts as zero, whatever the steps are.  To be given where x is zero
-        up to rounding, so that no step is small relative to it.
+        If the norm of ``F(x)`` is not larger than this, x is taken for a root, whatever the steps
+        are.  Give it where the root is zero up to rounding, so that no step is small relative to x.
     max_iterations : int
-        How many steps are made at most.
+        The largest number of steps.
     return_info : bool
-        Also return a `NewtonInfo`, which says how the root was reached.
+        Whether to return a `NewtonInfo` as well, which says how the root was reached.
 
     Returns
     -------
     Tensor or pytree, or (it, NewtonInfo)
-        A root, with the tree, shapes and dtypes of `x0`.  It is one near x0, if there are several.
+        A root, with the tree, shapes and dtypes of `x0`.  If there are several roots, it is often,
+        but not always, the one closest to x0.
 
     Raises
     ------
     TypeError
-        If F is not callable, returns something else than tensors, or is not one of the kinds that
-        `sparse_jacobian` takes; or x0, `solver` or `pattern` is of the wrong kind.
+        If F is not callable, returns something else than tensors, or is not a function that
+        `sparse_jacobian` takes; or if x0, `solver` or `pattern` has the wrong type.
     ValueError
         If shapes, dtypes or devices do not fit, a setting is out of range, the pattern lacks
-        entries, F is not complex differentiable, or it or its Jacobian is not finite at x0 or
-        an iterate.
+        entries, F is not complex differentiable, or F or its Jacobian is not finite at x0 or at an
+        iterate.
     SolveError
-        If the Jacobian is singular at an iterate, or, when a derivative is taken, at the root.
+        If the Jacobian is singular at an iterate, or at the root when a derivative is taken.
     ConvergenceError
-        If no step reduces the residual, as where there is no root, or `max_iterations` are made.
+        If no step reduces the residual, as where there is no root, or if `max_iterations` steps
+        were not enough.
     RuntimeError
         If F uses a tensor that is being differentiated or mapped over, and that is neither x nor
-        among the parameters: there would be no derivative of it.
+        among the parameters: the derivative with respect to it would be missing.
 
     Warns
     -----
@@ -157,13 +161,14 @@ def sparse_root(
     Differentiation*, NeurIPS 2022.
 
     A step is halved until it reduces the residual (Armijo): Dennis and Schnabel, *Numerical Methods
-    for Unconstrained Optimization and Nonlinear Equations* (1983), chapter 6.  The value at x is
-    that of F itself, so a wrong Jacobian makes no wrong root.
+    for Unconstrained Optimization and Nonlinear Equations* (1983), chapter 6.  Whether x is a root
+    is judged by F itself, so a wrong Jacobian cannot lead to a wrong root.
 
-    Cost: for each step a Jacobian, by as many products as its pattern has colours, a factorization
-    and one or more evaluations of F; for each first derivative a Jacobian, a solve, whose factor is
-    found again, and one product with the derivative of F.  Memory is O(colors n + nnz), and that of
-    a factor.  Under ``vmap`` members are solved one after the other.
+    Cost: each step evaluates the Jacobian, by one product for each colour of its pattern,
+    factorizes it, and evaluates F once or more.  To check the pattern costs one more Jacobian.  A
+    first derivative takes a Jacobian, a solve, and one product with the derivative of F.  Memory is
+    O(colors n + nnz), and that of a factor.  Under ``vmap`` the members are solved one after the
+    other.
 
     Examples
     --------

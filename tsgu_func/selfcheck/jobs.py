@@ -217,6 +217,8 @@ def _settings(record: Record, dtype: str, asked: Asked) -> Settings:
 
 
 def _runs(check: Check, record: Record, dtype: str, asked: Asked) -> bool:
+    if check.name in record.refused:
+        return False
     if check.backend is None:
         return True
     if asked.quick and not asked.cells and (check.name, dtype) not in _QUICKLY_COMPILED:

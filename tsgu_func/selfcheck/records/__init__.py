@@ -9,6 +9,7 @@ import torch
 
 from tsgu_func.selfcheck.records.algebra import algebra_records
 from tsgu_func.selfcheck.records.base import Record
+from tsgu_func.selfcheck.records.derivatives import derivative_records
 from tsgu_func.selfcheck.records.indexed import indexed_primitive_records, indexed_public_records
 from tsgu_func.selfcheck.records.least_squares import lstsq_records
 from tsgu_func.selfcheck.records.operators import operator_records
@@ -26,6 +27,7 @@ _KINDS = (
     solve_records,
     operator_records,
     root_records,
+    derivative_records,
     lstsq_records,
     indexed_primitive_records,
     indexed_public_records,

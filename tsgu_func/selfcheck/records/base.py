@@ -52,6 +52,7 @@ class Record:
     primitive: Primitive | None = None
     compiles: bool = True  # whether it is in the table of the compiler
     nodes: Nodes | None = None
+    refused: frozenset[str] = frozenset()  # cells in which PyTorch itself raises
 
     def __repr__(self) -> str:
         return self.name
