@@ -8,6 +8,7 @@ from torch.func import grad, jacfwd, jacrev, jvp, vmap
 from torch.testing import assert_close
 
 from tests.functions import wave
+from tests.planted import FunctionCube
 from tsgu_func import (
     Primitive,
     SparsityPattern,
@@ -221,36 +222,15 @@ def test_ops_of_pytorch_that_do_the_same(f):
     assert jacobian_pattern(f, X) == pattern
 
 
-class Cubed(torch.autograd.Function):
-    """Has rules for both modes."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x):
-        return x**3
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def backward(ctx, ct):
-        return 3 * ct * ctx.saved_tensors[0] ** 2
-
-    @staticmethod
-    def jvp(ctx, tangent):
-        return 3 * tangent * ctx.saved_tensors[0] ** 2
-
-
-entries_of_cubed = lambda x: sparse_jacobian(Cubed.apply, color(DIAGONAL, "forward"))(x).values
+entries_of_cubed = lambda x: (
+    sparse_jacobian(FunctionCube.apply, color(DIAGONAL, "forward"))(x).values
+)
 
 
 def test_forward_over_forward_mode_of_an_autograd_function():
     """PyTorch's ``jacfwd(jacfwd(...))`` of it is zero."""
-    told = "Cubed is an autograd.Function, whose jvp is a constant"
-    loss = lambda x: Cubed.apply(x).sum()
+    told = "FunctionCube is an autograd.Function, whose jvp is a constant"
+    loss = lambda x: FunctionCube.apply(x).sum()
     with pytest.raises(NotImplementedError, match=told):
         sparse_hessian(loss, DIAGONAL, mode="forward-forward")(X)
     with pytest.raises(NotImplementedError, match=told):
@@ -263,10 +243,10 @@ def test_forward_over_forward_mode_of_an_autograd_function():
 
 def test_forward_mode_of_an_autograd_function():
     for mode in ("forward-reverse", "reverse-forward", "reverse-reverse"):
-        hess = sparse_hessian(lambda x: Cubed.apply(x).sum(), DIAGONAL, mode=mode)
+        hess = sparse_hessian(lambda x: FunctionCube.apply(x).sum(), DIAGONAL, mode=mode)
         assert_close(hess(X).to_dense(), (6 * X).diag())
     assert_close(jacrev(entries_of_cubed)(X), (6 * X).diag())
     assert_close(vmap(entries_of_cubed)(X[None]), 3 * X[None] ** 2)
     # It is a constant for the outer jvp.
-    product = lambda y: sparse_jacobian(lambda x: Cubed.apply(x) * y, DIAGONAL)(X).values
+    product = lambda y: sparse_jacobian(lambda x: FunctionCube.apply(x) * y, DIAGONAL)(X).values
     assert_close(jacfwd(product)(X), (3 * X**2).diag())

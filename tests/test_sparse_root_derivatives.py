@@ -6,6 +6,7 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.testing import assert_close
 
 from tests import nonlinear as of
+from tests.differentiated import Doubled
 from tests.systems import randn
 from tsgu_func import SparseMatrix, sparse_root
 from tsgu_func.solvers import GMRES, SuperLU
@@ -236,27 +237,10 @@ def test_any_solver_serves_derivatives(solver):
     assert_close(hessian(loss)(ARGS[1]), hessian(expected)(ARGS[1]), **CLOSE)
 
 
-class Cube(torch.autograd.Function):
-    """Has no forward mode."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x):
-        return x**3
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx, ct):
-        return 3 * ct * ctx.saved_tensors[0] ** 2
-
-
 def test_a_function_without_forward_mode():
-    F = lambda x, p: Cube.apply(x) + x.roll(1) * Cube.apply(p) - 1
-    p, plain = torch.tensor(0.7, dtype=torch.float64), lambda x, p: x**3 + x.roll(1) * p**3 - 1
+    F = lambda x, p: Doubled.apply(x) ** 3 + x.roll(1) * Doubled.apply(p**3) - 1
+    plain = lambda x, p: 8 * x**3 + x.roll(1) * 2 * p**3 - 1
+    p = torch.tensor(0.7, dtype=torch.float64)
     loss = lambda root, F: lambda p: root(F, U0 + 1, p).sin().sum()
     dense = loss(of.dense_root, plain)
     assert_close(grad(loss(sparse_root, F))(p), grad(dense)(p), **CLOSE)
