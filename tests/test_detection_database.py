@@ -22,7 +22,7 @@ KNOWN = {
 def test_no_pattern_lacks_an_entry(part):
     pytest.importorskip("expecttest")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.database", str(part), str(PARTS)],
+        [sys.executable, "-m", "tests.database", "float64", str(part), str(PARTS)],
         cwd=Path(__file__).resolve().parent.parent,
         capture_output=True,
         text=True,
