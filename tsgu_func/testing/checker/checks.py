@@ -395,7 +395,8 @@ def _of_transform(t: Transform) -> Check:
         if t.group == "first":
             yield from _of_some(p, t.name)
         if reference is not None:
-            yield _same(p, got, t.run(reference, p.x, p.w), "the reference")
+            by = t.plain or t.run
+            yield _same(p, got, by(reference, p.x, p.w), "the reference")
 
     return Check(t.name, t.group, run, t.modes, len(t.modes))
 

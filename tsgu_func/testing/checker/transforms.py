@@ -32,6 +32,7 @@ class Transform(NamedTuple):
     """A row of the table.
 
     ``like`` computes what must come out, by a loop; where it is ``None``, finite differences tell.
+    A reference is run like the function, or by ``plain``, which takes less to the same numbers.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Transform(NamedTuple):
     run: Run
     like: Run | None = None
     compiled: int | None = None  # from which order on it is also run inside the compiler
+    plain: Run | None = None
 
 
 # ------------------------------------------------------------------------- derivatives, by mode
@@ -288,7 +290,9 @@ def one_by_one(modes: str) -> Run:
 
     def run(f: Function, x: Leaves, w: Directions) -> Leaves:
         g = derivative(f if len(modes) < 2 else bent(f, w), modes, w)
-        return tuple(r for which, _ in combinations(x) for r in looped(g, x, w, which))
+        every = [which for which, _ in combinations(x)]  # each of them along several axes
+        loops = {which: looped(g, x, w, which) for which in dict.fromkeys(every)}
+        return tuple(r for which in every for r in loops[which])
 
     return run
 
@@ -386,7 +390,7 @@ def _rows() -> list[Transform]:
         T("is_grads_batched", "eager", "r", batched_cotangents, looped_cotangents),
         T("checkpoint", "eager", "r", checkpointed),
         T("no_grad, inference_mode", "eager", "", without_grad, lambda *a: value(*a) * 2),
-        T("linearize", "eager", "f", linearized),
+        T("linearize", "eager", "f", linearized, plain=by_mode("f")),
         T("jacrev", "jacobian", "r", jacobian(jacrev), None, 3),
         T("jacfwd", "jacobian", "f", jacobian(jacfwd), None, 3),
         T("hessian", "jacobian", "fr", whole_hessian, None, 2),
