@@ -1,6 +1,7 @@
 """Settings of the whole suite: Hypothesis profiles, threads, a seed for every test."""
 
 import gc
+import itertools
 import os
 
 import pytest
@@ -55,6 +56,16 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+
+
+_finished = itertools.count(1)
+
+
+def pytest_runtest_logfinish() -> None:
+    """Do the same with what tests have left behind: modules, above all those of the compiler."""
+    if next(_finished) % 50 == 0:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
