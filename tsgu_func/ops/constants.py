@@ -32,7 +32,7 @@ _NUMBERS = (*_CONSTANTS, int, float)
 
 # Before PyTorch 2.13 the compiler does not guard on the `id` of a function, and for an object that
 # is made inside of the compiled function it is that of the shell.
-_GUARDED = torch.__version__ >= (2, 13)
+_GUARDED = torch.__version__ >= "2.13"  # as versions are compared
 
 
 def taken_apart(x: Any) -> tuple[Any, ...]:
