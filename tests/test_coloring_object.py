@@ -14,6 +14,7 @@ from torch.func import grad, jacrev, jvp, vjp, vmap
 from torch.testing import assert_close
 
 from tests.coloring import arrowhead, band, check, frame, kkt, of_mask, path, random_mask
+from tests.differentiated import Doubled
 from tsgu_func import Coloring, SparseMatrix, SparsityPattern, color, sparse_jacobian
 from tsgu_func.kernels import coloring as kernels
 
@@ -439,27 +440,17 @@ def tripled(x):
     return y
 
 
-class Doubled(torch.autograd.Function):
+class DoubledInPlace(Doubled):
     """Writes to the cotangent."""
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(x):
-        return 2 * x
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
-
-    @staticmethod
-    def backward(ctx, ct):
-        return ct.mul_(2)
+    def backward(ctx, g):
+        return g.mul_(2)
 
 
 @pytest.mark.parametrize("chunk_size", [None, 1, 2])
 @pytest.mark.parametrize(
-    ("f", "mode", "factor"), [(tripled, "forward", 3.0), (Doubled.apply, "reverse", 2.0)]
+    ("f", "mode", "factor"), [(tripled, "forward", 3.0), (DoubledInPlace.apply, "reverse", 2.0)]
 )
 def test_functions_that_write_to_tangents(f, mode, factor, chunk_size):
     tridiagonal = np.eye(6, dtype=bool) | np.eye(6, k=1, dtype=bool) | np.eye(6, k=-1, dtype=bool)

@@ -11,6 +11,7 @@ import torch
 from tests.functions import wave
 from tsgu_func import Coloring, SparsityPattern, sparse_hessian, sparse_jacobian
 from tsgu_func.selfcheck.records import record_named
+from tsgu_func.selfcheck.records.derivatives import entries, products
 from tsgu_func.testing import check_rules
 
 GROUPS = ("value", "first", "higher", "eager", "jacobian", "vmap")
@@ -21,15 +22,6 @@ VECTORIZED = "functional.jacobian, vectorized"  # of complex numbers, by an asse
 NESTED = {"forward_ad", "backward through forward_ad", "linearize", VECTORIZED}
 HOOKS = {"checkpoint"}
 TOLD = "Nested forward mode AD|saved tensor hooks|INTERNAL ASSERT"
-
-
-def function(x):
-    return x[1:] * x[1:] * x[:-1]
-
-
-def jacobian(x):
-    """Return what element i of the function has for elements i and i + 1, for each i."""
-    return torch.stack([x[1:] * x[1:], 2 * x[1:] * x[:-1]], 1).reshape(-1)
 
 
 def hessian(x):
@@ -68,8 +60,8 @@ def test_what_the_records_leave_out_is_refused(mode, dtype):
 
 @pytest.mark.slow
 def test_jacobian(dtype):
-    jac = sparse_jacobian(function, BOTH)
-    told = failing(lambda x: jac(x).values, jacobian, dtype)
+    jac = sparse_jacobian(products, BOTH)
+    told = failing(lambda x: jac(x).values, entries, dtype)
     assert set(told) == NESTED | HOOKS, told
 
 
@@ -78,6 +70,6 @@ def test_jacobian(dtype):
     ("mode", "refused"), [("forward-reverse", NESTED | HOOKS), ("reverse-reverse", HOOKS)]
 )
 def test_hessian(mode, refused):
-    hess = sparse_hessian(lambda x: function(x).sum(), SQUARE, mode=mode)
+    hess = sparse_hessian(lambda x: products(x).sum(), SQUARE, mode=mode)
     told = failing(lambda x: hess(x).values, hessian, torch.float64)
     assert set(told) == refused, told

@@ -210,7 +210,7 @@ class Coloring:
                 else kernels.reading(*given)
             )
             if not readable.all():
-                raise ValueError(_unreadable(given, mode, int(readable.argmin())))
+                raise ValueError(kernels.unreadable(*given, mode, int(readable.argmin())))
             self._pattern, self._mode = pattern, mode
             self._forward_colors, self._reverse_colors = map(_count, (column, row))
             said = hashlib.blake2b(digest_size=16)
@@ -496,26 +496,3 @@ def _checked(name: str, color: Any, size: int, mode: str, taken: bool) -> Tensor
             f"{used[:8].tolist()}{'...' if len(used) > 8 else ''}"
         )
     return color
-
-
-def _unreadable(given: tuple[Incidence, Any, Any], mode: str, k: int) -> str:
-    """Say why no product tells a value."""
-    A, column, row = given
-    i, j = (int(index[k]) for index in A.places())
-    said = []
-    if mode != "reverse":
-        said.append(_why("column", "row", column, j, i, A.rows))
-    if mode == "symmetric":
-        said.append(_why("column", "row", column, i, j, A.rows))
-    if mode in ("reverse", "bidirectional"):
-        said.append(_why("row", "column", row, i, j, A.columns))
-    return f"no product tells the entry ({i}, {j}): {'; and '.join(said)}"
-
-
-def _why(kind: str, other: str, color: Any, j: int, i: int, side: kernels.Side) -> str:
-    """Say with which other column column j is summed in row i."""
-    if color[j] < 0:
-        return f"{kind} {j} has no color"
-    beside = side.across[side.start[i] : side.start[i + 1]]
-    twin = next(int(x) for x in beside if x != j and color[x] == color[j])
-    return f"{kind} {twin}, which {other} {i} stores too, has the same color, {int(color[j])}"

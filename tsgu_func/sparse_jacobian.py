@@ -179,7 +179,7 @@ def sparse_hessian(
         it computes entries one by one, each by an evaluation of f.
     chunk_size : int, optional
         How many products are computed at the same time.  Default: all.  In forward over forward
-        mode it is the number of entries, by default as many as fit into some ten megabytes.
+        mode it is the number of entries, by default as many as fit into some tens of megabytes.
 
     Returns
     -------

@@ -47,6 +47,7 @@ __all__ = [
     "star",
     "symmetric",
     "uncolored",
+    "unreadable",
     "vertex_order",
 ]
 
@@ -432,6 +433,28 @@ def reading_of_symmetric(A: Incidence, color: ndarray) -> tuple[ndarray, ndarray
     direct = _alone(A.rows, color)
     index = np.where(direct, color[j] * n + i, color[i] * n + j)
     return index, direct | direct[A.mirrored()]
+
+
+def unreadable(A: Incidence, column: ndarray, row: ndarray, mode: str, k: int) -> str:
+    """Say why no product tells a value."""
+    i, j = (int(index[k]) for index in A.places())
+    said = []
+    if mode != "reverse":
+        said.append(_why("column", "row", column, j, i, A.rows))
+    if mode == "symmetric":
+        said.append(_why("column", "row", column, i, j, A.rows))
+    if mode in ("reverse", "bidirectional"):
+        said.append(_why("row", "column", row, i, j, A.columns))
+    return f"no product tells the entry ({i}, {j}): {'; and '.join(said)}"
+
+
+def _why(kind: str, other: str, color: ndarray, j: int, i: int, side: Side) -> str:
+    """Say with which other column column j is summed in row i."""
+    if color[j] < 0:
+        return f"{kind} {j} has no color"
+    beside = side.across[side.start[i] : side.start[i + 1]]
+    twin = next(int(x) for x in beside if x != j and color[x] == color[j])
+    return f"{kind} {twin}, which {other} {i} stores too, has the same color, {int(color[j])}"
 
 
 def _needed(A: Incidence, column: ndarray, row: ndarray) -> Both:

@@ -23,7 +23,7 @@ def products(x: Tensor) -> Tensor:
     return x[1:] * x[1:] * x[:-1]
 
 
-def _entries(x: Tensor) -> Tensor:
+def entries(x: Tensor) -> Tensor:
     """Return what element i of the products has for elements i and i + 1, for each i."""
     return torch.stack([x[1:] * x[1:], 2 * x[1:] * x[:-1]], 1).reshape(-1)
 
@@ -40,7 +40,7 @@ def _jacobian(mode: str, dtype: torch.dtype) -> Record:
     return Record(
         f"sparse_jacobian {mode}",
         lambda x: jac(x).values,
-        _entries,
+        entries,
         (randn(4, dtype=dtype),),
         compiles=mode == "forward",
         nodes=_NO_OP,
