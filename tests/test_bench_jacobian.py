@@ -1,6 +1,8 @@
 """The benchmark of sparse derivatives: its functions, who is judged, and what is printed."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,8 +10,9 @@ import torch
 
 from tsgu_func.__main__ import main
 from tsgu_func.bench import peers
-from tsgu_func.bench.functions import FUNCTIONS, point
+from tsgu_func.bench.functions import FUNCTIONS, Function, point
 from tsgu_func.bench.jacobian import judged
+from tsgu_func.bench.peers import derivatives
 from tsgu_func.bench.peers.derivatives import Derivative
 from tsgu_func.bench.peers.peer import Peer
 
@@ -119,3 +122,19 @@ def test_what_does_not_fit_is_not_run(capsys):
     printed = capsys.readouterr().out
     assert "dense: does not fit into 4 GB: about 8 GB" in printed
     assert " (does not fit into 4 GB) |" in printed
+
+
+def test_what_asdex_returns_is_read(monkeypatch):
+    """Without it: a matrix of its values, in its places."""
+    found = SimpleNamespace(rows=np.arange(3), cols=np.arange(3), nnz=3)
+    asdex = SimpleNamespace(
+        jacobian_coloring=lambda f, x: SimpleNamespace(sparsity=found, num_colors=1),
+        jacobian_from_coloring=lambda f, coloring: lambda x: SimpleNamespace(data=2 * x),
+    )
+    monkeypatch.setitem(sys.modules, "asdex", asdex)
+    jax = SimpleNamespace(numpy=np, jit=lambda f: f)
+    monkeypatch.setattr(derivatives, "jax", lambda: jax)
+    square = Function("square", lambda xp, x: x * x, lambda n: n)
+    ready = derivatives.DERIVATIVE["asdex"].prepare(square, 3)
+    assert ready.told == {"entries": 3, "colors": 1}
+    np.testing.assert_array_equal(ready.matrix.toarray(), np.diag(2 * point(3)))

@@ -29,7 +29,7 @@ class NoneMappedWrongly(TorchFunctionMode):
         if any(func is wrong for wrong in _WRONG):
             raise NoBatchingRuleError(
                 "the derivative of torch.cdist is wrong in PyTorch where cotangents are mapped, "
-                "as torch.func.jacrev does: pass chunk_size=1, which takes one product at a time, "
-                "or compute distances with operations on x[:, None] - y"
+                "as torch.func.jacrev does: compute distances with operations on x[:, None] - y, "
+                "or pass chunk_size=1 to sparse_jacobian, which takes one product at a time"
             )
         return func(*args, **(kwargs or {}))
