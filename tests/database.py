@@ -1,8 +1,7 @@
 """Patterns of the operators in PyTorch's database: a program, since its import changes settings.
 
-``python -m tests.database DTYPE PART PARTS`` prints a line for each operator of a part whose
-pattern is refused, or lacks entries that its derivative has: the name, a tab, and what is the
-matter.
+``python -m tests.database DTYPE`` prints a line for each operator whose pattern is refused, or
+lacks entries that its derivative has: the name, a tab, and what is the matter.
 """
 
 import sys
@@ -78,16 +77,16 @@ def trouble(f, x, again):
     return f"lacks {missing[:5]}" if missing else ""
 
 
-def main(dtype, part, parts):
+def main(dtype):
     from tsgu_func.selfcheck.database import names, samples
 
     dtype = getattr(torch, dtype)
     warnings.simplefilter("ignore")  # of operators that are about to go
-    for name in names(dtype)[part::parts]:
+    for name in names(dtype):
         told = {trouble(f, x, not k) for k, (f, x) in enumerate(samples(name, dtype))}
         for line in sorted(told - {""}):
             print(name, line.partition("\n")[0], sep="\t")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:]))
+    main(sys.argv[1])

@@ -114,7 +114,9 @@ class Problem:
                 tuple(draw(f"ct_in{k}.{i}", a, size(a)) for i, a in enumerate(self.x))
                 for k in levels
             ),
-            scale=tuple(a.new_full((), size(a), dtype=a.real.dtype) for a in out),
+            # Of as many axes as what it scales: what is given a float64 tensor without axes is
+            # compiled twice by PyTorch, with its number as a variable and then as a constant.
+            scale=tuple(a.new_full((1,) * a.ndim, size(a), dtype=a.real.dtype) for a in out),
             members=tuple(tuple(self._member(m, i, a) for i, a in enumerate(self.x))
                           for m in range(_MEMBERS)),
             randomness=self.randomness,
