@@ -58,8 +58,17 @@ def ours(counts):
 @pytest.mark.parametrize("name", NAMES)
 def test_nodes_are_those_of_the_rules(name, dtype):
     record = record_named(name, dtype)
-    graphs = count_ops(record.function, record.args)
-    assert graphs == (ours(record.nodes.forward), ours(record.nodes.backward))
+    graphs = count_all_ops(record.function, record.args)
+    own = [Counter({n: g[n] for n in g if n.startswith("tsgu_func::")}) for g in graphs]
+    assert own == [ours(record.nodes.forward), ours(record.nodes.backward)]
+    # The inside of an op is in neither graph.  What surrounds it is a few views and conjugates; an
+    # index is sorted in a few ops, and what a user's function is called with is put into one
+    # vector; without an op there are several operations of PyTorch.
+    most = 16 if record.nodes.forward else 64
+    for graph in graphs:  # an op of two outputs has an item taken
+        assert graph.total() - graph["getitem"] <= most
+    inside = ("aten::mm", "aten::addmm", "aten::bmm", "aten::_sparse", "aten::linalg", "aten::norm")
+    assert not [n for graph in graphs for n in graph if n.startswith(inside)]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -97,19 +106,6 @@ def test_eager_backward_runs_what_is_asked_and_no_more(name, dtype):
         with Calls() as calls:
             torch.autograd.grad(out, [x[i] for i in chosen], torch.ones_like(out))
         assert calls.counts == ours(backward)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_inside_of_an_op_is_not_in_the_graph(name, dtype):
-    # What surrounds an op is a few views and conjugates; an index is sorted in a few ops, and what
-    # a user's function is called with is put into one vector.
-    record = record_named(name, dtype)
-    most = 16 if record.nodes.forward else 64  # several operations of PyTorch, and no op
-    graphs = count_all_ops(record.function, record.args)
-    for graph in graphs:  # an op of two outputs has an item taken
-        assert graph.total() - graph["getitem"] <= most
-    inside = ("aten::mm", "aten::addmm", "aten::bmm", "aten::_sparse", "aten::linalg", "aten::norm")
-    assert not [n for graph in graphs for n in graph if n.startswith(inside)]
 
 
 def chain(size: int) -> SparseMatrix:

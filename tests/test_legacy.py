@@ -71,25 +71,16 @@ RENAMED = {
 
 @pytest.mark.parametrize("transform", RENAMED)
 @pytest.mark.parametrize("name", [record.name for record in PUBLIC])
-def test_functorch_and_torch_func_agree(name, transform, dtype):
+def test_names_of_functorch(name, transform, dtype):
     record = as_reals(record_named(name, dtype))
     run = RENAMED[transform]
     with pytest.warns(FutureWarning, match=f"`functorch.{transform}` is deprecated"):
         legacy = run(functorch, record.function, record.args)
-    # Equal, but for the order of sums on a GPU.
-    new = run(torch.func, record.function, record.args)
-    assert_close(legacy, new, rtol=1e-14, atol=1e-14)
     assert_close(legacy, run(torch.func, record.reference, record.args), **CLOSE)
 
 
-@pytest.mark.parametrize("name", [record.name for record in PUBLIC])
-def test_make_fx_of_functorch(name, dtype):
-    record = as_reals(record_named(name, dtype))
-    f = bent(lambda *x: record.function(*x))
-    legacy, new = functorch.make_fx(f)(*record.args), make_fx(f)(*record.args)
-    targets = [[n.target for n in g.graph.nodes if n.op == "call_function"] for g in (legacy, new)]
-    assert targets[0] == targets[1]
-    assert_close(legacy(*record.args), bent(record.reference)(*record.args), **CLOSE)
+def test_functorch_has_the_same_make_fx():
+    assert functorch.make_fx is make_fx  # of which there are tests in test_rules.py
 
 
 @pytest.mark.slow
