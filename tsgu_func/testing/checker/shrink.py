@@ -20,19 +20,27 @@ Fails = Callable[[Problem], bool]
 
 
 class Shrinking:
-    """The time for all counterexamples of a report."""
+    """The time for all counterexamples of a report, and those that were found."""
 
     def __init__(self) -> None:
         self.left = _SECONDS
+        self._found: list[Problem] = []
 
     def smallest(self, problem: Problem, fails: Fails, stays: Fails) -> Problem:
         """Return the smallest problem found on which the check still fails.
 
         Numbers are rounded as long as `stays` says that it is the same failure at the new point;
-        each direction and cotangent loses entries by halves as long as `fails` does.
+        each direction and cotangent loses entries by halves as long as `fails` does.  Where what
+        was found for another check fails this one, too, it is not searched again.
         """
         budget = _Budget(_SHARE * self.left)
-        small = _smallest(problem, budget.limited(fails), budget.limited(stays))
+        stays = budget.limited(stays)
+        known = (small for small in self._found if small.dtype == problem.dtype)
+        small = next(filter(stays, known), None)
+        if small is None:
+            small = _smallest(problem, budget.limited(fails), stays)
+            if small is not problem:
+                self._found.append(small)
         self.left -= budget.spent()
         return small
 
