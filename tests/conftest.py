@@ -26,6 +26,8 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 # Two test processes share two cores; tests of threading set their own number.
 torch.set_num_threads(1)
 
+_CUDA = torch.cuda.is_available()
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -58,6 +60,11 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not _CUDA:
+        terminalreporter.write_line("What runs on a CUDA device is left out: there is none.")
+
+
 _finished = itertools.count(1)
 
 
@@ -79,7 +86,10 @@ def _defaults(request: pytest.FixtureRequest):
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
-    torch.manual_seed(0)
+    # Not torch.manual_seed, which notes a stack trace for each kind of device that is not there.
+    torch.default_generator.manual_seed(0)
+    if _CUDA:
+        torch.cuda.manual_seed_all(0)
 
 
 @pytest.fixture
@@ -108,10 +118,7 @@ def _fresh_compiler():
     torch.compiler.reset()
 
 
-_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=_CUDA)])
+@pytest.fixture(params=["cpu", "cuda"] if _CUDA else ["cpu"])
 def device(request: pytest.FixtureRequest):
     """Make what a test creates, unless it says otherwise, on a device."""
     if request.param == "cpu":  # where PyTorch is already: a default device is not free
