@@ -329,6 +329,20 @@ def test_compiled_matmul_of_foreign_class():
     assert compiled(X) == 1
 
 
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="its number is first a variable, and then a constant")
+def test_what_takes_a_tensor_without_axes_is_compiled_once():
+    # So the checker gives its scales as many axes as what they scale.
+    compile_graph, graphs = torch._dynamo.lookup_backend("aot_eager"), []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return compile_graph(graph, inputs)
+
+    torch.compile(lambda x: x * X, fullgraph=True, backend=count)(torch.ones((), dtype=X.dtype))
+    assert len(graphs) == 1
+
+
 def test_a_csr_tensor_is_of_the_values_that_it_is_given():
     """Sampled products are written there: what `values()` returns cannot be conjugated."""
     values = torch.zeros(2, dtype=torch.complex128)

@@ -13,7 +13,12 @@ import torch
 from tsgu_func.__main__ import main
 from tsgu_func.kernels.shapes import broadcast_shapes
 
-HEAVY = ("numba", "scipy", "matplotlib", "hypothesis", "rich", "sympy", "torch._dynamo")
+OF_COMMANDS = "tsgu_func.__main__"  # which imports tsgu_func, and what its functions are in
+HEAVY = (
+    *("numba", "scipy", "pyamg", "matplotlib", "hypothesis", "rich", "sympy", "torch._dynamo"),
+    "functorch",
+)
+OF_TESTS = "tsgu_func.testing, tsgu_func.testing.checker.graphs, tsgu_func.selfcheck.records"
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -31,11 +36,13 @@ def run_here(*arguments: str) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ["tsgu_func", "tsgu_func.__main__"])
-def test_import_is_light(module):
+@pytest.mark.parametrize(
+    ("modules", "absent"), [(OF_COMMANDS, HEAVY), (OF_TESTS, ("functorch", "hypothesis"))]
+)
+def test_import_is_light(modules, absent):
     program = (
-        f"import torch, sys, json; before = set(sys.modules); import {module};"
-        f"print(json.dumps([m for m in {HEAVY} if m in sys.modules and m not in before]))"
+        f"import torch, sys, json; before = set(sys.modules); import {modules};"
+        f"print(json.dumps([m for m in {absent} if m in sys.modules and m not in before]))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert json.loads(done.stdout) == []

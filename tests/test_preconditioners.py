@@ -1,8 +1,5 @@
 """The preconditioners, against plain factorizations of dense arrays, and by what they are for."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -147,16 +144,6 @@ def test_zero_on_the_diagonal(M):
 def test_settings_are_checked(make, error):
     with pytest.raises(error, match="got"):
         make()
-
-
-@pytest.mark.slow
-def test_import_is_light():
-    code = (
-        "import sys, torch; before = set(sys.modules); import tsgu_func.solvers.preconditioners;"
-        "new = {name.partition('.')[0] for name in set(sys.modules) - before};"
-        "assert not new & {'numba', 'scipy', 'pyamg'}, new"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # ------------------------------------------------------------ each against a dense reference

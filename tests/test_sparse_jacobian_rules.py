@@ -67,7 +67,13 @@ def test_jacobian(dtype):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("mode", "refused"), [("forward-reverse", NESTED | HOOKS), ("reverse-reverse", HOOKS)]
+    ("mode", "refused"),
+    [
+        ("forward-reverse", NESTED | HOOKS),
+        ("reverse-forward", NESTED | HOOKS),
+        ("reverse-reverse", HOOKS),
+        ("forward-forward", NESTED),
+    ],
 )
 def test_hessian(mode, refused):
     hess = sparse_hessian(lambda x: products(x).sum(), SQUARE, mode=mode)

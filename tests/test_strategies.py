@@ -379,24 +379,12 @@ def test_places_print_as_they_are_made():
 # --------------------------------------------------------------------------- without Hypothesis
 
 
-def run(program):
-    return subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
-    )
-
-
 @pytest.mark.slow
 def test_without_hypothesis_the_import_says_what_to_install():
-    done = run("import sys; sys.modules['hypothesis'] = None; import tsgu_func.testing.strategies")
+    program = "import sys; sys.modules['hypothesis'] = None; import tsgu_func.testing.strategies"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
     assert "ModuleNotFoundError: tsgu_func.testing.strategies needs" in done.stderr
     assert 'pip install "tsgu_func[testing]"' in done.stderr
-
-
-@pytest.mark.slow
-def test_the_library_does_not_import_hypothesis():
-    done = run(
-        "import sys, tsgu_func, tsgu_func.testing, tsgu_func.selfcheck.records;"
-        "sys.exit('hypothesis' in sys.modules)"
-    )
-    assert done.returncode == 0, done.stderr
