@@ -100,10 +100,27 @@ def test_all_counterexamples_share_their_time(monkeypatch):
     counts = []
     for _ in range(40):
         asked.clear()
-        shrinking.smallest(problem, slowly, slowly)
+        shrinking.smallest(problem, slowly, lambda other: False)
         counts.append(len(asked))
     assert counts[0] > counts[20] >= counts[-1]
     assert sum(counts) < 80  # 40 cells of 5 s each would have asked thousands of times
+
+
+def test_what_was_found_for_one_check_is_tried_for_the_next():
+    problem = problem_of(torch.sin, (torch.linspace(1, 2, 9, dtype=F64),))
+    shrinking, asked = shrink.Shrinking(), []
+    found = shrinking.smallest(problem, lambda other: True, lambda other: True)
+    assert found is not problem
+
+    def ask(other):
+        asked.append(other)
+        return True
+
+    assert shrinking.smallest(problem, ask, ask) is found
+    assert asked == [found]
+    # In another dtype the numbers of the point are others.
+    single = problem_of(torch.sin, (torch.linspace(1, 2, 9),))
+    assert shrinking.smallest(single, ask, ask).dtype == torch.float32
 
 
 def test_a_counterexample_is_not_moved_to_zero():
