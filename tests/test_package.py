@@ -14,10 +14,17 @@ from tsgu_func.__main__ import main
 from tsgu_func.kernels.shapes import broadcast_shapes
 
 OF_COMMANDS = "tsgu_func.__main__"  # which imports tsgu_func, and what its functions are in
-HEAVY = (
-    *("numba", "scipy", "pyamg", "matplotlib", "hypothesis", "rich", "sympy", "torch._dynamo"),
+HEAVY = [
+    "numba",
+    "scipy",
+    "pyamg",
+    "matplotlib",
+    "hypothesis",
+    "rich",
+    "sympy",
     "functorch",
-)
+    "torch._dynamo",
+]
 OF_TESTS = "tsgu_func.testing, tsgu_func.testing.checker.graphs, tsgu_func.selfcheck.records"
 
 
@@ -37,7 +44,7 @@ def run_here(*arguments: str) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("modules", "absent"), [(OF_COMMANDS, HEAVY), (OF_TESTS, ("functorch", "hypothesis"))]
+    ("modules", "absent"), [(OF_COMMANDS, HEAVY), (OF_TESTS, ["functorch", "hypothesis"])]
 )
 def test_import_is_light(modules, absent):
     program = (
