@@ -4,9 +4,10 @@ import time
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from tsgu_func.testing import Verdict, check_rules
-from tsgu_func.testing.checker import shrink
+from tsgu_func.testing.checker import checks, shrink
 from tsgu_func.testing.checker.problem import problem_of
 
 F64 = torch.float64
@@ -104,6 +105,13 @@ def test_all_counterexamples_share_their_time(monkeypatch):
         counts.append(len(asked))
     assert counts[0] > counts[20] >= counts[-1]
     assert sum(counts) < 80  # 40 cells of 5 s each would have asked thousands of times
+
+
+def test_a_cell_is_compiled_once(monkeypatch):
+    counter, compiled = CompileCounterWithBackend("aot_eager"), checks._compile
+    monkeypatch.setattr(checks, "_compile", lambda f, backend: compiled(f, counter))
+    check_rules(torch.exp, (X,), transforms=("compiled fr",), dtypes=[F64]).raise_if_failed()
+    assert counter.frame_count == 1
 
 
 def test_what_was_found_for_one_check_is_tried_for_the_next():

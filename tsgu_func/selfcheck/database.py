@@ -14,6 +14,7 @@ import optree
 import torch
 from torch import Tensor
 from torch.testing._internal.common_methods_invocations import op_db
+from torch.testing._internal.common_utils import SEED, set_rng_seed
 
 __all__ = ["constants", "names", "samples"]
 
@@ -42,9 +43,9 @@ def samples(name: str, dtype: torch.dtype) -> Iterator[Sample]:
     op = next(op for op in op_db if _name(op) == name)
     torch.manual_seed(0)
     random.seed(0)
-    # Not op.sample_inputs: it looks for a unittest on the stack at each call, a third of the time.
-    drawn = op.sample_inputs_func(op, "cpu", dtype, requires_grad=True, small_inputs_only=True)
-    yield from itertools.islice(filter(_moderate, (_sample(op, s) for s in drawn)), _SAMPLES)
+    yield from itertools.islice(
+        filter(_moderate, (_sample(op, s) for s in _drawn(op, dtype))), _SAMPLES
+    )
 
 
 def constants(function: Callable[..., Any], args: Sequence[Tensor]) -> list[str]:
@@ -54,6 +55,15 @@ def constants(function: Callable[..., Any], args: Sequence[Tensor]) -> list[str]
     leaves = zip(names, optree.tree_leaves(out), strict=True)
     moves = {name: a.requires_grad for name, a in leaves if isinstance(a, Tensor)}
     return [name for name in moves if not moves[name]] if any(moves.values()) else []
+
+
+def _drawn(op: Any, dtype: torch.dtype) -> Iterator[Any]:
+    """Draw what ``op.sample_inputs`` does, which at each call looks for a unittest on the stack."""
+    drawn = op.sample_inputs_func(op, "cpu", dtype, requires_grad=True, small_inputs_only=True)
+    set_rng_seed(SEED)
+    for sample in drawn:
+        yield sample
+        set_rng_seed(SEED)
 
 
 def _name(op: Any) -> str:
